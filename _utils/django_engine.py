@@ -28,6 +28,7 @@ DIGEST = "c9d2381c0a6295e6"
 DIGEST = "875f42a9bf468044"
 DIGEST = "ca208e07c1953168"
 DIGEST = "aef0ca99a3bd84c4"
+DIGEST = "fb7da4b96af32951"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -8972,14 +8973,14 @@ def _clear(home: str, folder: str) -> None:
 #     *("stats_temp_directory",),
 # }
 # _COPIED_FILES = ("pg_hba.conf", "pg_ident.conf", "environment", "pg_ctl.conf")
-# _COPIED_SETTINGS = "conf.d/former-settings.conf"
+# _COPIED_SETTINGS, _MEANWHILE = "conf.d/former-settings.conf", "conf.d/meanwhile.conf"
 # #: Seconds that a server may take to start or to stop, and a statement to be executed.
 # _PATIENCE = 300.0
 # #: Seconds that a database may take to be copied.
 # _COPYING = 86400.0
 # #: Dump one database of a cluster into another cluster, where it is created.
 # _COPY = (
-#     'set -o pipefail; "$0" --format=custom --compress=0 --port="$2" --dbname="$4" $5'
+#     'set -o pipefail; "$0" --format=custom --compress=0 --port="$2" --dbname="$4" "${@:5}"'
 #     ' | "$1" --exit-on-error --create --port="$3" --dbname=postgres'
 # )
 # _REPLACE = 'umask 027; cat >"$0~" && mv -f "$0~" "$0"'
@@ -9078,8 +9079,11 @@ def _clear(home: str, folder: str) -> None:
 #     return commands.run(argv, doing=doing, user=USER, stdin=stdin, timeout=timeout)
 #
 #
-# def create(former: Cluster, version: str, name: str, port: int) -> Cluster:
+# def create(former: Cluster, version: str, name: str, port: int, meanwhile: Mapping[str, str] | None = None) -> Cluster:
 #     """Make a cluster of another version, set up as a former one that runs, and start it; no boot does.
+#
+#     Args:
+#         meanwhile: settings that it has until `forget_meanwhile`, and its next start.
 #
 #     Raises:
 #         DeploymentError: a program fails, or the server does not start with the settings of the former one.
@@ -9097,6 +9101,8 @@ def _clear(home: str, folder: str) -> None:
 #     )
 #     head = f"# The settings of {former}, copied by django-formula.\n"
 #     _write(_file(made, _COPIED_SETTINGS), head + lines)
+#     if meanwhile:
+#         _write(_file(made, _MEANWHILE), "".join(f"{name} = {value}\n" for name, value in meanwhile.items()))
 #     for one in _COPIED_FILES:
 #         _write(_file(made, one), _as_owner(["cat", str(_file(former, one))], doing=f"reading {one}"))
 #     control("start", made)
@@ -9106,6 +9112,17 @@ def _clear(home: str, folder: str) -> None:
 # _MADE_OF = """SELECT json_build_object('encoding', pg_encoding_to_char(encoding), 'collate', datcollate,
 #   'ctype', datctype, 'checksums', current_setting('data_checksums')::bool) FROM pg_database WHERE datname = 'template1';
 # """
+#
+#
+# def forget_meanwhile(cluster: Cluster) -> None:
+#     """Take out the settings that a cluster has had while it was filled."""
+#     _as_owner(["rm", "-f", str(_file(cluster, _MEANWHILE))], doing=f"changing the settings of {cluster}")
+#
+#
+# def checkpoint(*of: Cluster) -> None:
+#     """Have servers write what they have in memory, so that they stop quickly soon after."""
+#     for cluster in of:
+#         psql(cluster, "CHECKPOINT;", doing=f"a checkpoint of {cluster}")
 #
 #
 # def settings(cluster: Cluster) -> dict[str, str]:
@@ -9159,35 +9176,33 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: it fails; the last lines of the server's log are in the error.
 #     """
-#     doing = f"{'starting' if verb == 'start' else 'stopping'} PostgreSQL {cluster}"
 #     found = find(cluster.version, cluster.name)
-#     if found is None or found.is_running == (verb == "start"):
-#         return
+#     if found is not None and found.is_running != (verb == "start"):
+#         _control(verb, cluster)
+#
+#
+# def _control(verb: str, *of: Cluster) -> None:
+#     doing = f"{'starting' if verb == 'start' else 'stopping'} PostgreSQL {of[0]}"
 #     try:
 #         if daemons.has_systemd():
-#             # a server that was killed leaves its unit failed, which a limit of starts would count
-#             units.attempt("reset-failed", _unit(cluster), doing=doing)
-#             units.control(verb, _unit(cluster), doing=doing, timeout=_PATIENCE)
-#         else:
-#             argv = ["pg_ctlcluster", cluster.version, cluster.name, verb]
-#             commands.run(argv, doing=doing, timeout=_PATIENCE, daemon=True)
+#             names = [f"postgresql@{one.version}-{one.name}.service" for one in of]
+#             # a server that was killed leaves its unit failed, and each start counts for a limit
+#             units.attempt("reset-failed", *names, doing=doing)
+#             units.control(verb, *names, doing=doing, timeout=_PATIENCE)
+#             return
+#         for one in of:
+#             commands.run(["pg_ctlcluster", one.version, one.name, verb], doing=doing, timeout=_PATIENCE, daemon=True)
 #     except DeploymentError as error:
-#         path = f"/var/log/postgresql/postgresql-{cluster.version}-{cluster.name}.log"
+#         path = f"/var/log/postgresql/postgresql-{of[0].version}-{of[0].name}.log"
 #         error.log = _as_owner(["tail", "--lines=20", path], doing=f"reading {path}") or error.log
 #         raise
 #
 #
-# def _unit(cluster: Cluster) -> str:
-#     return f"postgresql@{cluster.version}-{cluster.name}.service"
-#
-#
-# def place(cluster: Cluster, port: int, *, at_boot: bool) -> None:
+# def _place(cluster: Cluster, port: int, *, at_boot: bool) -> None:
 #     """Set the port that a cluster has from its next start on, and whether a boot starts it."""
 #     argv = ["pg_conftool", cluster.version, cluster.name, "set", "port", str(port)]
 #     _as_owner(argv, doing=f"setting the port of {cluster}")
 #     _write(_file(cluster, "start.conf"), "auto\n" if at_boot else "manual\n")
-#     if daemons.has_systemd():
-#         units.daemon_reload()  # the generator of postgresql-common reads that file
 #
 #
 # def exchange(serving: Cluster, port: int, other: Cluster, other_port: int) -> None:
@@ -9196,21 +9211,24 @@ def _clear(home: str, folder: str) -> None:
 #     It can be repeated at any time, and then does what is left.
 #     """
 #     now = {str(one): one for one in clusters()}
-#     current = now.get(str(serving))
-#     if current is None or not current.is_running or current.port != port or _runs_at(now.get(str(other)), port):
-#         for one in (other, serving):
-#             if str(one) in now:
-#                 control("stop", one)
-#     if str(other) in now:
-#         place(other, other_port, at_boot=False)
-#     place(serving, port, at_boot=True)
-#     control("start", serving)
-#     if str(other) in now:
-#         control("stop", other)
+#     current, others = now.get(str(serving)), [other] if str(other) in now else []
+#     is_there = current is not None and current.is_running and current.port == port
+#     running = [
+#         one for one in ([] if is_there else [serving]) + others if daemons.has_systemd() or now[str(one)].is_running
+#     ]
+#     if running:
+#         _control("stop", *running)
+#     for one in others:
+#         _place(one, other_port, at_boot=False)
+#     _place(serving, port, at_boot=True)
+#     if not is_there:
+#         _control("start", serving)
 #
 #
-# def _runs_at(cluster: Cluster | None, port: int) -> bool:
-#     return cluster is not None and cluster.is_running and cluster.port == port
+# def tell_systemd() -> None:
+#     """Have systemd read which clusters a start of PostgreSQL as a whole starts; a boot reads that by itself."""
+#     if daemons.has_systemd():
+#         units.daemon_reload()
 #
 #
 # def drop(cluster: Cluster) -> None:
@@ -9233,8 +9251,8 @@ def _clear(home: str, folder: str) -> None:
 # def copy_database(former: Cluster, new: Cluster, name: str, *, schema_only: bool = False) -> None:
 #     """Create a database of a cluster in another one, as it is at this moment."""
 #     programs = [new.program("pg_dump"), new.program("pg_restore")]
-#     more = "--schema-only" if schema_only else ""
-#     argv = ["bash", "-c", _COPY, *programs, str(former.port), str(new.port), name, more]
+#     more = ["--schema-only", "--no-publications", "--no-subscriptions"] if schema_only else []
+#     argv = ["bash", "-c", _COPY, *programs, str(former.port), str(new.port), name, *more]
 #     _as_owner(argv, doing=f"copying the database {name}", timeout=_COPYING)
 #
 #
@@ -10910,6 +10928,108 @@ def _clear(home: str, folder: str) -> None:
 #         secrets=re.findall(r"SCRAM-SHA-256\$[^']+", text),
 #         hint=f"check that it runs on port {port}, else set {database.key}:port{database.or_as_it_is}",
 #     )
+#: django_formula/database/replication.py
+# """Logical replication of all databases of a cluster into a new one, from their copy until both are equal."""
+#
+# import functools
+# import time
+# from collections.abc import Callable, Iterable
+#
+# from django_formula.database import clusters
+# from django_formula.database.clusters import Cluster
+# from django_formula.host.commands import DeploymentError
+#
+# # Publications and subscriptions are named formula_upgrade, replication slots likewise with a number.
+#
+# #: Seconds that the copy, and the last of what was written, may take.
+# _COPYING, _REST = 86400.0, 60.0
+# #: Bytes of the WAL that may be left when requests are held.
+# _NEAR = 1 << 20
+# _PUBLISH = "CREATE PUBLICATION formula_upgrade FOR ALL TABLES;\n"
+# _SUBSCRIBE = """SELECT format('CREATE SUBSCRIPTION formula_upgrade CONNECTION %L PUBLICATION formula_upgrade
+#   WITH (slot_name = %L)', format('port=%s user=postgres dbname=''%s''', :'port', :'name'), :'slot') \\gexec
+# """
+# _COPIED = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r';"
+# _LAG = """SELECT coalesce(max(pg_current_wal_lsn() - confirmed_flush_lsn), 0)::bigint FROM pg_replication_slots
+#   WHERE slot_name LIKE 'formula_upgrade%';"""
+# _REACHED = """SELECT bool_and(confirmed_flush_lsn >= :'position') FROM pg_replication_slots
+#   WHERE slot_name LIKE 'formula_upgrade%';"""
+# _SEQUENCES = """SELECT coalesce(string_agg(format('SELECT setval(%L, %s, %s);',
+#   format('%I.%I', schemaname, sequencename), coalesce(last_value, start_value),
+#   (last_value IS NOT NULL)::text), E'\\n'), '') FROM pg_sequences;"""
+# _UNSUBSCRIBE = """SELECT 'ALTER SUBSCRIPTION formula_upgrade DISABLE' FROM pg_subscription s
+#   JOIN pg_database d ON d.oid = s.subdbid WHERE datname = current_database() \\gexec
+# SELECT 'ALTER SUBSCRIPTION formula_upgrade SET (slot_name = NONE)' FROM pg_subscription s
+#   JOIN pg_database d ON d.oid = s.subdbid WHERE datname = current_database() \\gexec
+# DROP SUBSCRIPTION IF EXISTS formula_upgrade;
+# """
+# _DROP_SLOTS = """SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
+#   WHERE slot_name LIKE 'formula_upgrade%' AND active_pid IS NOT NULL;
+# SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'formula_upgrade%';
+# """
+#
+#
+# def needs(databases: int) -> dict[str, str]:
+#     """Return the settings that the new cluster needs for so many subscriptions at once."""
+#     workers = 2 * databases + 4
+#     return {
+#         "max_logical_replication_workers": str(workers),
+#         "max_replication_slots": str(workers),
+#         "max_worker_processes": str(workers + 8),
+#     }
+#
+#
+# def copy(former: Cluster, new: Cluster, names: Iterable[str]) -> None:
+#     """Copy each database, and follow what is written, until the new cluster is near to that.
+#
+#     Raises:
+#         DeploymentError: it does not get there.
+#     """
+#     for number, name in enumerate(names):
+#         clusters.copy_database(former, new, name, schema_only=True)
+#         clusters.psql(former, _PUBLISH, database=name, doing=f"publishing {name}")
+#         variables = {"port": str(former.port), "name": name, "slot": f"formula_upgrade_{number}"}
+#         clusters.psql(new, _SUBSCRIBE, database=name, doing=f"subscribing to {name}", **variables)
+#         _wait(functools.partial(_is_copied, new, name), _COPYING, f"the copy of {name}")
+#     _wait(lambda: int(_ask(former, _LAG)) < _NEAR, _COPYING, "what is written meanwhile")
+#
+#
+# def _is_copied(new: Cluster, name: str) -> bool:
+#     return _ask(new, _COPIED, name) == "0"
+#
+#
+# def finish(former: Cluster, new: Cluster, names: Iterable[str]) -> None:
+#     """Once nothing is written any more: wait for the last of it, set the sequences, and end the replication.
+#
+#     Raises:
+#         DeploymentError: the new cluster does not get it.
+#     """
+#     position = _ask(former, "SELECT pg_current_wal_lsn();")
+#     _wait(lambda: _ask(former, _REACHED, position=position) == "t", _REST, "the last of what was written", 0.05)
+#     for name in names:
+#         script = _ask(former, _SEQUENCES, name)
+#         clusters.psql(new, f"{script}\n{_UNSUBSCRIBE}", database=name, doing=f"ending the replication of {name}")
+#     remove(former, names)
+#
+#
+# def remove(former: Cluster, names: Iterable[str]) -> None:
+#     """Remove what the replication has made in the former cluster: a slot that is left keeps its WAL for ever."""
+#     clusters.psql(former, _DROP_SLOTS, doing="removing the replication slots")
+#     for name in names:
+#         script = "SET client_min_messages = error;\nDROP PUBLICATION IF EXISTS formula_upgrade;\n"
+#         clusters.psql(former, script, database=name, doing=f"removing the publication of {name}")
+#
+#
+# def _ask(cluster: Cluster, script: str, database: str = "postgres", **variables: str) -> str:
+#     return clusters.psql(cluster, script, database=database, doing=f"querying {cluster}", **variables).strip()
+#
+#
+# def _wait(is_there: Callable[[], bool], within: float, what: str, interval: float = 0.5) -> None:
+#     deadline = time.monotonic() + within
+#     while not is_there():
+#         if time.monotonic() > deadline:
+#             raise DeploymentError(f"{what} did not reach the new cluster within {int(within)} s")
+#         time.sleep(interval)
 #: django_formula/database/served.py
 # """The databases that this host has for the other hosts of sites: servers, logins of exactly those hosts, certificates.
 #
@@ -81196,20 +81316,20 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.backup import backups, loading, restore
-# from django_formula.database import clusters
+# from django_formula.database import clusters, replication
 # from django_formula.database import server as database_server
 # from django_formula.database.clusters import Cluster
 # from django_formula.host import clock, commands, file, folders
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.folders import Folder
-# from django_formula.proxy import maintenance
 # from django_formula.release import releases
 # from django_formula.secret import secrets
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import Log
-# from django_formula.verbs import upgrade_plan
+# from django_formula.verbs import upgrade_hold, upgrade_plan
 # from django_formula.verbs.status import live_release
+# from django_formula.verbs.upgrade_hold import Holder
 # from django_formula.verbs.upgrade_plan import Plan
 #
 # log = Log.of(__name__)
@@ -81226,6 +81346,8 @@ def _clear(home: str, folder: str) -> None:
 # _REHEARSAL = "rehearsal"
 #
 # State = dict[str, Any]
+# #: Where requests of sites wait, by the names of the sites.
+# Holders = Mapping[str, Holder]
 #
 #
 # class _Watch:
@@ -81352,7 +81474,7 @@ def _clear(home: str, folder: str) -> None:
 #         "to": str(new),
 #         "sites": [site.name for site, _live in found.places],
 #         "way": found.way,
-#         "in maintenance": f"{held} s",
+#         "held" if found.way == upgrade_plan.LIVE else "in maintenance": f"{held} s",
 #         "seconds": watch.seconds,
 #         "rows": state["rows"],
 #         "kept": f"{former}, stopped, with what it had; back: salt-call django.upgrade_database {name} back",
@@ -81388,8 +81510,8 @@ def _clear(home: str, folder: str) -> None:
 #         began = time.monotonic()
 #         state["phase"] = _RETURNING
 #         _write(state)
-#         with _no_backups(state), _guarded():
-#             _hold(state)
+#         with _no_backups(state), _guarded(state) as holders:
+#             _hold(state, holders, waits=False)
 #             clusters.limit(_found(state["new"]), dict.fromkeys(state["limits"], 0), end=True)
 #             lost = _refuse_written(name, state, lose)
 #             clusters.exchange(former, state["port"], new, state["other_port"])
@@ -81397,7 +81519,8 @@ def _clear(home: str, folder: str) -> None:
 #             _start(state)
 #             state |= {"phase": _RETURNED, "since": clock.now()}
 #             _write(state)
-#             _reopen(state)
+#             _reopen(state, holders)
+#         clusters.tell_systemd()
 #     answer = {"serves": str(former), "in maintenance": f"{time.monotonic() - began:.1f} s"}
 #     return answer | {"lost": lost or "nothing", "kept": f"{new}, stopped"}
 #
@@ -81471,37 +81594,49 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _upgrade(found: Plan, state: State, took: Callable[[str], None]) -> float:
 #     """Copy the cluster, and have the copy serve; return the seconds for which the sites did not serve."""
-#     former = found.former
-#     new = clusters.create(former, found.version, former.name, state["other_port"])
-#     lacking = clusters.extensions_without_files(
-#         [name for name in found.notes["extensions"] if found.notes["extensions"] != "none"], found.version
-#     )
+#     former, names, is_live = found.former, [*state["limits"]], found.way == upgrade_plan.LIVE
+#     meanwhile = replication.needs(len(names)) if is_live else None
+#     new = clusters.create(former, found.version, former.name, state["other_port"], meanwhile)
+#     lacking = clusters.extensions_without_files(found.extensions, found.version)
 #     if lacking:
 #         raise DeploymentError(f"{found.version} does not have the extensions {', '.join(lacking)}")
 #     clusters.copy_roles(former, new)
 #     took("new cluster")
-#     began = time.monotonic()
-#     with _no_backups(state), _guarded():
-#         _hold(state)
-#         clusters.limit(former, dict.fromkeys(state["limits"], 0), end=True)
-#         took("sites stopped")
-#         for name in state["limits"]:
-#             clusters.copy_database(former, new, name)
-#         clusters.limit(new, state["limits"])
+#     if is_live:
+#         replication.copy(former, new, names)
 #         took("copied")
 #         clusters.analyze(new)
 #         took("analyzed")
+#         clusters.checkpoint(former, new)
+#     with _no_backups(state), _guarded(state, waits=is_live) as holders:
+#         began = time.monotonic()
+#         _hold(state, holders, waits=is_live)
+#         clusters.limit(former, dict.fromkeys(names, 0), end=True)
+#         took("sites stopped")
+#         if is_live:
+#             replication.finish(former, new, names)
+#             clusters.forget_meanwhile(new)
+#             took("last writes")
+#         else:
+#             for name in names:
+#                 clusters.copy_database(former, new, name)
+#             took("copied")
+#             clusters.analyze(new)
+#             took("analyzed")
+#         clusters.limit(new, state["limits"])
 #         _compare(former, new, state)
 #         took("compared")
 #         clusters.exchange(new, state["port"], former, state["other_port"])
-#         state["activity"] = clusters.activity(_found(state["new"]), state["limits"])
+#         state["activity"] = clusters.activity(_found(state["new"]), names)
 #         took("ports exchanged")
 #         _start(state)
 #         state |= {"phase": _DONE, "since": clock.now()}
 #         _write(state)
-#         _reopen(state)
 #         took("sites started")
-#     return round(time.monotonic() - began, 1)
+#         held = time.monotonic() - began
+#         _reopen(state, holders)
+#     clusters.tell_systemd()
+#     return round(held, 1)
 #
 #
 # def _compare(former: Cluster, new: Cluster, state: State) -> None:
@@ -81514,8 +81649,8 @@ def _clear(home: str, folder: str) -> None:
 #     state["rows"] = {name: sum(tables.values()) for name, tables in before.items()}
 #
 #
-# def _hold(state: State) -> None:
-#     """Have the sites show the maintenance page and stop; what they were before is recorded first.
+# def _hold(state: State, holders: Holders, *, waits: bool) -> None:
+#     """Have the sites stop, while requests wait or get the maintenance page; what they were before is recorded first.
 #
 #     Raises:
 #         DeploymentError: a command runs for a site, or maintenance does not work for it.
@@ -81523,16 +81658,11 @@ def _clear(home: str, folder: str) -> None:
 #     chosen = [(site, live) for site, live in upgrade_plan.of_port(state["port"]) if live]
 #     for site, _live in chosen:
 #         restore.refuse_running_commands(site)
-#     state["held"] = {
-#         site.name: {"was_on": sites.known_maintenance(site) is not None, "holds": not maintenance.holds_workers(site)}
-#         for site, _live in chosen
-#     }
+#     state["held"] = {site.name: upgrade_hold.before(site, live, waits=waits) for site, live in chosen}
 #     state["phase"] = _HELD if state["phase"] == _COPYING else state["phase"]
 #     _write(state)
-#     for site, _live in chosen:
-#         if not state["held"][site.name]["was_on"]:
-#             maintenance.on(site, by=_BY)
-#         maintenance.hold_workers(site)
+#     for site, live in chosen:
+#         upgrade_hold.hold(site, live, state["held"][site.name], holders.get(site.name), _BY)
 #     for site, live in chosen:
 #         restore.refuse_running_commands(site)
 #         restore.stop(site, live)
@@ -81548,10 +81678,10 @@ def _clear(home: str, folder: str) -> None:
 #         restore.start(site, live)
 #
 #
-# def _reopen(state: State) -> None:
-#     """End the maintenance, as far as the upgrade has begun it."""
-#     for site, _live in _held(state):
-#         restore.reopen(site, **state["held"][site.name])
+# def _reopen(state: State, holders: Holders) -> None:
+#     """Have requests reach the sites again, those that wait first."""
+#     for site, live in _held(state):
+#         upgrade_hold.release(site, live, state["held"][site.name], holders.get(site.name))
 #     state["held"] = {}
 #     _write(state)
 #
@@ -81564,8 +81694,12 @@ def _clear(home: str, folder: str) -> None:
 #             yield site, live
 #
 #
-# def _settle() -> None:
-#     """Have the cluster serve that has to, with all sites, wherever an upgrade was interrupted."""
+# def _settle(holders: Holders | None = None) -> None:
+#     """Have the cluster serve that has to, with all sites, wherever an upgrade was interrupted.
+#
+#     Args:
+#         holders: of the sites whose requests wait.
+#     """
 #     state = _read()
 #     if not state:
 #         return
@@ -81577,7 +81711,7 @@ def _clear(home: str, folder: str) -> None:
 #         try:
 #             _start(state)
 #         finally:
-#             _reopen(state)
+#             _reopen(state, holders or {})
 #     if state["phase"] == _RETURNING:
 #         state["phase"] = _DONE
 #         _write(state)
@@ -81589,6 +81723,9 @@ def _clear(home: str, folder: str) -> None:
 #     """Remove a cluster that is not complete, and the record of it, unless the upgrade was done."""
 #     if state["phase"] in (_COPYING, _HELD):
 #         clusters.drop(_pair(state)[1])
+#         former = clusters.find(*state["former"])
+#         if former and former.is_running:
+#             replication.remove(former, [name for name in clusters.names(former) if name in state["limits"]])
 #         STATE.unlink(missing_ok=True)
 #
 #
@@ -81603,28 +81740,36 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # @contextmanager
-# def _guarded() -> Iterator[None]:
+# def _guarded(state: State, *, waits: bool = False) -> Iterator[Holders]:
 #     """Have the right cluster serve again where the block fails, or where this process is killed in it.
 #
-#     A child waits for that: a pipe tells it when its parent is gone. It has the locks too.
+#     A child waits for that: a pipe tells it when its parent is gone. It has the locks too, and the sockets in which
+#     requests wait.
+#
+#     Args:
+#         waits: whether requests wait while a site is stopped.
 #     """
+#     live = [site for site, release in upgrade_plan.of_port(state["port"]) if release]
+#     holders = {site.name: Holder(site) for site in live} if waits else {}
 #     reader, writer = os.pipe()
 #     child = os.fork()
 #     if not child:
-#         _watch(reader, writer)
+#         _watch(reader, writer, holders)
 #     os.close(reader)
 #     try:
-#         yield
+#         yield holders
 #     except BaseException:
-#         _settle_after_failure()
+#         _settle_after_failure(holders)
 #         raise
 #     finally:
 #         os.write(writer, b".")
 #         os.close(writer)
 #         os.waitpid(child, 0)
+#         for one in holders.values():
+#             one.close()
 #
 #
-# def _watch(reader: int, writer: int) -> None:
+# def _watch(reader: int, writer: int, holders: Holders) -> None:
 #     code = 1
 #     try:
 #         os.setsid()
@@ -81635,15 +81780,15 @@ def _clear(home: str, folder: str) -> None:
 #         for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
 #             signal.signal(one, signal.SIG_IGN)
 #         if not os.read(reader, 1):
-#             _settle()
+#             _settle(holders)
 #         code = 0
 #     finally:
 #         os._exit(code)
 #
 #
-# def _settle_after_failure() -> None:
+# def _settle_after_failure(holders: Holders) -> None:
 #     try:
-#         _settle()
+#         _settle(holders)
 #     except DeploymentError as error:
 #         log.error("after the failure of an upgrade: %s", error)
 #
@@ -81682,6 +81827,129 @@ def _clear(home: str, folder: str) -> None:
 #     for folder in (STATE.parent.parent, STATE.parent):
 #         folders.make(Folder(folder, "root", "root", 0o755))
 #     file.write_json(STATE, state, mode=0o600)
+#: django_formula/verbs/upgrade_hold.py
+# """Sites that are held: stopped while their requests wait, or while visitors see the maintenance page."""
+#
+# import contextlib
+# import os
+# import shutil
+# import socket
+# import threading
+# from collections.abc import Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.backup import restore
+# from django_formula.host import file
+# from django_formula.proxy import maintenance, proxies
+# from django_formula.release import instances
+# from django_formula.release.releases import Release
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.worker import workers
+#
+# #: Connections that may wait, seconds that an answer to one may take, and within which the last one has connected.
+# _WAITING, _ANSWER, _LAST = 4096, 300.0, 0.5
+# _BLOCK = 1 << 16
+#
+#
+# def reasons(site: Site, live: Release) -> list[str]:
+#     """Return why requests of a site cannot wait while it is stopped; empty where they can."""
+#     proxy = proxies.serving(site)
+#     if not instances.serves(live.path):
+#         return []
+#     if proxy is None or proxy.DAEMON.service != "nginx" or not proxies.is_ready(site):
+#         return [f"{site.name} is not served by nginx of the formula"]
+#     if instances.kind(live.path)[0] != "unix":
+#         return [f"the server of {site.name} listens on a port, not on a unix socket"]
+#     if instances.is_kept_connected(live.path):
+#         return [f"nginx keeps connections to {site.name} open (proxy:keepalive)"]
+#     return []
+#
+#
+# class Holder:
+#     """A socket in which the connections of a site wait, and from which they are served afterwards."""
+#
+#     def __init__(self, site: Site):
+#         self.path = site.runtime.parent / f"{site.name}.held.sock"  # which is root's
+#         self.path.unlink(missing_ok=True)
+#         self._socket = socket.socket(socket.AF_UNIX)
+#         self._socket.bind(str(self.path))
+#         shutil.chown(self.path, "root", site.proxy_group)
+#         self.path.chmod(0o660)
+#         self._socket.listen(_WAITING)
+#
+#     def serve(self, target: Path) -> None:
+#         """Pass the connections that wait on to the socket of an instance, and wait until they are answered."""
+#         self._socket.settimeout(_LAST)
+#         pumps = []
+#         with contextlib.suppress(TimeoutError):
+#             while True:
+#                 waiting, _address = self._socket.accept()
+#                 pumps.append(threading.Thread(target=_pass_on, args=(waiting, target)))
+#                 pumps[-1].start()
+#         for pump in pumps:
+#             pump.join()
+#         self.close()
+#
+#     def close(self) -> None:
+#         """Close the socket; what still waits gets an error."""
+#         self._socket.close()
+#         self.path.unlink(missing_ok=True)
+#
+#
+# def _pass_on(waiting: socket.socket, target: Path) -> None:
+#     with contextlib.suppress(OSError), waiting, socket.socket(socket.AF_UNIX) as instance:
+#         waiting.settimeout(_ANSWER)
+#         instance.settimeout(_ANSWER)
+#         instance.connect(str(target))
+#         answer = threading.Thread(target=_pump, args=(instance, waiting))
+#         answer.start()
+#         _pump(waiting, instance)
+#         answer.join()
+#
+#
+# def _pump(source: socket.socket, target: socket.socket) -> None:
+#     with contextlib.suppress(OSError):
+#         while block := source.recv(_BLOCK):
+#             target.sendall(block)
+#     with contextlib.suppress(OSError):
+#         target.shutdown(socket.SHUT_WR)
+#
+#
+# def before(site: Site, live: Release, *, waits: bool) -> dict[str, Any]:
+#     """Return what a site is before it is held, from which `release` knows what to do.
+#
+#     Args:
+#         waits: whether its requests wait, instead of getting the maintenance page.
+#     """
+#     if waits:
+#         return {"socket": os.readlink(live.path / "socket")} if instances.serves(live.path) else {}
+#     return {"was_on": sites.known_maintenance(site) is not None, "holds": not maintenance.holds_workers(site)}
+#
+#
+# def hold(site: Site, live: Release, was: Mapping[str, Any], holder: Holder | None, by: str) -> None:
+#     """Have requests wait or get the maintenance page; with requests that wait, the workers are stopped before."""
+#     if "was_on" in was:
+#         if not was["was_on"]:
+#             maintenance.on(site, by=by)
+#         maintenance.hold_workers(site)
+#         return
+#     manager = instances.process_manager(site, live.path)
+#     for name in workers.recorded(live.path):
+#         manager.pause(site, live.path, name)
+#     if holder and "socket" in was:
+#         file.link(live.path / "socket", str(holder.path), durable=False)
+#
+#
+# def release(site: Site, live: Release, was: Mapping[str, Any], holder: Holder | None) -> None:
+#     """Have requests reach the site again, those that wait first."""
+#     if "was_on" in was:
+#         restore.reopen(site, was_on=was["was_on"], holds=was["holds"])
+#     elif "socket" in was:
+#         file.link(live.path / "socket", was["socket"], durable=False)
+#         if holder:
+#             holder.serve(Path(was["socket"]))
 #: django_formula/verbs/upgrade_plan.py
 # """What an upgrade of the PostgreSQL cluster of a site has to move, to which version, how, and what is against it."""
 #
@@ -81703,6 +81971,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release.releases import Release
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
+# from django_formula.verbs import upgrade_hold
 #
 # #: How the data gets into the new cluster: while sites serve, or while they are in maintenance.
 # LIVE, MAINTENANCE = "live", "maintenance"
@@ -81710,9 +81979,12 @@ def _clear(home: str, folder: str) -> None:
 # OWN = ("postgres", "template0", "template1")
 # #: How much of the size of the databases has to be free.
 # _ROOM = 1.3
+# #: Replication slots that the copy of a table needs for itself.
+# _SPARE_SLOTS = 2
 # _CONTROL = "/usr/share/postgresql/{}/extension/{}.control"
 # _SERVER = """SELECT json_build_object(
 #   'wal_level', current_setting('wal_level'),
+#   'slots', least(current_setting('max_replication_slots')::int, current_setting('max_wal_senders')::int),
 #   'tablespaces', (SELECT count(*) FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')),
 #   'replicas', (SELECT count(*) FROM pg_stat_replication) + (SELECT count(*) FROM pg_replication_slots
 #     WHERE slot_name NOT LIKE 'formula_upgrade%'),
@@ -81740,6 +82012,9 @@ def _clear(home: str, folder: str) -> None:
 #   'collations', (SELECT coalesce(json_agg(DISTINCT c.collname), '[]') FROM pg_attribute a
 #     JOIN own o ON o.oid = a.attrelid JOIN pg_collation c ON c.oid = a.attcollation
 #     WHERE c.collprovider IN ('c', 'i') AND c.collname NOT IN ('C', 'POSIX', 'C.utf8', 'C.UTF-8')),
+#   'views', (SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM own WHERE relkind = 'm'),
+#   'of_extensions', (SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM own o WHERE relkind = 'r' AND EXISTS (
+#     SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = o.oid AND d.deptype = 'e')),
 #   'large_objects', (SELECT count(*) FROM pg_largeobject_metadata));
 # """
 #
@@ -81753,6 +82028,7 @@ def _clear(home: str, folder: str) -> None:
 #         packages: those that have to be installed for it.
 #         places: the sites with databases there, each with its active release, if it has one.
 #         sizes: bytes of each database.
+#         extensions: those of all databases.
 #         limits: how many connections each accepts; -1 is any number.
 #         reasons: why the data cannot be replicated while sites serve; empty where it can.
 #         problems: what is against any upgrade.
@@ -81764,6 +82040,7 @@ def _clear(home: str, folder: str) -> None:
 #     packages: list[str]
 #     places: list[tuple[Site, Release | None]]
 #     sizes: dict[str, int]
+#     extensions: list[str]
 #     limits: dict[str, int]
 #     reasons: list[str]
 #     problems: list[str]
@@ -81851,8 +82128,9 @@ def _clear(home: str, folder: str) -> None:
 #         packages,
 #         places,
 #         sizes,
+#         extensions,
 #         {name: one["limit"] for name, one in own.items()},
-#         [*_reasons(server, {name: facts[name] for name in own if name in facts})],
+#         [*_reasons(server, {name: facts[name] for name in own if name in facts}, places)],
 #         problems,
 #         _notes(former, version, own, facts, extensions),
 #     )
@@ -81946,17 +82224,26 @@ def _clear(home: str, folder: str) -> None:
 #     return recorded.get("new") == [version, name]
 #
 #
-# def _reasons(server: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+# def _reasons(
+#     server: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]], places: Sequence[tuple[Site, Release | None]]
+# ) -> Iterator[str]:
 #     """Yield why the data cannot be replicated while the sites serve."""
 #     if server["wal_level"] != "logical":
 #         yield f"wal_level is {server['wal_level']}, and has to be logical, which needs a restart"
-#     texts = {"without_key": "no primary key", "unlogged": "no WAL (UNLOGGED)"}
+#     if len(facts) + _SPARE_SLOTS > server["slots"]:
+#         yield f"it has {len(facts)} databases, and max_replication_slots or max_wal_senders is {server['slots']}"
+#     texts = {"without_key": "no primary key", "unlogged": "no WAL (UNLOGGED)", "of_extensions": "rows of an extension"}
 #     for name, one in facts.items():
 #         for key, text in texts.items():
 #             if one[key]:
 #                 yield f"{name} has tables with {text}: {', '.join(one[key][:5])}"
+#         if one["views"]:
+#             yield f"{name} has materialized views, which are not replicated: {', '.join(one['views'][:5])}"
 #         if one["large_objects"]:
 #             yield f"{name} has large objects ({one['large_objects']}), which are not replicated"
+#     for site, live in places:
+#         if live:
+#             yield from upgrade_hold.reasons(site, live)
 #
 #
 # def _room(former: Cluster, sizes: Mapping[str, int]) -> Iterator[str]:

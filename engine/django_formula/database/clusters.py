@@ -24,14 +24,14 @@ _OWN_SETTINGS = {
     *("stats_temp_directory",),
 }
 _COPIED_FILES = ("pg_hba.conf", "pg_ident.conf", "environment", "pg_ctl.conf")
-_COPIED_SETTINGS = "conf.d/former-settings.conf"
+_COPIED_SETTINGS, _MEANWHILE = "conf.d/former-settings.conf", "conf.d/meanwhile.conf"
 #: Seconds that a server may take to start or to stop, and a statement to be executed.
 _PATIENCE = 300.0
 #: Seconds that a database may take to be copied.
 _COPYING = 86400.0
 #: Dump one database of a cluster into another cluster, where it is created.
 _COPY = (
-    'set -o pipefail; "$0" --format=custom --compress=0 --port="$2" --dbname="$4" $5'
+    'set -o pipefail; "$0" --format=custom --compress=0 --port="$2" --dbname="$4" "${@:5}"'
     ' | "$1" --exit-on-error --create --port="$3" --dbname=postgres'
 )
 _REPLACE = 'umask 027; cat >"$0~" && mv -f "$0~" "$0"'
@@ -130,8 +130,11 @@ def _as_owner(argv: list[str], *, doing: str, stdin: str = "", timeout: float = 
     return commands.run(argv, doing=doing, user=USER, stdin=stdin, timeout=timeout)
 
 
-def create(former: Cluster, version: str, name: str, port: int) -> Cluster:
+def create(former: Cluster, version: str, name: str, port: int, meanwhile: Mapping[str, str] | None = None) -> Cluster:
     """Make a cluster of another version, set up as a former one that runs, and start it; no boot does.
+
+    Args:
+        meanwhile: settings that it has until `forget_meanwhile`, and its next start.
 
     Raises:
         DeploymentError: a program fails, or the server does not start with the settings of the former one.
@@ -149,6 +152,8 @@ def create(former: Cluster, version: str, name: str, port: int) -> Cluster:
     )
     head = f"# The settings of {former}, copied by django-formula.\n"
     _write(_file(made, _COPIED_SETTINGS), head + lines)
+    if meanwhile:
+        _write(_file(made, _MEANWHILE), "".join(f"{name} = {value}\n" for name, value in meanwhile.items()))
     for one in _COPIED_FILES:
         _write(_file(made, one), _as_owner(["cat", str(_file(former, one))], doing=f"reading {one}"))
     control("start", made)
@@ -158,6 +163,17 @@ def create(former: Cluster, version: str, name: str, port: int) -> Cluster:
 _MADE_OF = """SELECT json_build_object('encoding', pg_encoding_to_char(encoding), 'collate', datcollate,
   'ctype', datctype, 'checksums', current_setting('data_checksums')::bool) FROM pg_database WHERE datname = 'template1';
 """
+
+
+def forget_meanwhile(cluster: Cluster) -> None:
+    """Take out the settings that a cluster has had while it was filled."""
+    _as_owner(["rm", "-f", str(_file(cluster, _MEANWHILE))], doing=f"changing the settings of {cluster}")
+
+
+def checkpoint(*of: Cluster) -> None:
+    """Have servers write what they have in memory, so that they stop quickly soon after."""
+    for cluster in of:
+        psql(cluster, "CHECKPOINT;", doing=f"a checkpoint of {cluster}")
 
 
 def settings(cluster: Cluster) -> dict[str, str]:
@@ -211,35 +227,33 @@ def control(verb: str, cluster: Cluster) -> None:
     Raises:
         DeploymentError: it fails; the last lines of the server's log are in the error.
     """
-    doing = f"{'starting' if verb == 'start' else 'stopping'} PostgreSQL {cluster}"
     found = find(cluster.version, cluster.name)
-    if found is None or found.is_running == (verb == "start"):
-        return
+    if found is not None and found.is_running != (verb == "start"):
+        _control(verb, cluster)
+
+
+def _control(verb: str, *of: Cluster) -> None:
+    doing = f"{'starting' if verb == 'start' else 'stopping'} PostgreSQL {of[0]}"
     try:
         if daemons.has_systemd():
-            # a server that was killed leaves its unit failed, which a limit of starts would count
-            units.attempt("reset-failed", _unit(cluster), doing=doing)
-            units.control(verb, _unit(cluster), doing=doing, timeout=_PATIENCE)
-        else:
-            argv = ["pg_ctlcluster", cluster.version, cluster.name, verb]
-            commands.run(argv, doing=doing, timeout=_PATIENCE, daemon=True)
+            names = [f"postgresql@{one.version}-{one.name}.service" for one in of]
+            # a server that was killed leaves its unit failed, and each start counts for a limit
+            units.attempt("reset-failed", *names, doing=doing)
+            units.control(verb, *names, doing=doing, timeout=_PATIENCE)
+            return
+        for one in of:
+            commands.run(["pg_ctlcluster", one.version, one.name, verb], doing=doing, timeout=_PATIENCE, daemon=True)
     except DeploymentError as error:
-        path = f"/var/log/postgresql/postgresql-{cluster.version}-{cluster.name}.log"
+        path = f"/var/log/postgresql/postgresql-{of[0].version}-{of[0].name}.log"
         error.log = _as_owner(["tail", "--lines=20", path], doing=f"reading {path}") or error.log
         raise
 
 
-def _unit(cluster: Cluster) -> str:
-    return f"postgresql@{cluster.version}-{cluster.name}.service"
-
-
-def place(cluster: Cluster, port: int, *, at_boot: bool) -> None:
+def _place(cluster: Cluster, port: int, *, at_boot: bool) -> None:
     """Set the port that a cluster has from its next start on, and whether a boot starts it."""
     argv = ["pg_conftool", cluster.version, cluster.name, "set", "port", str(port)]
     _as_owner(argv, doing=f"setting the port of {cluster}")
     _write(_file(cluster, "start.conf"), "auto\n" if at_boot else "manual\n")
-    if daemons.has_systemd():
-        units.daemon_reload()  # the generator of postgresql-common reads that file
 
 
 def exchange(serving: Cluster, port: int, other: Cluster, other_port: int) -> None:
@@ -248,21 +262,24 @@ def exchange(serving: Cluster, port: int, other: Cluster, other_port: int) -> No
     It can be repeated at any time, and then does what is left.
     """
     now = {str(one): one for one in clusters()}
-    current = now.get(str(serving))
-    if current is None or not current.is_running or current.port != port or _runs_at(now.get(str(other)), port):
-        for one in (other, serving):
-            if str(one) in now:
-                control("stop", one)
-    if str(other) in now:
-        place(other, other_port, at_boot=False)
-    place(serving, port, at_boot=True)
-    control("start", serving)
-    if str(other) in now:
-        control("stop", other)
+    current, others = now.get(str(serving)), [other] if str(other) in now else []
+    is_there = current is not None and current.is_running and current.port == port
+    running = [
+        one for one in ([] if is_there else [serving]) + others if daemons.has_systemd() or now[str(one)].is_running
+    ]
+    if running:
+        _control("stop", *running)
+    for one in others:
+        _place(one, other_port, at_boot=False)
+    _place(serving, port, at_boot=True)
+    if not is_there:
+        _control("start", serving)
 
 
-def _runs_at(cluster: Cluster | None, port: int) -> bool:
-    return cluster is not None and cluster.is_running and cluster.port == port
+def tell_systemd() -> None:
+    """Have systemd read which clusters a start of PostgreSQL as a whole starts; a boot reads that by itself."""
+    if daemons.has_systemd():
+        units.daemon_reload()
 
 
 def drop(cluster: Cluster) -> None:
@@ -285,8 +302,8 @@ def copy_roles(former: Cluster, new: Cluster) -> None:
 def copy_database(former: Cluster, new: Cluster, name: str, *, schema_only: bool = False) -> None:
     """Create a database of a cluster in another one, as it is at this moment."""
     programs = [new.program("pg_dump"), new.program("pg_restore")]
-    more = "--schema-only" if schema_only else ""
-    argv = ["bash", "-c", _COPY, *programs, str(former.port), str(new.port), name, more]
+    more = ["--schema-only", "--no-publications", "--no-subscriptions"] if schema_only else []
+    argv = ["bash", "-c", _COPY, *programs, str(former.port), str(new.port), name, *more]
     _as_owner(argv, doing=f"copying the database {name}", timeout=_COPYING)
 
 

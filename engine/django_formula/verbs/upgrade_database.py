@@ -13,20 +13,20 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from django_formula.backup import backups, loading, restore
-from django_formula.database import clusters
+from django_formula.database import clusters, replication
 from django_formula.database import server as database_server
 from django_formula.database.clusters import Cluster
 from django_formula.host import clock, commands, file, folders
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
-from django_formula.proxy import maintenance
 from django_formula.release import releases
 from django_formula.secret import secrets
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log
-from django_formula.verbs import upgrade_plan
+from django_formula.verbs import upgrade_hold, upgrade_plan
 from django_formula.verbs.status import live_release
+from django_formula.verbs.upgrade_hold import Holder
 from django_formula.verbs.upgrade_plan import Plan
 
 log = Log.of(__name__)
@@ -43,6 +43,8 @@ _BY = "django.upgrade_database"
 _REHEARSAL = "rehearsal"
 
 State = dict[str, Any]
+#: Where requests of sites wait, by the names of the sites.
+Holders = Mapping[str, Holder]
 
 
 class _Watch:
@@ -169,7 +171,7 @@ def run(name: str, to: str | None = None) -> dict[str, Any]:
         "to": str(new),
         "sites": [site.name for site, _live in found.places],
         "way": found.way,
-        "in maintenance": f"{held} s",
+        "held" if found.way == upgrade_plan.LIVE else "in maintenance": f"{held} s",
         "seconds": watch.seconds,
         "rows": state["rows"],
         "kept": f"{former}, stopped, with what it had; back: salt-call django.upgrade_database {name} back",
@@ -205,8 +207,8 @@ def back(name: str, *, lose: bool = False) -> dict[str, Any]:
         began = time.monotonic()
         state["phase"] = _RETURNING
         _write(state)
-        with _no_backups(state), _guarded():
-            _hold(state)
+        with _no_backups(state), _guarded(state) as holders:
+            _hold(state, holders, waits=False)
             clusters.limit(_found(state["new"]), dict.fromkeys(state["limits"], 0), end=True)
             lost = _refuse_written(name, state, lose)
             clusters.exchange(former, state["port"], new, state["other_port"])
@@ -214,7 +216,8 @@ def back(name: str, *, lose: bool = False) -> dict[str, Any]:
             _start(state)
             state |= {"phase": _RETURNED, "since": clock.now()}
             _write(state)
-            _reopen(state)
+            _reopen(state, holders)
+        clusters.tell_systemd()
     answer = {"serves": str(former), "in maintenance": f"{time.monotonic() - began:.1f} s"}
     return answer | {"lost": lost or "nothing", "kept": f"{new}, stopped"}
 
@@ -288,37 +291,49 @@ def _begin(found: Plan) -> State:
 
 def _upgrade(found: Plan, state: State, took: Callable[[str], None]) -> float:
     """Copy the cluster, and have the copy serve; return the seconds for which the sites did not serve."""
-    former = found.former
-    new = clusters.create(former, found.version, former.name, state["other_port"])
-    lacking = clusters.extensions_without_files(
-        [name for name in found.notes["extensions"] if found.notes["extensions"] != "none"], found.version
-    )
+    former, names, is_live = found.former, [*state["limits"]], found.way == upgrade_plan.LIVE
+    meanwhile = replication.needs(len(names)) if is_live else None
+    new = clusters.create(former, found.version, former.name, state["other_port"], meanwhile)
+    lacking = clusters.extensions_without_files(found.extensions, found.version)
     if lacking:
         raise DeploymentError(f"{found.version} does not have the extensions {', '.join(lacking)}")
     clusters.copy_roles(former, new)
     took("new cluster")
-    began = time.monotonic()
-    with _no_backups(state), _guarded():
-        _hold(state)
-        clusters.limit(former, dict.fromkeys(state["limits"], 0), end=True)
-        took("sites stopped")
-        for name in state["limits"]:
-            clusters.copy_database(former, new, name)
-        clusters.limit(new, state["limits"])
+    if is_live:
+        replication.copy(former, new, names)
         took("copied")
         clusters.analyze(new)
         took("analyzed")
+        clusters.checkpoint(former, new)
+    with _no_backups(state), _guarded(state, waits=is_live) as holders:
+        began = time.monotonic()
+        _hold(state, holders, waits=is_live)
+        clusters.limit(former, dict.fromkeys(names, 0), end=True)
+        took("sites stopped")
+        if is_live:
+            replication.finish(former, new, names)
+            clusters.forget_meanwhile(new)
+            took("last writes")
+        else:
+            for name in names:
+                clusters.copy_database(former, new, name)
+            took("copied")
+            clusters.analyze(new)
+            took("analyzed")
+        clusters.limit(new, state["limits"])
         _compare(former, new, state)
         took("compared")
         clusters.exchange(new, state["port"], former, state["other_port"])
-        state["activity"] = clusters.activity(_found(state["new"]), state["limits"])
+        state["activity"] = clusters.activity(_found(state["new"]), names)
         took("ports exchanged")
         _start(state)
         state |= {"phase": _DONE, "since": clock.now()}
         _write(state)
-        _reopen(state)
         took("sites started")
-    return round(time.monotonic() - began, 1)
+        held = time.monotonic() - began
+        _reopen(state, holders)
+    clusters.tell_systemd()
+    return round(held, 1)
 
 
 def _compare(former: Cluster, new: Cluster, state: State) -> None:
@@ -331,8 +346,8 @@ def _compare(former: Cluster, new: Cluster, state: State) -> None:
     state["rows"] = {name: sum(tables.values()) for name, tables in before.items()}
 
 
-def _hold(state: State) -> None:
-    """Have the sites show the maintenance page and stop; what they were before is recorded first.
+def _hold(state: State, holders: Holders, *, waits: bool) -> None:
+    """Have the sites stop, while requests wait or get the maintenance page; what they were before is recorded first.
 
     Raises:
         DeploymentError: a command runs for a site, or maintenance does not work for it.
@@ -340,16 +355,11 @@ def _hold(state: State) -> None:
     chosen = [(site, live) for site, live in upgrade_plan.of_port(state["port"]) if live]
     for site, _live in chosen:
         restore.refuse_running_commands(site)
-    state["held"] = {
-        site.name: {"was_on": sites.known_maintenance(site) is not None, "holds": not maintenance.holds_workers(site)}
-        for site, _live in chosen
-    }
+    state["held"] = {site.name: upgrade_hold.before(site, live, waits=waits) for site, live in chosen}
     state["phase"] = _HELD if state["phase"] == _COPYING else state["phase"]
     _write(state)
-    for site, _live in chosen:
-        if not state["held"][site.name]["was_on"]:
-            maintenance.on(site, by=_BY)
-        maintenance.hold_workers(site)
+    for site, live in chosen:
+        upgrade_hold.hold(site, live, state["held"][site.name], holders.get(site.name), _BY)
     for site, live in chosen:
         restore.refuse_running_commands(site)
         restore.stop(site, live)
@@ -365,10 +375,10 @@ def _start(state: State) -> None:
         restore.start(site, live)
 
 
-def _reopen(state: State) -> None:
-    """End the maintenance, as far as the upgrade has begun it."""
-    for site, _live in _held(state):
-        restore.reopen(site, **state["held"][site.name])
+def _reopen(state: State, holders: Holders) -> None:
+    """Have requests reach the sites again, those that wait first."""
+    for site, live in _held(state):
+        upgrade_hold.release(site, live, state["held"][site.name], holders.get(site.name))
     state["held"] = {}
     _write(state)
 
@@ -381,8 +391,12 @@ def _held(state: State) -> Iterator[tuple[Site, releases.Release]]:
             yield site, live
 
 
-def _settle() -> None:
-    """Have the cluster serve that has to, with all sites, wherever an upgrade was interrupted."""
+def _settle(holders: Holders | None = None) -> None:
+    """Have the cluster serve that has to, with all sites, wherever an upgrade was interrupted.
+
+    Args:
+        holders: of the sites whose requests wait.
+    """
     state = _read()
     if not state:
         return
@@ -394,7 +408,7 @@ def _settle() -> None:
         try:
             _start(state)
         finally:
-            _reopen(state)
+            _reopen(state, holders or {})
     if state["phase"] == _RETURNING:
         state["phase"] = _DONE
         _write(state)
@@ -406,6 +420,9 @@ def _clean(state: State) -> None:
     """Remove a cluster that is not complete, and the record of it, unless the upgrade was done."""
     if state["phase"] in (_COPYING, _HELD):
         clusters.drop(_pair(state)[1])
+        former = clusters.find(*state["former"])
+        if former and former.is_running:
+            replication.remove(former, [name for name in clusters.names(former) if name in state["limits"]])
         STATE.unlink(missing_ok=True)
 
 
@@ -420,28 +437,36 @@ def _no_backups(state: State) -> Iterator[None]:
 
 
 @contextmanager
-def _guarded() -> Iterator[None]:
+def _guarded(state: State, *, waits: bool = False) -> Iterator[Holders]:
     """Have the right cluster serve again where the block fails, or where this process is killed in it.
 
-    A child waits for that: a pipe tells it when its parent is gone. It has the locks too.
+    A child waits for that: a pipe tells it when its parent is gone. It has the locks too, and the sockets in which
+    requests wait.
+
+    Args:
+        waits: whether requests wait while a site is stopped.
     """
+    live = [site for site, release in upgrade_plan.of_port(state["port"]) if release]
+    holders = {site.name: Holder(site) for site in live} if waits else {}
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        _watch(reader, writer)
+        _watch(reader, writer, holders)
     os.close(reader)
     try:
-        yield
+        yield holders
     except BaseException:
-        _settle_after_failure()
+        _settle_after_failure(holders)
         raise
     finally:
         os.write(writer, b".")
         os.close(writer)
         os.waitpid(child, 0)
+        for one in holders.values():
+            one.close()
 
 
-def _watch(reader: int, writer: int) -> None:
+def _watch(reader: int, writer: int, holders: Holders) -> None:
     code = 1
     try:
         os.setsid()
@@ -452,15 +477,15 @@ def _watch(reader: int, writer: int) -> None:
         for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(one, signal.SIG_IGN)
         if not os.read(reader, 1):
-            _settle()
+            _settle(holders)
         code = 0
     finally:
         os._exit(code)
 
 
-def _settle_after_failure() -> None:
+def _settle_after_failure(holders: Holders) -> None:
     try:
-        _settle()
+        _settle(holders)
     except DeploymentError as error:
         log.error("after the failure of an upgrade: %s", error)
 

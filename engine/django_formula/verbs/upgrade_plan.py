@@ -18,6 +18,7 @@ from django_formula.release import releases
 from django_formula.release.releases import Release
 from django_formula.site import sites
 from django_formula.site.sites import Site
+from django_formula.verbs import upgrade_hold
 
 #: How the data gets into the new cluster: while sites serve, or while they are in maintenance.
 LIVE, MAINTENANCE = "live", "maintenance"
@@ -25,9 +26,12 @@ LIVE, MAINTENANCE = "live", "maintenance"
 OWN = ("postgres", "template0", "template1")
 #: How much of the size of the databases has to be free.
 _ROOM = 1.3
+#: Replication slots that the copy of a table needs for itself.
+_SPARE_SLOTS = 2
 _CONTROL = "/usr/share/postgresql/{}/extension/{}.control"
 _SERVER = """SELECT json_build_object(
   'wal_level', current_setting('wal_level'),
+  'slots', least(current_setting('max_replication_slots')::int, current_setting('max_wal_senders')::int),
   'tablespaces', (SELECT count(*) FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')),
   'replicas', (SELECT count(*) FROM pg_stat_replication) + (SELECT count(*) FROM pg_replication_slots
     WHERE slot_name NOT LIKE 'formula_upgrade%'),
@@ -55,6 +59,9 @@ SELECT json_build_object(
   'collations', (SELECT coalesce(json_agg(DISTINCT c.collname), '[]') FROM pg_attribute a
     JOIN own o ON o.oid = a.attrelid JOIN pg_collation c ON c.oid = a.attcollation
     WHERE c.collprovider IN ('c', 'i') AND c.collname NOT IN ('C', 'POSIX', 'C.utf8', 'C.UTF-8')),
+  'views', (SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM own WHERE relkind = 'm'),
+  'of_extensions', (SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM own o WHERE relkind = 'r' AND EXISTS (
+    SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = o.oid AND d.deptype = 'e')),
   'large_objects', (SELECT count(*) FROM pg_largeobject_metadata));
 """
 
@@ -68,6 +75,7 @@ class Plan(NamedTuple):
         packages: those that have to be installed for it.
         places: the sites with databases there, each with its active release, if it has one.
         sizes: bytes of each database.
+        extensions: those of all databases.
         limits: how many connections each accepts; -1 is any number.
         reasons: why the data cannot be replicated while sites serve; empty where it can.
         problems: what is against any upgrade.
@@ -79,6 +87,7 @@ class Plan(NamedTuple):
     packages: list[str]
     places: list[tuple[Site, Release | None]]
     sizes: dict[str, int]
+    extensions: list[str]
     limits: dict[str, int]
     reasons: list[str]
     problems: list[str]
@@ -166,8 +175,9 @@ def make(port: int, to: str | None = None) -> Plan:
         packages,
         places,
         sizes,
+        extensions,
         {name: one["limit"] for name, one in own.items()},
-        [*_reasons(server, {name: facts[name] for name in own if name in facts})],
+        [*_reasons(server, {name: facts[name] for name in own if name in facts}, places)],
         problems,
         _notes(former, version, own, facts, extensions),
     )
@@ -261,17 +271,26 @@ def is_ours(version: str, name: str) -> bool:
     return recorded.get("new") == [version, name]
 
 
-def _reasons(server: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _reasons(
+    server: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]], places: Sequence[tuple[Site, Release | None]]
+) -> Iterator[str]:
     """Yield why the data cannot be replicated while the sites serve."""
     if server["wal_level"] != "logical":
         yield f"wal_level is {server['wal_level']}, and has to be logical, which needs a restart"
-    texts = {"without_key": "no primary key", "unlogged": "no WAL (UNLOGGED)"}
+    if len(facts) + _SPARE_SLOTS > server["slots"]:
+        yield f"it has {len(facts)} databases, and max_replication_slots or max_wal_senders is {server['slots']}"
+    texts = {"without_key": "no primary key", "unlogged": "no WAL (UNLOGGED)", "of_extensions": "rows of an extension"}
     for name, one in facts.items():
         for key, text in texts.items():
             if one[key]:
                 yield f"{name} has tables with {text}: {', '.join(one[key][:5])}"
+        if one["views"]:
+            yield f"{name} has materialized views, which are not replicated: {', '.join(one['views'][:5])}"
         if one["large_objects"]:
             yield f"{name} has large objects ({one['large_objects']}), which are not replicated"
+    for site, live in places:
+        if live:
+            yield from upgrade_hold.reasons(site, live)
 
 
 def _room(former: Cluster, sizes: Mapping[str, int]) -> Iterator[str]:
