@@ -4,11 +4,11 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import pytest
-from client import Load
+from client import Load, Writer
 from lab import Host, Result
 from sites import Site, release_of, until
 
@@ -26,10 +26,12 @@ $get install --no-install-recommends postgresql-15 >/dev/null
 """
 #: A program that says when it is called, and waits before it does what it is for.
 _SLOW = """#!/bin/sh
-case "$*" in *{arguments}*) touch /tmp/called; sleep 4;; esac
-exec {real} "$@"
+case "$*" in {pattern}) touch /tmp/called; sleep 4;; esac
+exec {program}.real "$@"
 """
-_STATE = "/var/lib/django-formula/databases/upgrade.json"
+ROWS = "SELECT 'a' || g, repeat('x', 200), now(), '', false FROM generate_series(1, 20000) g"
+SUM = "SELECT count(*), sum(hashtext(t::text)) FROM guestbook_entry t WHERE name LIKE 'a%'"
+INSERT = "INSERT INTO guestbook_entry (name, message, created, attachment, hidden)"
 
 
 class Sites(NamedTuple):
@@ -70,7 +72,22 @@ class Sites(NamedTuple):
     def serve(self) -> None:
         for site in self:
             assert site.answering["release"] == site.live
-            assert self.host.run(["ls", f"{site.root}/maintenance"]).stdout.split() == []
+            assert self.host.run(["test", "-e", f"{site.root}/maintenance/on"], check=False).returncode == 1
+        assert self.sql("SELECT count(*) FROM pg_replication_slots") == "0"
+        assert [self.sql("SELECT count(*) FROM pg_publication", name) for name in ("blog", "shop")] == ["0", "0"]
+
+    @property
+    def sums(self) -> list[str]:
+        return [self.sql(SUM, name) for name in ("blog", "shop")]
+
+    def replicate(self, is_possible: bool = True) -> None:
+        """Have the former cluster replicate, or not for want of a key."""
+        if self.sql("SHOW wal_level") != "logical":
+            self.sql("ALTER SYSTEM SET wal_level = logical", "postgres")
+            self.host.run(["systemctl", "restart", "postgresql@15-main"])
+        self.sql("DROP TABLE IF EXISTS keyless")
+        self.sql("" if is_possible else "CREATE TABLE keyless (number int)")
+        assert self.upgrade()["way"] == ("live" if is_possible else "maintenance")
 
     @contextmanager
     def load(self) -> Iterator[list[Load]]:
@@ -98,13 +115,9 @@ def sites(module_hosts, repositories) -> Sites:
     blog.deploy()
     found = Sites(blog, shop)
     for name in ("blog", "shop"):
-        found.sql(f"INSERT INTO guestbook_entry (name, message, created, attachment, hidden) {ROWS}", name)
+        found.sql(f"{INSERT} {ROWS}", name)
     assert found.versions == ["15", "15"]
     return found
-
-
-ROWS = "SELECT 'a' || g, repeat('x', 200), now(), '', false FROM generate_series(1, 20000) g"
-SUM = "SELECT count(*), sum(hashtext(t::text)) FROM guestbook_entry t"
 
 
 def test_plan_and_rehearsal_change_nothing(sites):
@@ -124,29 +137,49 @@ def test_plan_and_rehearsal_change_nothing(sites):
     assert sites.clusters == before and sites.versions == ["15", "15"]
 
 
-def test_upgrade_under_load_and_back(sites):
-    sums = [sites.sql(SUM, name) for name in ("blog", "shop")]
+def test_upgrade_in_maintenance_and_back(sites):
+    sums = sites.sums
     with sites.load() as loads:
         answer = sites.upgrade("run")
     failed = [one for load in loads for one in load.failed]
-    print(answer, len(failed), sum(len(load.answers) for load in loads))
-    assert {one.status for one in failed} <= {503}, failed  # the maintenance page, and nothing else
+    print(answer, f"{len(failed)} of {sum(len(load.answers) for load in loads)} got the maintenance page")
+    assert {one.status for one in failed} <= {503}, failed
     assert sites.versions == ["17", "17"] and sites.clusters == ["15 main 5433 down", "17 main 5432 online"]
-    assert [sites.sql(SUM, name) for name in ("blog", "shop")] == sums
+    assert sites.sums == sums
     sites.serve()
     for site in sites:
         assert sites.host.call("django.backup", site.name) and sites.host.call("django.restore_drill", site.name)
     again = sites.blog.apply()
     assert again.ok and not again.changed, again
-    sites.sql(
-        "INSERT INTO guestbook_entry (name, message, created, attachment, hidden) VALUES ('b', '', now(), '', false)"
-    )
+    sites.sql(f"{INSERT} VALUES ('b', '', now(), '', false)")
     refused = sites.refused("back")
     assert "blog: public.guestbook_entry: 1 inserted" in refused and "lose=True" in refused, refused
     assert sites.versions == ["17", "17"]
     answer = sites.upgrade("back", lose=True)
     assert "blog: public.guestbook_entry: 1 inserted" in answer["lost"], answer
-    assert sites.versions == ["15", "15"] and [sites.sql(SUM, name) for name in ("blog", "shop")] == sums
+    assert sites.versions == ["15", "15"] and sites.sums == sums
+    sites.serve()
+
+
+def test_upgrade_loses_no_request_and_no_write(sites):
+    sites.replicate()
+    sums, address = sites.sums, f"http://{sites.host.address}"
+    with ExitStack() as stack:
+        writers = [stack.enter_context(Writer(address, sites.blog.domain, pause=0.02)) for _ in range(4)]
+        loads = stack.enter_context(sites.load())
+        answer = sites.upgrade("run")
+    answers = [one for load in loads for one in load.answers]
+    written = [name for one in writers for name in one.acknowledged]
+    print(answer)
+    print(f"{len(answers)} requests, the longest {max(one.duration for one in answers):.1f} s; {len(written)} writes")
+    assert [one for load in loads for one in load.failed] == [] and [one.refused for one in writers] == [[]] * 4
+    assert sites.versions == ["17", "17"] and sites.sums == sums
+    there = {*sites.sql("SELECT name FROM guestbook_entry").splitlines()}
+    assert there >= {*written} and len(written) > 20
+    sites.serve()
+    assert "guestbook_entry" in sites.refused("back")
+    sites.upgrade("back", lose=True)
+    assert sites.versions == ["15", "15"] and sites.sums == sums
     sites.serve()
 
 
@@ -160,24 +193,27 @@ def test_boot_starts_the_cluster_that_serves(sites):
     assert sites.clusters == ["15 main 5432 online", "17 main 5433 down"] and sites.versions == ["15", "15"]
 
 
-#: Where `run` is killed: a program that it calls, and its arguments.
+#: Where `run` is killed: a program that it calls, and a pattern of its arguments.
 STEPS = {
-    "the new cluster is made": ("/usr/bin/pg_createcluster", "main"),
-    "the roles are read": ("/usr/lib/postgresql/17/bin/pg_dumpall", ""),
-    "the first database is copied": ("/usr/lib/postgresql/17/bin/pg_dump", "blog"),
-    "the second database is loaded": ("/usr/lib/postgresql/17/bin/pg_restore", "port=5433"),
-    "the copy is analyzed": ("/usr/lib/postgresql/17/bin/vacuumdb", ""),
-    "the former cluster gets its port": ("/usr/bin/pg_conftool", "15 main"),
-    "the new cluster gets its port": ("/usr/bin/pg_conftool", "17 main"),
+    "the new cluster is made": ("/usr/bin/pg_createcluster", "*main*"),
+    "the roles are read": ("/usr/lib/postgresql/17/bin/pg_dumpall", "*"),
+    "the first database is copied": ("/usr/lib/postgresql/17/bin/pg_dump", "*dbname=blog*"),
+    "the second database is loaded": ("/usr/lib/postgresql/17/bin/pg_restore", "*"),
+    "the copy is analyzed": ("/usr/lib/postgresql/17/bin/vacuumdb", "*"),
+    "the sites stop": ("/usr/bin/systemctl", "stop*django-shop*"),
+    "the clusters stop": ("/usr/bin/systemctl", "stop*postgresql@17*"),
+    "the former cluster gets its port": ("/usr/bin/pg_conftool", "15\\ main*"),
+    "the new cluster gets its port": ("/usr/bin/pg_conftool", "17\\ main*"),
+    "the sites start": ("/usr/bin/systemctl", "start*django-shop*"),
 }
 
 
 @contextmanager
-def slow(host: Host, program: str, arguments: str) -> Iterator[None]:
+def slow(host: Host, program: str, pattern: str) -> Iterator[None]:
     """Have a program wait where it is called with some arguments."""
     host.run(["rm", "-f", "/tmp/called"])
     host.run(["mv", program, f"{program}.real"])
-    host.write(program, _SLOW.format(arguments=f'"{arguments}"', real=f"{program}.real"), mode="0755")
+    host.write(program, _SLOW.format(pattern=pattern, program=program), mode="0755")
     try:
         yield
     finally:
@@ -185,22 +221,28 @@ def slow(host: Host, program: str, arguments: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_upgrade_leaves_the_former_cluster_serving(sites, step):
-    host, (program, arguments) = sites.host, STEPS[step]
-    with slow(host, program, arguments):
+@pytest.mark.parametrize("way", ["live", "maintenance"])
+def test_killed_upgrade_leaves_the_former_cluster_serving(sites, way, step):
+    host, (program, pattern) = sites.host, STEPS[step]
+    sites.replicate(is_possible=way == "live")
+    sums = sites.sums
+    with sites.load() as loads, slow(host, program, pattern):
         host.run("(salt-call --local django.upgrade_database blog run >/tmp/run.log 2>&1 &)")
         until(lambda: not host.run(["test", "-e", "/tmp/called"], check=False).returncode)
-        lock = host.read(f"{sites.blog.root}/lock")
-        pid = re.findall(r"django.upgrade_database, pid (\d+)", lock)[0]
+        pid = re.findall(r"django.upgrade_database, pid (\d+)", host.read(f"{sites.blog.root}/lock"))[0]
         host.run(["kill", "-9", pid])
         began = time.monotonic()
-        until(lambda: sites.blog.get("/release").status_code == sites.shop.get("/release").status_code == 200, 60)
-        print(step, "served again after", round(time.monotonic() - began, 1))
-        until(lambda: "15 main 5432 online" in sites.clusters)
-    assert sites.versions == ["15", "15"]
-    sites.serve()
+        until(lambda: sites.blog.get("/release").status_code == sites.shop.get("/release").status_code == 200)
+        print(f"{step}: serves again after {time.monotonic() - began:.1f} s")
+        until(lambda: not host.read(f"{sites.blog.root}/lock"))
+    failed = [one for load in loads for one in load.failed]
+    assert {one.status for one in failed} <= (set() if way == "live" else {503}), failed
+    assert "15 main 5432 online" in sites.clusters and sites.versions == ["15", "15"]
+    if sites.upgrade().get("upgrade") and step in list(STEPS)[::2]:
+        assert sites.upgrade("back")["serves"] == "15 main"
     sites.upgrade("run")
-    assert sites.versions == ["17", "17"]
+    assert sites.versions == ["17", "17"] and sites.sums == sums
     sites.serve()
     sites.upgrade("back", lose=True)
-    assert sites.versions == ["15", "15"]
+    assert sites.versions == ["15", "15"] and sites.sums == sums
+    sites.serve()
