@@ -29,6 +29,7 @@ DIGEST = "875f42a9bf468044"
 DIGEST = "ca208e07c1953168"
 DIGEST = "aef0ca99a3bd84c4"
 DIGEST = "fb7da4b96af32951"
+DIGEST = "626b077beb4f2e32"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -8966,7 +8967,7 @@ def _clear(home: str, folder: str) -> None:
 # USER = "postgres"
 # CONFIGURATION = Path("/etc/postgresql")
 # #: What pg_createcluster reads, which makes the first cluster when Debian's package is installed.
-# CREATION = Path("/etc/postgresql-common/createcluster.d/django-formula.conf")
+# CREATION = Path("/etc/postgresql-common/createcluster.d")
 # #: The settings of each cluster of its own; the others are copied.
 # _OWN_SETTINGS = {
 #     *("cluster_name", "data_directory", "external_pid_file", "hba_file", "ident_file", "port"),
@@ -9026,9 +9027,10 @@ def _clear(home: str, folder: str) -> None:
 #
 # def prepare_first() -> None:
 #     """Have the clusters that are made on this host from now on write what logical replication needs."""
-#     for path in (CREATION.parent.parent, CREATION.parent):
+#     for path in (CREATION.parent, CREATION):
 #         folders.make(Folder(path, "root", "root", 0o755))
-#     file.write(CREATION, "# Written by django-formula: docs/guides/upgrade-database.md\nwal_level = logical\n")
+#     text = "# Written by django-formula: docs/guides/upgrade-database.md\nwal_level = logical\n"
+#     file.write(CREATION / "django-formula.conf", text)
 #
 #
 # def clusters() -> list[Cluster]:
@@ -9096,9 +9098,8 @@ def _clear(home: str, folder: str) -> None:
 #     made = find(version, name)
 #     if made is None:
 #         raise DeploymentError(f"{version} {name} is not there after it was created", hint="look at pg_lsclusters")
-#     lines = "".join(
-#         f"{name} = '{_escaped(value)}'\n" for name, value in settings(former).items() if name in _known(version)
-#     )
+#     known = _known(version)
+#     lines = "".join(f"{name} = '{_escaped(value)}'\n" for name, value in settings(former).items() if name in known)
 #     head = f"# The settings of {former}, copied by django-formula.\n"
 #     _write(_file(made, _COPIED_SETTINGS), head + lines)
 #     if meanwhile:
@@ -9136,7 +9137,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # def unknown_settings(cluster: Cluster, version: str) -> list[str]:
 #     """Return the settings of a cluster that another version, which is installed, does not have."""
-#     return sorted({*settings(cluster)} - {*_known(version)})
+#     known = _known(version)
+#     return sorted(name for name in settings(cluster) if name not in known)
 #
 #
 # class _Known(frozenset[str]):
@@ -81903,10 +81905,11 @@ def _clear(home: str, folder: str) -> None:
 #         waiting.settimeout(_ANSWER)
 #         instance.settimeout(_ANSWER)
 #         instance.connect(str(target))
-#         answer = threading.Thread(target=_pump, args=(instance, waiting))
-#         answer.start()
-#         _pump(waiting, instance)
-#         answer.join()
+#         request = threading.Thread(target=_pump, args=(waiting, instance))
+#         request.start()
+#         _pump(instance, waiting)
+#         waiting.shutdown(socket.SHUT_RD)  # the answer is complete, so that no more is sent
+#         request.join()
 #
 #
 # def _pump(source: socket.socket, target: socket.socket) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from django_formula.audit import audit, people
 from django_formula.audit import chain as audit_chain
+from django_formula.database import clusters
 from django_formula.deploy import preflight
 from django_formula.host import commands, daemons, mounts, proc, users
 from django_formula.host import compiled as host_compiled
@@ -119,6 +120,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (apache, "ETC"): "etc/apache2",
         (apache, "NOTES"): "var/lib/apache2/module",
         (certificates, "STATE"): "var/lib/django-formula",
+        (clusters, "CREATION"): "etc/postgresql-common/createcluster.d",
         (managed, "FOLDER"): "usr/local/lib/django-formula/python",
         (uv, "UV"): "usr/local/lib/django-formula/uv",
         (manager, "SYSTEMD"): "etc/systemd/system",

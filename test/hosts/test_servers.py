@@ -60,6 +60,7 @@ def test_bare_host_gets_server_role_and_database(blog):
     assert applied["blog has its databases"].changes == told and blog.get().status_code == 200
     assert applied["blog has its virtualenv"].changes["added"] == ["psycopg[binary]>=3.1.8"]
     assert int(psql(blog, "blog", COUNT).stdout) > 15
+    assert psql(blog, "blog", "SHOW wal_level").stdout.strip() == "logical"
     encoding = "SELECT pg_encoding_to_char(encoding), datcollate FROM pg_database WHERE datname = 'blog'"
     assert psql(blog, "blog", encoding).stdout.strip() == "UTF8|C.UTF-8"
     rights = "SELECT rolsuper, rolcreatedb, rolcreaterole FROM pg_roles WHERE rolname = 'blog'"

@@ -442,6 +442,8 @@ def test_database_server_is_installed_and_databases_are_created(salt, world, own
     assert postgres.asked == 0 and "mariadb" not in "".join(planned).lower()
     states = apply()
     assert "postgresql" in (own_host / "played").read_text().split() and not [s for s in states if s.result is False]
+    made_as = (own_host / "etc/postgresql-common/createcluster.d/django-formula.conf").read_text()
+    assert made_as.splitlines()[1:] == ["wal_level = logical"]
     assert postgres.made == ["role blog", "database blog", "role shop", "database shop"]
     postgres.installed, postgres.asked = True, 0
     again = apply()

@@ -17,7 +17,7 @@ from django_formula.host.folders import Folder
 USER = "postgres"
 CONFIGURATION = Path("/etc/postgresql")
 #: What pg_createcluster reads, which makes the first cluster when Debian's package is installed.
-CREATION = Path("/etc/postgresql-common/createcluster.d/django-formula.conf")
+CREATION = Path("/etc/postgresql-common/createcluster.d")
 #: The settings of each cluster of its own; the others are copied.
 _OWN_SETTINGS = {
     *("cluster_name", "data_directory", "external_pid_file", "hba_file", "ident_file", "port"),
@@ -77,9 +77,10 @@ class Cluster(NamedTuple):
 
 def prepare_first() -> None:
     """Have the clusters that are made on this host from now on write what logical replication needs."""
-    for path in (CREATION.parent.parent, CREATION.parent):
+    for path in (CREATION.parent, CREATION):
         folders.make(Folder(path, "root", "root", 0o755))
-    file.write(CREATION, "# Written by django-formula: docs/guides/upgrade-database.md\nwal_level = logical\n")
+    text = "# Written by django-formula: docs/guides/upgrade-database.md\nwal_level = logical\n"
+    file.write(CREATION / "django-formula.conf", text)
 
 
 def clusters() -> list[Cluster]:
@@ -147,9 +148,8 @@ def create(former: Cluster, version: str, name: str, port: int, meanwhile: Mappi
     made = find(version, name)
     if made is None:
         raise DeploymentError(f"{version} {name} is not there after it was created", hint="look at pg_lsclusters")
-    lines = "".join(
-        f"{name} = '{_escaped(value)}'\n" for name, value in settings(former).items() if name in _known(version)
-    )
+    known = _known(version)
+    lines = "".join(f"{name} = '{_escaped(value)}'\n" for name, value in settings(former).items() if name in known)
     head = f"# The settings of {former}, copied by django-formula.\n"
     _write(_file(made, _COPIED_SETTINGS), head + lines)
     if meanwhile:
@@ -187,7 +187,8 @@ _SETTINGS = "SELECT json_object_agg(name, setting) FROM pg_file_settings WHERE a
 
 def unknown_settings(cluster: Cluster, version: str) -> list[str]:
     """Return the settings of a cluster that another version, which is installed, does not have."""
-    return sorted({*settings(cluster)} - {*_known(version)})
+    known = _known(version)
+    return sorted(name for name in settings(cluster) if name not in known)
 
 
 class _Known(frozenset[str]):

@@ -73,10 +73,11 @@ def _pass_on(waiting: socket.socket, target: Path) -> None:
         waiting.settimeout(_ANSWER)
         instance.settimeout(_ANSWER)
         instance.connect(str(target))
-        answer = threading.Thread(target=_pump, args=(instance, waiting))
-        answer.start()
-        _pump(waiting, instance)
-        answer.join()
+        request = threading.Thread(target=_pump, args=(waiting, instance))
+        request.start()
+        _pump(instance, waiting)
+        waiting.shutdown(socket.SHUT_RD)  # the answer is complete, so that no more is sent
+        request.join()
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:

@@ -1,0 +1,87 @@
+"""Clusters of PostgreSQL: what was written between two looks, and which one serves after an exchange."""
+
+from pathlib import Path
+
+import pytest
+from django_formula.database import clusters
+from django_formula.database.clusters import Cluster
+
+LINES = {
+    "15 main": "15 main 5432 online postgres /var/lib/postgresql/15/main /var/log/15.log",
+    "17 main": "17 main 5433 down   postgres /var/lib/postgresql/17/main /var/log/17.log",
+}
+FORMER, NEW = (Cluster(version, "main", 0, False, Path("/")) for version in ("15", "17"))
+
+
+@pytest.fixture
+def host(own_host, monkeypatch):
+    """A host with these lines of pg_lsclusters; it keeps the commands that change something."""
+    lines, done = {**LINES}, []
+
+    def run(argv, **options):
+        if argv[0] == "pg_lsclusters":
+            return "\n".join(lines.values())
+        done.append(" ".join([*argv[:3], argv[-1]] if argv[0] == "pg_conftool" else argv[:1] + argv[-1:]))
+        done[-1] += f" {options['stdin'].strip()}" if options.get("stdin") else ""
+        return ""
+
+    monkeypatch.setattr(clusters.commands, "run", run)
+    monkeypatch.setattr(
+        clusters.units, "control", lambda verb, *names, **_options: done.append(f"{verb} {' '.join(names)}")
+    )
+    monkeypatch.setattr(clusters.units, "attempt", lambda *_arguments, **_options: None)
+    return lines, done
+
+
+def test_exchange_stops_both_before_it_changes_ports_and_starts_one(host):
+    _lines, done = host
+    clusters.exchange(NEW, 5432, FORMER, 5433)
+    assert done == [
+        "stop postgresql@17-main.service postgresql@15-main.service",
+        "pg_conftool 15 main 5433",
+        "sh /etc/postgresql/15/main/start.conf manual",
+        "pg_conftool 17 main 5432",
+        "sh /etc/postgresql/17/main/start.conf auto",
+        "start postgresql@17-main.service",
+    ]
+
+
+def test_exchange_leaves_a_cluster_running_that_serves_already(host):
+    lines, done = host
+    clusters.exchange(FORMER, 5432, NEW, 5433)
+    assert not [line for line in done if "stop" in line and "@15" in line] and not [x for x in done if "start " in x]
+    assert "sh /etc/postgresql/15/main/start.conf auto" in done and "stop postgresql@17-main.service" in done
+    del lines["17 main"]
+    done.clear()
+    clusters.exchange(FORMER, 5432, NEW, 5433)
+    assert done == ["pg_conftool 15 main 5432", "sh /etc/postgresql/15/main/start.conf auto"]
+
+
+def test_clusters_are_read_with_their_state(host):
+    former, new = clusters.clusters()
+    assert (former.port, former.is_running, str(former)) == (5432, True, "15 main") and not new.is_running
+    assert clusters.find("17", "main") == new and clusters.find("17", "other") is None
+    assert former.program("pg_dump") == "/usr/lib/postgresql/15/bin/pg_dump"
+
+
+def test_what_was_written_is_named_by_table():
+    before = {"blog": {"public.entry": [10, 0, 0], "public.session": [1, 0, 0]}}
+    assert clusters.written(before, before) == []
+    now = {"blog": {"public.entry": [12, 1, 0], "public.session": [1, 0, 0], "pg_catalog.pg_class": [2, 0, 0]}}
+    assert clusters.written(before, now) == [
+        "blog: tables or indexes themselves: 2 inserted",
+        "blog: public.entry: 2 inserted, 1 changed",
+    ]
+
+
+def test_writes_are_not_known_where_the_server_was_killed():
+    """It begins to count anew then, also where the counts are small again."""
+    found = clusters.written({"blog": {"public.entry": [10, 0, 0]}}, {"blog": {"public.entry": [1, 0, 0]}})
+    assert found == ["blog: not known, since the server was killed meanwhile"]
+
+
+def test_settings_of_extensions_are_known_to_each_version(monkeypatch):
+    rows = {"port": "5432", "max_connections": "100", "old_snapshot_threshold": "-1", "pg_stat_statements.max": "100"}
+    monkeypatch.setattr(clusters, "query", lambda *_arguments, **_options: rows)
+    monkeypatch.setattr(clusters.commands, "run", lambda *_arguments, **_options: "max_connections\tpostmaster\nport\t")
+    assert clusters.unknown_settings(FORMER, "17") == ["old_snapshot_threshold"]

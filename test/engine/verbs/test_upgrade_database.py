@@ -1,0 +1,216 @@
+"""The upgrade of a site's cluster: what is refused, which way it goes, and what an interrupted one leads to."""
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from django_formula.database import clusters
+from django_formula.database.clusters import Cluster
+from django_formula.host import file
+from django_formula.host.commands import DeploymentError
+from django_formula.site import sites
+from django_formula.verbs import upgrade_database, upgrade_hold, upgrade_plan
+
+FORMER = Cluster("15", "main", 5432, True, Path("/var/lib/postgresql/15/main"))
+SERVER = {
+    "wal_level": "logical", "slots": 10, "tablespaces": 0, "replicas": 0, "subscriptions": 0, "prepared": 0,
+    "archive": "",
+}  # fmt: skip
+DATABASE = {"owner": "blog", "comment": "Django site blog", "size": 1 << 20, "limit": -1, "collate": "C.UTF-8"}
+FACTS = {"extensions": [], "tables": 3, "without_key": [], "unlogged": [], "views": [], "of_extensions": [],
+         "collations": [], "large_objects": 0}  # fmt: skip
+
+
+@pytest.fixture
+def looked(own_host, monkeypatch):
+    """Plan the upgrade of a cluster with these facts of its server, of one database, and more databases."""
+    monkeypatch.setattr(upgrade_plan, "_version", lambda _former, to: to or "17")
+    monkeypatch.setattr(upgrade_plan, "_packages", lambda *_arguments: ([], []))
+    monkeypatch.setattr(upgrade_plan.shutil, "which", lambda *_arguments, **_options: "/usr/bin/pg_lsclusters")
+    monkeypatch.setattr(upgrade_plan, "_free", lambda _former: free[0])
+    monkeypatch.setattr(clusters, "clusters", lambda: [FORMER])
+    free = [1 << 30]
+
+    def look(server=(), facts=(), more=(), room=1 << 30):
+        own = {name: {**DATABASE, "accepts": name != "template0"} for name in upgrade_plan.OWN}
+        databases = {**own, "blog": {**DATABASE, "accepts": True}, **dict(more)}
+        answers = {"postgres": {**SERVER, **dict(server), "databases": databases}}
+        free[0] = room
+
+        def query(_cluster, script, *, database="postgres", doing):
+            if script == upgrade_plan._SERVER:
+                return answers["postgres"]
+            return {**FACTS, **dict(facts)} if database == "blog" else {**FACTS, "tables": 0}
+
+        monkeypatch.setattr(clusters, "query", query)
+        return upgrade_plan.make(5432)
+
+    return look
+
+
+def test_cluster_whose_data_can_be_replicated_is_upgraded_live(looked):
+    plan = looked()
+    assert (plan.way, plan.version, plan.problems, plan.sizes) == ("live", "17", [], {"blog": 1 << 20})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"server": {"wal_level": "replica"}}, "wal_level is replica"),
+        ({"server": {"slots": 2}}, "max_wal_senders is 2"),
+        ({"facts": {"without_key": ["public.log"]}}, "no primary key: public.log"),
+        ({"facts": {"unlogged": ["public.log"]}}, "no WAL (UNLOGGED): public.log"),
+        ({"facts": {"views": ["public.sums"]}}, "materialized views, which are not replicated: public.sums"),
+        ({"facts": {"of_extensions": ["public.spatial_ref_sys"]}}, "rows of an extension: public.spatial_ref_sys"),
+        ({"facts": {"large_objects": 4}}, "large objects (4)"),
+    ],
+)
+def test_cluster_that_cannot_be_replicated_is_upgraded_in_maintenance(looked, given, words):
+    plan = looked(**given)
+    assert plan.way == "maintenance" and words in plan.reasons[0] and plan.problems == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"server": {"tablespaces": 1}}, "it has tablespaces"),
+        ({"server": {"archive": "pgbackrest --stanza=main archive-push %p"}}, "archives its WAL by pgbackrest,"),
+        (
+            {"more": {"erp": {**DATABASE, "owner": "erp", "comment": "", "accepts": True}}},
+            "database erp of erp belongs",
+        ),
+        ({"room": 1 << 20}, "are free"),
+    ],
+)
+def test_upgrade_is_refused_with_the_reason(looked, given, words):
+    (problem,) = looked(**given).problems
+    assert words in problem
+    with pytest.raises(DeploymentError, match="15 main cannot be upgraded"):
+        upgrade_database._refuse(looked(**given))
+
+
+def test_database_that_a_removed_site_has_left_is_moved_along(looked):
+    left = {**DATABASE, "owner": "old", "comment": "Django site old", "accepts": True}
+    assert looked(more={"old": left}).problems == []
+
+
+@pytest.mark.parametrize(
+    ("database", "words"),
+    [
+        (None, "which is no server of the formula"),
+        ({"engine": "mysql"}, "MariaDB is upgraded in place by its packages"),
+        ({"engine": "postgres", "host": "db1", "password": "x"}, "its administrator upgrades it"),
+        ({"engine": "postgres", "manage": False}, "its administrator upgrades it"),
+    ],
+)
+def test_sites_without_a_cluster_here_are_refused_with_the_reason(world, database, words):
+    world.options = {"database": database} if database else {}
+    with pytest.raises(DeploymentError, match="") as refused:
+        upgrade_plan.port_of(world.site)
+    assert words in str(refused.value)
+
+
+@pytest.fixture
+def interrupted(own_host, tmp_path, monkeypatch):
+    """Settle an upgrade that was interrupted in a phase; return what was done then."""
+    done = []
+    monkeypatch.setattr(upgrade_database, "STATE", tmp_path / "upgrade.json")
+    monkeypatch.setattr(clusters, "exchange", lambda serving, port, *_other: done.append(f"{serving} at {port}"))
+    monkeypatch.setattr(clusters, "drop", lambda one: done.append(f"{one} removed"))
+    monkeypatch.setattr(clusters, "limit", lambda one, limits: done.append(f"{one} open"))
+    monkeypatch.setattr(clusters, "find", lambda version, name: Cluster(version, name, 5432, True, Path("/")))
+    monkeypatch.setattr(clusters, "names", lambda _cluster: ["blog"])
+    monkeypatch.setattr(upgrade_database.replication, "remove", lambda one, _names: done.append(f"{one} without slots"))
+    monkeypatch.setattr(upgrade_database, "_start", lambda _state: done.append("sites start"))
+    monkeypatch.setattr(upgrade_database.upgrade_plan, "of_port", lambda _port: [])
+
+    def settle(phase, held):
+        state = {"former": ["15", "main"], "new": ["17", "main"], "port": 5432, "other_port": 5433, "phase": phase}
+        state |= {"held": {"gone": {}} if held else {}, "limits": {"blog": -1}, "since": "2026-11-28T12:00:00Z"}
+        file.write_json(upgrade_database.STATE, state, mode=0o600)
+        monkeypatch.setattr(upgrade_database, "_held", lambda _state: iter(()))
+        upgrade_database._settle()
+        left = file.read_json(upgrade_database.STATE)
+        return done, left and left["phase"]
+
+    return settle
+
+
+@pytest.mark.parametrize(
+    ("phase", "held", "expected", "left"),
+    [
+        ("copying", False, ["17 main removed", "15 main without slots"], None),
+        (
+            "held",
+            True,
+            ["15 main at 5432", "15 main open", "sites start", "17 main removed", "15 main without slots"],
+            None,
+        ),
+        ("done", True, ["17 main at 5432", "17 main open", "sites start"], "done"),
+        ("done", False, [], "done"),
+        ("returning", True, ["17 main at 5432", "17 main open", "sites start"], "done"),
+        ("returned", True, ["15 main at 5432", "15 main open", "sites start"], "returned"),
+    ],
+)
+def test_interrupted_upgrade_has_the_right_cluster_serve(interrupted, phase, held, expected, left):
+    assert interrupted(phase, held) == (expected, left)
+
+
+def test_killed_process_is_noticed_by_its_child(own_host, tmp_path, monkeypatch):
+    """It settles what was interrupted; where the block ends by itself, it does nothing."""
+    marks = tmp_path / "marks"
+    monkeypatch.setattr(upgrade_database, "_settle", lambda _holders: marks.write_text("settled"))
+    monkeypatch.setattr(upgrade_database.upgrade_plan, "of_port", lambda _port: [])
+    for is_killed in (False, True):
+        child = os.fork()
+        if not child:
+            with upgrade_database._guarded({"port": 5432}):
+                os._exit(9) if is_killed else None
+            os._exit(0)
+        os.waitpid(child, 0)
+        for _try in range(100 if is_killed else 1):
+            if marks.exists():
+                break
+            threading.Event().wait(0.1)
+        assert marks.exists() is is_killed
+
+
+def test_requests_that_wait_are_answered_afterwards(own_host, world, monkeypatch):
+    """Each with its own bytes, in both directions, however many there are."""
+    site = world.site
+    site.runtime.parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(upgrade_hold.shutil, "chown", lambda *_arguments: None)
+    holder = upgrade_hold.Holder(site)
+    clients = [socket.socket(socket.AF_UNIX) for _number in range(20)]
+    for number, client in enumerate(clients):
+        client.connect(str(holder.path))
+        client.sendall(f"request {number}".encode())
+    target = site.runtime.parent / "instance.sock"
+    instance = socket.socket(socket.AF_UNIX)
+    instance.bind(str(target))
+    instance.listen(64)
+
+    def answer():
+        for _number in clients:
+            connection, _address = instance.accept()
+            with connection:
+                connection.sendall(b"answer to " + connection.recv(100))
+
+    server = threading.Thread(target=answer)
+    server.start()
+    holder.serve(target)
+    server.join()
+    assert [client.recv(100).decode() for client in clients] == [f"answer to request {n}" for n in range(20)]
+    assert not holder.path.exists()
+    for client in (*clients, instance):
+        client.close()
+
+
+def test_unknown_word_is_refused_and_no_upgrade_cannot_be_taken_back(world, own_host, monkeypatch, tmp_path):
+    monkeypatch.setattr(upgrade_database, "STATE", tmp_path / "upgrade.json")
+    monkeypatch.setattr(upgrade_plan, "port_of", lambda _site: 5432)
+    monkeypatch.setattr(sites, "find", lambda _name: world.site)
+    with pytest.raises(DeploymentError, match="can be taken back"):
+        upgrade_database.back("blog")
