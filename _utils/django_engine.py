@@ -30,6 +30,7 @@ DIGEST = "ca208e07c1953168"
 DIGEST = "aef0ca99a3bd84c4"
 DIGEST = "fb7da4b96af32951"
 DIGEST = "626b077beb4f2e32"
+DIGEST = "1fa42c59b15ab359"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -14485,7 +14486,7 @@ def _clear(home: str, folder: str) -> None:
 #         "has its instance",
 #         "instance",
 #         "started",
-#         "starts the application server of the release and runs the health check",
+#         "starts the application server of the release, and runs the health check and the replay",
 #         "site's user",
 #     ),
 #     Step(
@@ -14637,6 +14638,7 @@ def _clear(home: str, folder: str) -> None:
 #     difference,
 #     migration,
 #     preflight,
+#     replay,
 #     step_build,
 #     step_database,
 #     step_settings,
@@ -14867,7 +14869,8 @@ def _clear(home: str, folder: str) -> None:
 #     kind = site.config["proxy"]["kind"]
 #     if kind != "none":
 #         restarts.append(f"{kind} is reloaded: {', '.join(reloads)}" if reloads else f"{kind} is not reloaded")
-#     return {**({"rendered": files} if files else {}), "restarts": restarts}
+#     proof = replay.outlook(site, live)
+#     return {**({"rendered": files} if files else {}), "restarts": restarts, **({"replay": proof} if proof else {})}
 #: django_formula/deploy/preflight.py
 # """The preflight: whether this host has the resources for another release, and whether visitors notice the switch."""
 #
@@ -15335,6 +15338,160 @@ def _clear(home: str, folder: str) -> None:
 #             remove(site, asked_by)
 #     done = "would be removed" if test else "has been removed"
 #     return Outcome(f"{site.name} {done if changes else 'is already absent'}", changes)
+#: django_formula/deploy/replay.py
+# """The replay: a new release answers what visitors have requested as the active one does, or gets none of them."""
+#
+# import time
+# from typing import Any
+#
+# from django_formula.deploy.deployment import Deployment
+# from django_formula.host.commands import DeploymentError
+# from django_formula.knowledge import cause
+# from django_formula.project import page
+# from django_formula.proxy import access_log, proxies
+# from django_formula.proxy.access_log import Url
+# from django_formula.release import health, instances
+# from django_formula.release import replay as release_replay
+# from django_formula.release.releases import Release
+# from django_formula.site.sites import Site
+# from django_formula.untrusted import delegate, shapes
+# from django_formula.untrusted.text import Log, shown
+#
+# log = Log.of(__name__)
+#
+# #: URLs with ``replay: true``.
+# _USUAL = 200
+# #: Seconds that the process with the requests may take: more than they do.
+# _TIMEOUT = 200
+# #: URLs whose exception is looked for, those that an error or a warning names, and the length of their texts.
+# _EXPLAINED, _NAMED, _LONGEST = 3, 5, 300
+#
+#
+# def outlook(site: Site, live: Release | None) -> str:
+#     """Return what a release will have to prove; empty where nothing."""
+#     if not (site.config["releases"].get("replay") and live):
+#         return ""
+#     urls = _urls(site, live)
+#     count = f"{len(urls)} URLs that visitors got" if urls else f"nothing yet, since {_why_none(site)}"
+#     return f"{count}: requested from {live.name} and the new release before the switch" if urls else count
+#
+#
+# def prove(deployment: Deployment, release: Release) -> str:
+#     """Request what visitors have requested from the active release and a new one; return what came of it.
+#
+#     Raises:
+#         DeploymentError: the new release fails where the active one does not.
+#     """
+#     site, live = deployment.site, deployment.live
+#     if not site.config["releases"].get("replay"):
+#         return ""
+#     if not live or live.name == release.name or not _answers(site, live):
+#         return _nothing(release, "no active release runs")
+#     urls = _urls(site, live)
+#     if not urls:
+#         return _nothing(release, _why_none(site))
+#     log.info("%s: requesting %s URLs from %s and %s", site.name, len(urls), live.name, release.name)
+#     found = _compare(site, live, release, urls)
+#     refused = [one for one in found["differences"] if one["kind"] != "gone"]
+#     gone = [one for one in found["differences"] if one["kind"] == "gone"]
+#     texts = [_text(one, live) for one in found["differences"]]
+#     counts = {key: found[key] for key in ("compared", "failing", "left", "seconds")}
+#     release.update(replay={**counts, "refused": len(refused), "differences": texts})
+#     if refused:
+#         raise _failure(deployment, live, release, refused, found)
+#     if gone:
+#         more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
+#         named = ", ".join(_shown(one) for one in gone[:_NAMED])
+#         deployment.warn([f"pages that visitors got from {live.name} are gone in {release.name}: {named}{more}"])
+#     return _summary(found, live)
+#
+#
+# def _answers(site: Site, live: Release) -> bool:
+#     return instances.serves(live.path) and instances.pid(site, live.path) is not None
+#
+#
+# def _nothing(release: Release, why: str) -> str:
+#     """Record that nothing was compared, and return why."""
+#     release.update(replay={"compared": 0, "refused": 0, "why": why})
+#     return f"nothing was compared: {why}"
+#
+#
+# def _urls(site: Site, live: Release) -> list[Url]:
+#     """Return URLs of the access log that both releases are requested for."""
+#     path, most = proxies.access_log(site), site.config["releases"].get("replay")
+#     urls = (str(live.facts.get(name) or "") for name in ("static_url", "media_url"))
+#     apart = [url for url in urls if url.startswith("/") and url != "/"]
+#     return access_log.visited(site, path, apart, _USUAL if most is True else most) if path else []
+#
+#
+# def _why_none(site: Site) -> str:
+#     path = proxies.access_log(site)
+#     return f"{path} has no page of a visitor that may be requested again" if path else "the proxy writes no log yet"
+#
+#
+# def _compare(site: Site, live: Release, release: Release, urls: list[Url]) -> dict[str, Any]:
+#     """Request the URLs from both releases as the site's user.
+#
+#     Raises:
+#         DeploymentError: the process of the site's user ended without a usable answer.
+#     """
+#     sides = [release_replay.side(site, one.path, one.facts) for one in (live, release)]
+#     doing = "requesting what visitors have requested"
+#     found: dict[str, Any] = delegate.ask(
+#         site.user, release_replay.compare, *sides, [tuple(url) for url in urls], doing=doing, timeout=_TIMEOUT
+#     )
+#     if not shapes.fits(found, release_replay.SHAPE):
+#         raise DeploymentError(f"{doing}: it ended without a usable answer", transient=True)
+#     return found
+#
+#
+# def _failure(
+#     deployment: Deployment, live: Release, release: Release, refused: list[dict[str, Any]], found: dict[str, Any]
+# ) -> DeploymentError:
+#     """Return the error of a release that fails where the active one does not."""
+#     site = deployment.site
+#     first, *others = refused
+#     raised = [_raised(deployment, release, one) for one in refused[:_EXPLAINED] if one["kind"] == "fails"]
+#     exception, text = next((one for one in raised if one), ("", ""))
+#     why = f": {exception}" if exception else ""
+#     count, compared = len(refused), found["compared"]
+#     least = "at least " if found["suspects"] > len(found["differences"]) else ""
+#     more = f"; {least}{count} of {compared} URLs fail" if count > 1 else f"; {compared} URLs were compared"
+#     names = f": {', '.join(_shown(one) for one in others[:_NAMED])}" if others else ""
+#     known = cause.hint(site, exception, release.facts) if exception else ""
+#     return DeploymentError(
+#         f"replay failed: GET {_shown(first)} on release {release.name} {shown(first['new'])[:_LONGEST]}{why}; "
+#         f"{live.name} {shown(first['old'])[:_LONGEST]}{more}{names}",
+#         log=text,
+#         hint=known or f"{health.GENERAL}{site.at}:releases:replay: false to release it as it is",
+#     )
+#
+#
+# def _raised(deployment: Deployment, release: Release, difference: dict[str, Any]) -> health.Raised | None:
+#     """Return the exception of a URL: its log has it after one more request, or the page is requested by a program."""
+#     site, began = deployment.site, time.time()
+#     side = release_replay.side(site, release.path, release.facts)
+#     url = (difference["host"], difference["target"])
+#     delegate.ask(site.user, release_replay.ask, side, url, doing="requesting a page again")
+#     raised = health.raised_in(health.settled_journal(site, release.path, began), release.path)
+#     explain = page.explain(site, release.path, release.facts, deployment.secrets.masked())
+#     return raised or explain(difference["target"])
+#
+#
+# def _summary(found: dict[str, Any], live: Release) -> str:
+#     failing = f", of which {found['failing']} fail in {live.name} too" if found["failing"] else ""
+#     left = f"; there was no time for {found['left']} more" if found["left"] else ""
+#     return f"{found['compared']} URLs{failing}, none worse, {found['seconds']:g} s{left}"
+#
+#
+# def _shown(difference: dict[str, Any]) -> str:
+#     return shown(access_log.masked(difference["target"]))[:_LONGEST]
+#
+#
+# def _text(difference: dict[str, Any], live: Release) -> str:
+#     """Return a line of the record for a difference."""
+#     new, old = (shown(difference[key])[:_LONGEST] for key in ("new", "old"))
+#     return f"{_shown(difference)} {new}; {live.name} {old}"
 #: django_formula/deploy/rollback.py
 # """A rollback: its target, whether that works with the databases' present schema, and the reversal of migrations.
 #
@@ -16131,7 +16288,7 @@ def _clear(home: str, folder: str) -> None:
 # from concurrent.futures import ThreadPoolExecutor
 #
 # from django_formula.deploy import commands as deploy_commands
-# from django_formula.deploy import drift, preflight
+# from django_formula.deploy import drift, preflight, replay
 # from django_formula.deploy.deployment import Changes, Deployment
 # from django_formula.deploy.switch_report import Probe
 # from django_formula.host import file, mounts, template
@@ -16156,12 +16313,13 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def instance(deployment: Deployment) -> Iterator[Changes]:
-#     """Start the release's own server on its own socket, and its workers; wait until its health check passes."""
+#     """Start the release's own server on its own socket, and its workers; wait for its health check and replay."""
 #     site, release = deployment.site, deployment.release
 #     if not release or (not deployment.is_new and instances.is_kept_alive(site, release.path)):
 #         return
 #     commands = deploy_commands.changes(deployment, "before_switch")
-#     yield {"instance": f"{', '.join(_units(deployment, release))} started", **commands}
+#     changes: Changes = {"instance": f"{', '.join(_units(deployment, release))} started", **commands}
+#     yield changes
 #     deployment.take_lock()
 #     sites.refuse_unmounted_media(site)
 #     live = deployment.live if deployment.live and deployment.live.name != release.name else None
@@ -16177,6 +16335,8 @@ def _clear(home: str, folder: str) -> None:
 #     with mount.taken_away(site):
 #         _start(deployment, release)
 #     deploy_commands.run_stage(deployment, "before_switch")
+#     if deployment.is_new and instances.serves(release.path) and (proof := replay.prove(deployment, release)):
+#         changes["replay"] = proof
 #
 #
 # def _start(deployment: Deployment, release: Release) -> None:
@@ -17027,7 +17187,7 @@ def _clear(home: str, folder: str) -> None:
 # from concurrent.futures import ThreadPoolExecutor
 #
 # from django_formula.container import file as container_file
-# from django_formula.deploy import difference, preflight
+# from django_formula.deploy import difference, preflight, replay
 # from django_formula.deploy.deployment import Changes, Deployment, RepeatedFailure
 # from django_formula.host import clock, folders
 # from django_formula.host import file as host_file
@@ -17153,7 +17313,12 @@ def _clear(home: str, folder: str) -> None:
 #     files = difference.of_instance(live, path, facts, deployment.templates, deployment.secrets.masked())
 #     starts = [contract.unit(site, path, name) for name in workers.configured(site)]
 #     stops = instances.units(site, live.path)[1:]
-#     instance: Changes = {**({"files": files} if files else {}), **({"starts": ", ".join(starts)} if starts else {})}
+#     proof = replay.outlook(site, live)
+#     instance: Changes = {
+#         **({"files": files} if files else {}),
+#         **({"starts": ", ".join(starts)} if starts else {}),
+#         **({"replay": proof} if proof else {}),
+#     }
 #     stores = {f"django-{site.name}-{part}": "removed" for part in setup.obsolete(site)}
 #     known = {
 #         "instance": instance,
@@ -34390,7 +34555,7 @@ def _clear(home: str, folder: str) -> None:
 # )
 # #: Words in paths of pages that only show something, and of those that may do something.
 # _SHOWS = re.compile(r"(^|[/_-])(status|health\w*|ping|version|alive|ready|docs?|schema|swagger|redoc|login)([/_-]|$)")
-# _ACTS = re.compile(
+# ACTS = re.compile(
 #     r"(^|[/_-])(stage|send|run|sync|update|delete|remove|create|logout|web-?hook|dismiss|cron|callback|reset|reload|clear"
 #     r"|flush|trigger|start|stop|publish|notify|import|export|download|migrate|seed)([/_-]|$)"
 # )
@@ -34419,7 +34584,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #     They are sorted by the words in them alone: health checks, logins and documents, then what is least deep.
 #     """
-#     shown = [path for path in dict.fromkeys(paths) if path != "/" and not _ACTS.search(path)]
+#     shown = [path for path in dict.fromkeys(paths) if path != "/" and not ACTS.search(path)]
 #     logins = [path for path in shown if path.endswith("/login/")]
 #     # What is next to a login requires it, as in Django's admin.
 #     closed = tuple(path.removesuffix("login/") for path in logins if path != "/login/")
@@ -34446,7 +34611,7 @@ def _clear(home: str, folder: str) -> None:
 #         return access.is_open_get(module, view)
 #
 #     found = (_pages(access, files[0], "", {files[0]}, is_view) for is_view in (_is_page, is_open))
-#     pages = [f"/{page}" for page in itertools.chain.from_iterable(found) if page and not _ACTS.search(page)]
+#     pages = [f"/{page}" for page in itertools.chain.from_iterable(found) if page and not ACTS.search(page)]
 #     pages.sort(key=lambda page: not _SHOWS.search(page))
 #     # The project's own login may be at another server: any other page is better.
 #     paths = [*pages, *logins] if _has_own_login(access) else [*logins, *pages]
@@ -39583,10 +39748,11 @@ def _clear(home: str, folder: str) -> None:
 # import hashlib
 # import os
 # import re
-# import stat
 # from collections.abc import Mapping, Sequence
 # from pathlib import Path
 # from typing import Any, NamedTuple
+#
+# from django_formula.proxy import access_log as proxy_access_log
 #
 # #: The upper bounds of the durations that are counted, in seconds.
 # BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -39613,15 +39779,11 @@ def _clear(home: str, folder: str) -> None:
 #         path: of the log.
 #         place: where the last look has ended, which is updated: ``inode``, ``offset``, ``head``.
 #     """
-#     with contextlib.ExitStack() as stack:
-#         try:
-#             file = stack.enter_context(open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb"))
-#         except OSError:
-#             return b""
-#         status = os.fstat(file.fileno())
-#         if not stat.S_ISREG(status.st_mode):
-#             return b""
-#         rest = b""
+#     file = proxy_access_log.opened(path)
+#     if not file:
+#         return b""
+#     with file:
+#         status, rest = os.fstat(file.fileno()), b""
 #         if "inode" not in place:
 #             place |= {"inode": status.st_ino, "offset": status.st_size}
 #         elif place["inode"] != status.st_ino:
@@ -39644,14 +39806,14 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _rest_of_rotated(path: Path, place: dict[str, Any]) -> bytes:
-#     with contextlib.suppress(OSError):
-#         former = path.with_name(f"{path.name}.1")
-#         with open(os.open(former, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-#             status = os.fstat(file.fileno())
-#             if stat.S_ISREG(status.st_mode) and status.st_ino == place["inode"]:
-#                 file.seek(place["offset"])
-#                 return file.read(_MOST)
-#     return b""
+#     file = proxy_access_log.opened(path.with_name(f"{path.name}.1"))
+#     if not file:
+#         return b""
+#     with file:
+#         if os.fstat(file.fileno()).st_ino != place["inode"]:
+#             return b""
+#         file.seek(place["offset"])
+#         return file.read(_MOST)
 #
 #
 # def count(lines: bytes) -> Requests:
@@ -53302,6 +53464,29 @@ def _clear(home: str, folder: str) -> None:
 # "hint": "any or a number from 0 on",
 # "default": 0
 # },
+# "replay": {
+# "only_with": [
+# {
+# "overlap": true,
+# "text": "has no effect with overlap: false: the active release is stopped before the new one starts, and both are compared"
+# },
+# {
+# "proxy:access_log": [
+# "json"
+# ],
+# "text": "has no effect without an access log of the site alone, whose URLs are requested: set proxy:access_log: json"
+# }
+# ],
+# "type": [
+# "boolean",
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 1000,
+# "hint": "true, false or a number of URLs",
+# "default": false
+# },
 # "size": {
 # "type": [
 # "string",
@@ -57836,6 +58021,163 @@ def _clear(home: str, folder: str) -> None:
 #     return found
 #: django_formula/proxy/__init__.py
 # """nginx and Apache in front of sites: files, ports, switches, maintenance."""
+#: django_formula/proxy/access_log.py
+# """The JSON access log of a site's proxy: the URLs that visitors were answered with 200, which a request may repeat.
+#
+# Lines are data of visitors. Only what is printable, of the site's own domains and harmless by its path is returned.
+# """
+#
+# import contextlib
+# import itertools
+# import json
+# import os
+# import re
+# import stat
+# from collections.abc import Iterator, Sequence
+# from pathlib import Path
+# from typing import Any, BinaryIO, NamedTuple
+# from urllib.parse import parse_qsl, unquote
+#
+# from django_formula.host import users
+# from django_formula.inspect import routes
+# from django_formula.site import domains
+# from django_formula.site.sites import Site
+#
+# #: The most bytes of the end of a log that are read, and of a line and a URL.
+# _MOST, _LINE, _URL = 8 << 20, 1 << 14, 1000
+# #: Answers that took longer or are larger are left out: streams and downloads.
+# _SECONDS, _BYTES = 5.0, 4 << 20
+# #: How the formula's own requests call themselves.
+# _OWN_AGENT = "django-formula"
+# _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+# #: Words in paths that may do something, in addition to those of `inspect.routes`.
+# _ACTS = re.compile(
+#     r"(^|[/_-])(log-?out|sign-?out|unsubscribe|subscribe|confirm|activate|verify|accept|approve|reject|cancel|vote|like"
+#     r"|follow|unfollow|toggle|mark|add|edit|checkout|pay|claim|invite|oauth2?|sso|saml2?|magic|token|password)([/_-]|$)",
+#     re.IGNORECASE,
+# )
+# #: What begins a session or is one, as a part of a URL: 16 letters and digits in a row with both, a UUID, an address.
+# _TOKEN = re.compile(
+#     r"(?=[A-Za-z_=]*[0-9])(?=[0-9_=]*[A-Za-z])[A-Za-z0-9_=]{16,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|@",
+#     re.IGNORECASE,
+# )
+# #: Names of query parameters whose values are secrets or of a person.
+# _SECRET = re.compile(
+#     r"tok|secret|pass|pwd|auth(?!or)|sess|code|state|otp|nonce|ticket|hash|hmac|jwt|mail|phone|user|next"
+#     r"|(^|[_-]|api|access)(key|sig|sign|signature|sid|uid)([_-]|$)",
+#     re.IGNORECASE,
+# )
+#
+#
+# class Url(NamedTuple):
+#     """A URL of a site: the domain that a visitor has requested it from, and the path with its query."""
+#
+#     host: str
+#     target: str
+#
+#
+# def opened(path: Path, owner: int | None = None) -> BinaryIO | None:
+#     """Open a log, None where it is not a file of the proxy: a link, a FIFO, or one that a user of a site has laid.
+#
+#     Args:
+#         owner: the uid of the site's user, to whom the log may not belong.
+#     """
+#     with contextlib.ExitStack() as stack:
+#         try:
+#             file = stack.enter_context(open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb"))
+#         except OSError:
+#             return None
+#         status = os.fstat(file.fileno())
+#         if not stat.S_ISREG(status.st_mode) or status.st_uid == owner:
+#             return None
+#         stack.pop_all()
+#         return file
+#
+#
+# def visited(site: Site, log: Path, apart: Sequence[str], most: int) -> list[Url]:
+#     """Return URLs that visitors got with status 200, of each kind of page in turn, the newest first.
+#
+#     Left out are paths that the log shows to be written to, those that may act, and URLs with what may be a secret.
+#
+#     Args:
+#         log: the site's access log.
+#         apart: paths whose files the proxy serves by itself.
+#         most: how many at most.
+#     """
+#     own = site.config["path"].rstrip("/")
+#     rows = [row for row in _rows(_text(site, log)) if domains.has(site.config["domains"], row["host"])]
+#     written = {_path(row["uri"]) for row in rows if row["method"] not in _SAFE_METHODS}
+#     kinds: dict[tuple[Any, ...], dict[Url, None]] = {}
+#     for row in reversed(rows):
+#         path, _mark, query = row["uri"].partition("?")
+#         is_apart = not f"{path}/".startswith(f"{own}/") or path.startswith((*apart, "/.", "//"))
+#         if _is_page(row) and not is_apart and _path(path) not in written and is_harmless(row["uri"]):
+#             kinds.setdefault(_kind(path.removeprefix(own), query), {})[Url(row["host"], row["uri"])] = None
+#     turns = itertools.chain.from_iterable(itertools.zip_longest(*kinds.values()))
+#     return [url for url in turns if url][:most]
+#
+#
+# def is_harmless(target: str) -> bool:
+#     """Return whether a path with its query is none that may act, and has nothing that looks like a secret."""
+#     path, _mark, query = unquote(target).partition("?")
+#     pairs = parse_qsl(query, keep_blank_values=True)
+#     is_secret = any(_SECRET.search(name) or _TOKEN.search(value) for name, value in pairs) or _TOKEN.search(path)
+#     texts = [path, *(text for pair in pairs for text in pair)]
+#     return not is_secret and not any(routes.ACTS.search(text.lower()) or _ACTS.search(text) for text in texts)
+#
+#
+# def masked(target: str) -> str:
+#     """Return a path to be shown, with the names in its query only: what visitors searched for is theirs."""
+#     path, _mark, query = target.partition("?")
+#     names = "&".join(f"{name}=…" for name, _value in parse_qsl(query, keep_blank_values=True))
+#     return f"{path}?{names}" if names else path
+#
+#
+# def _text(site: Site, log: Path) -> bytes:
+#     """Return the end of a log, and before it that of the rotated one, if the log is short."""
+#     text = b""
+#     for path in (log, log.with_name(f"{log.name}.1")):
+#         file = opened(path, users.user_id(site.user))
+#         if file and len(text) < _MOST:
+#             with file:
+#                 left = _MOST - len(text)
+#                 file.seek(max(file.seek(0, os.SEEK_END) - left, 0))
+#                 text = file.read(left) + text
+#     return text
+#
+#
+# def _rows(text: bytes) -> Iterator[dict[str, Any]]:
+#     """Yield the lines of a log that are whole, without those of the formula's own requests."""
+#     for line in text.splitlines():
+#         if len(line) > _LINE:
+#             continue
+#         try:
+#             row = json.loads(line)
+#         except (ValueError, RecursionError):
+#             continue
+#         texts = ("host", "method", "uri", "agent")
+#         if isinstance(row, dict) and all(isinstance(row.get(name), str) for name in texts):
+#             is_plain = re.fullmatch(r"/[!-~]*", row["uri"]) and len(row["uri"]) <= _URL
+#             if is_plain and not row["agent"].startswith(_OWN_AGENT):
+#                 yield row
+#
+#
+# def _is_page(row: dict[str, Any]) -> bool:
+#     """Return whether a line is of a page that the application has answered to GET, without a login at the proxy."""
+#     took, size = row.get("seconds"), row.get("bytes")
+#     is_small = isinstance(size, int) and size <= _BYTES and isinstance(took, int | float) and took <= _SECONDS
+#     by_application = row.get("upstream_seconds", "0") not in ("", "-")
+#     return row["method"] == "GET" and row.get("status") == 200 and is_small and by_application and not row.get("user")
+#
+#
+# def _path(target: str) -> str:
+#     return unquote(target.partition("?")[0]).rstrip("/")
+#
+#
+# def _kind(path: str, query: str) -> tuple[Any, ...]:
+#     """Return what pages of one kind have in common: how their paths begin, how deep they are, names in the query."""
+#     first, *rest = path.strip("/").split("/")
+#     return first, len(rest), *sorted(name for name, _value in parse_qsl(query, keep_blank_values=True))
 #: django_formula/proxy/apache.py
 # """Apache (https://httpd.apache.org/docs/2.4/) as the proxy of sites: virtual hosts for each domain."""
 #
@@ -63284,6 +63626,7 @@ def _clear(home: str, folder: str) -> None:
 #     "backups?": [str],
 #     "container?": shapes.CONTAINER,
 #     "receipt?": {"sent": int, "failed": int},
+#     "replay?": {"compared": int, "refused": int, "differences?": [str], "why?": str},
 #     "page?": {
 #         "domain": str,
 #         "path": str,
@@ -63300,7 +63643,7 @@ def _clear(home: str, folder: str) -> None:
 #     The record holds ``state`` (building, good, failed, held), ``commit`` with ``author``, ``subject`` and ``committed``
 #     (when), ``inputs`` (keyed hashes), ``packages`` (name → version), ``relaxed`` (what gave way of the requirements),
 #     ``facts`` (what was found in the source, what the start of Django has answered, the migrations of its databases),
-#     ``steps`` (seconds) and ``asked_by``.
+#     ``replay`` (what it answered worse than the active release), ``steps`` (seconds) and ``asked_by``.
 #     """
 #
 #     def __init__(self, site: Site, name: str, folder: Path | None = None):
@@ -63499,6 +63842,222 @@ def _clear(home: str, folder: str) -> None:
 # def next_name(site: Site, commit: str, least: int = 0) -> str:
 #     """Return the name of the next release: ``0042-3f2a9c1b77de``; its number is not less than `least`."""
 #     return f"{max(next_sequence(site), least):04d}-{commit[:12]}"
+#: django_formula/release/replay.py
+# """Requests of visitors, sent again to two releases at their own sockets, and what the new one answers worse.
+#
+# `compare` runs as the site's user. Requests have no cookies and no login, and a header that names them. An answer counts
+# where the new release gives it each time, and the active one never does: what both have in common, such as a database
+# that does not answer, is nobody's fault.
+# """
+#
+# import http.client
+# import os
+# import time
+# from collections.abc import Mapping, Sequence
+# from pathlib import Path
+# from typing import Any, NamedTuple
+# from urllib.parse import urljoin, urlsplit
+#
+# from django_formula.release import http as release_http
+# from django_formula.release import static
+# from django_formula.site import domains
+# from django_formula.site.sites import Site
+#
+# #: By which a project or its logs recognise the requests.
+# HEADERS = {"User-Agent": "django-formula replay", "X-Django-Replay": "1"}
+# #: Seconds that one request may take, all of them, and those of differences that are looked at again.
+# _PATIENCE, SECONDS, _AGAIN = 10.0, 30.0, 60.0
+# #: How often a difference is looked at again, at least if time runs out, how many of them, and the seconds between.
+# _ROUNDS, _FEWEST, _DIFFERENCES, _PAUSE = 4, 2, 20, 0.2
+# _REDIRECTS = (301, 302, 303, 307, 308)
+# _HOPS = 5
+# #: 4xx that tell to try again: Request Timeout, Locked, Too Early, Too Many Requests.
+# _LATER = (408, 423, 425, 429)
+# #: Files of a page that are named.
+# _FILES = 5
+# _TIMED_OUT = "timed out after"
+# #: A domain and a path with its query.
+# Target = tuple[str, str]
+# #: The shape of an answer of `compare`.
+# SHAPE = {
+#     **dict.fromkeys(("compared", "failing", "left", "suspects"), int),
+#     "seconds": float,
+#     "differences": [{"host": str, "target": str, "kind": str, "old": str, "new": str}],
+# }
+#
+#
+# class Reply(NamedTuple):
+#     """What a release answers to a URL.
+#
+#     Attributes:
+#         status: the status of the last response; 0 where there is none, or the page redirects in a circle.
+#         problem: what is wrong apart from its status.
+#         missing: static files that the page has and the release does not.
+#     """
+#
+#     status: int
+#     problem: str = ""
+#     missing: tuple[str, ...] = ()
+#
+#     @property
+#     def fails(self) -> bool:
+#         """Whether a visitor gets an error instead of a page."""
+#         return self.status >= 500 or not self.status
+#
+#     @property
+#     def timed_out(self) -> bool:
+#         """Whether the answer was not complete in time."""
+#         return self.problem.startswith(_TIMED_OUT)
+#
+#     def __str__(self) -> str:
+#         return self.problem or f"returned {self.status}"
+#
+#
+# class Difference(NamedTuple):
+#     """How the new release answers a URL worse (`worse`), and both answers."""
+#
+#     kind: str
+#     before: Reply
+#     after: Reply
+#
+#     def words(self) -> str:
+#         """Return what the new release answers."""
+#         if self.kind != "files":
+#             return str(self.after)
+#         names = [name for name in self.after.missing if name not in self.before.missing]
+#         more = f" and {len(names) - _FILES} more" if len(names) > _FILES else ""
+#         return f"has {', '.join(names[:_FILES])}{more}, not among its static files"
+#
+#
+# class Side(NamedTuple):
+#     """A release that is requested, and the STATIC_URL of its pages; empty where their files are elsewhere."""
+#
+#     site: Site
+#     release: Path
+#     static_url: str
+#
+#
+# def side(site: Site, release: Path, facts: Mapping[str, Any]) -> Side:
+#     """Return a release to request.
+#
+#     Args:
+#         facts: of the release: ``static_url``, ``collected``.
+#     """
+#     is_here = facts.get("collected") is not None and not site.config["static"].get("push")
+#     return Side(site, release, str(facts.get("static_url") or "") if is_here else "")
+#
+#
+# def compare(old: Side, new: Side, urls: Sequence[Target]) -> dict[str, Any]:
+#     """Return what the new release answers worse than the old one; see `SHAPE`.
+#
+#     Args:
+#         urls: domains and paths, which visitors got with status 200.
+#     """
+#     began, compared, failing = time.monotonic(), 0, 0
+#     suspects: dict[Target, Difference] = {}
+#     known: dict[tuple[Path, str], Reply] = {}
+#     for url in urls:
+#         if time.monotonic() - began > SECONDS:
+#             break
+#         found = _asked(old, new, url, known)
+#         compared, failing = compared + 1, failing + found.before.fails
+#         if found.kind:
+#             suspects[url] = found
+#     differences = [
+#         {"host": host, "target": target, "kind": found.kind, "old": str(found.before), "new": found.words()}
+#         for (host, target), found in _confirmed(old, new, suspects).items()
+#     ]
+#     return {
+#         **{"compared": compared, "failing": failing, "left": len(urls) - compared},
+#         **{"suspects": len(suspects), "seconds": round(time.monotonic() - began, 2)},
+#         "differences": differences,
+#     }
+#
+#
+# def worse(before: Reply, after: Reply) -> str:
+#     """Return how an answer of the new release is worse than that of the old one; empty where it is not.
+#
+#     ``fails``: an error or a redirect in a circle; ``files``: static files are missing; ``gone``: a page that is not
+#     there any more, which may be meant.
+#     """
+#     if before.fails:
+#         return ""
+#     if after.fails:
+#         return "fails"
+#     if before.status < 400 <= after.status and after.status not in _LATER:
+#         return "gone"
+#     return "files" if {*after.missing} - {*before.missing} else ""
+#
+#
+# def ask(side: Side, url: Target) -> str:
+#     """Return what a release answers to one more request."""
+#     return str(_ask(side, url, {}))
+#
+#
+# def _confirmed(old: Side, new: Side, suspects: Mapping[Target, Difference]) -> dict[Target, Difference]:
+#     """Return the differences that each of some more requests has shown too, as far as there was time for them."""
+#     deadline, count = time.monotonic() + _AGAIN, 0
+#     slow = [url for url, found in suspects.items() if found.after.timed_out]
+#     fast = sorted((url for url in suspects if url not in slow), key=lambda url: suspects[url].kind == "gone")
+#     last = {url: suspects[url] for url in [*fast[:_DIFFERENCES], *slow[:1]]}
+#     while last and count < _ROUNDS:
+#         for url in list(last):
+#             if time.monotonic() > deadline:
+#                 return last if count >= _FEWEST else {}
+#             last[url] = _asked(old, new, url, {})
+#             if not last[url].kind:
+#                 del last[url]
+#         count += 1
+#         time.sleep(_PAUSE)
+#     return last
+#
+#
+# def _asked(old: Side, new: Side, url: Target, known: dict[tuple[Path, str], Reply]) -> Difference:
+#     """Request a URL from both releases, one after the other."""
+#     before, after = _ask(old, url, known), _ask(new, url, known)
+#     return Difference(worse(before, after), before, after)
+#
+#
+# def _ask(side: Side, url: Target, known: dict[tuple[Path, str], Reply]) -> Reply:
+#     """Request a URL and follow its redirects on the same host.
+#
+#     Args:
+#         known: where redirects have led so far: most pages that need a login lead to the same one.
+#     """
+#     host, target = url
+#     site, base = side.site, f"{side.site.scheme}://{host}"
+#     passed = [target]
+#     try:
+#         for _hop in range(_HOPS):
+#             key = (side.release, target.partition("?")[0])
+#             if len(passed) > 1 and key in known:
+#                 return known[key]
+#             answer = release_http.get(
+#                 site, side.release, target, host=host, scheme=site.scheme, headers=HEADERS, timeout=_PATIENCE
+#             )
+#             to = urlsplit(urljoin(f"{base}{target}", answer.headers.get("location", "")))
+#             is_elsewhere = not domains.has(site.config["domains"], to.hostname) or to.scheme != site.scheme
+#             if answer.status not in _REDIRECTS or is_elsewhere:
+#                 reply = Reply(answer.status, missing=_missing(side, answer.status, answer.body))
+#                 known[key] = reply
+#                 return reply
+#             target = to.path + (f"?{to.query}" if to.query else "")
+#             passed.append(target)
+#             if target in passed[:-1]:
+#                 return Reply(0, f"redirects in a circle, to {target}")
+#         return Reply(0, f"redirects {_HOPS} times, last to {target}")
+#     except TimeoutError:
+#         return Reply(0, f"{_TIMED_OUT} {_PATIENCE:g} s")
+#     except (OSError, http.client.HTTPException, ValueError) as error:
+#         return Reply(0, f"got no response ({error})")
+#
+#
+# def _missing(side: Side, status: int, body: str) -> tuple[str, ...]:
+#     """Return the static files of a page that its release does not have."""
+#     if not side.static_url or status != 200:
+#         return ()
+#     names = static.linked(side.site, side.static_url, body, images=True)
+#     return tuple(name for name in names if not os.path.isfile(side.release / "static" / name))
 #: django_formula/release/settings.py
 # """The configuration of a release: the settings overlay and its data, the environment, the files in its source."""
 #
@@ -63830,6 +64389,10 @@ def _clear(home: str, folder: str) -> None:
 # # Stylesheets and scripts that pages of a release link to, or inline, and its static files lack
 #
 # _TAG = re.compile(r"<(?:(?P<link>link)|script)\b(?P<attributes>[^>]{0,1000})>", re.IGNORECASE)
+# #: What `linked` looks at with all files of a page.
+# _ANY_TAG = re.compile(
+#     r"<(?:(?P<link>link)|script|img|source|video|audio)\b(?P<attributes>[^>]{0,1000})>", re.IGNORECASE
+# )
 # _URL = re.compile(r"""\b(?:href|src)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
 # _STYLESHEET = re.compile(r"""\brel\s*=\s*["']?stylesheet\b""", re.IGNORECASE)
 # #: Packages that write static files into pages, and only log which of them they do not find.
@@ -63859,13 +64422,14 @@ def _clear(home: str, folder: str) -> None:
 #     return _warning(site, f"{name} links to", missing)
 #
 #
-# def linked(site: Site, static_url: str, body: str) -> list[str]:
+# def linked(site: Site, static_url: str, body: str, *, images: bool = False) -> list[str]:
 #     """Return the paths below STATIC_URL of the stylesheets and scripts that a page links to.
 #
 #     Args:
 #         body: the page; the site controls it.
+#         images: whether those of images, sound and films are among them.
 #     """
-#     return list(dict.fromkeys(_names(site, static_url, body)))
+#     return list(dict.fromkeys(_names(site, static_url, body, _ANY_TAG if images else _TAG)))
 #
 #
 # def logged_warnings(site: Site, log: str) -> list[str]:
@@ -63887,10 +64451,10 @@ def _clear(home: str, folder: str) -> None:
 #     return [text] if names else []
 #
 #
-# def _names(site: Site, static_url: str, body: str) -> Iterator[str]:
-#     """Yield the paths below STATIC_URL of a page's stylesheets and scripts; those in comments are not loaded."""
+# def _names(site: Site, static_url: str, body: str, tags: re.Pattern[str]) -> Iterator[str]:
+#     """Yield the paths below STATIC_URL of what a page has in some tags; those in comments are not loaded."""
 #     first, *rest = body.split("<!--")
-#     for tag in _TAG.finditer("".join([first, *(part.partition("-->")[2] for part in rest)])):
+#     for tag in tags.finditer("".join([first, *(part.partition("-->")[2] for part in rest)])):
 #         url = _URL.search(tag["attributes"])
 #         if not url or (tag["link"] and not _STYLESHEET.search(tag["attributes"])):
 #             continue
@@ -80432,7 +80996,9 @@ def _clear(home: str, folder: str) -> None:
 #     """Return whether the instance of a release runs, and how many requests failed at its switch."""
 #     runs = instances.is_running(release.site, release.path)
 #     parts = ["runs" if runs else "does not run"] if is_live or runs else []
-#     report = release.record.get("receipt")
+#     report, proof = release.record.get("receipt"), release.record.get("replay")
+#     if proof and proof["compared"]:
+#         parts.append(f"{proof['refused']} of {proof['compared']} replayed URLs worse")
 #     if report:
 #         parts.append(f"{report['failed']} of {report['sent']} failed")
 #     return ", ".join(parts)

@@ -137,7 +137,7 @@ STEPS = (
         "has its instance",
         "instance",
         "started",
-        "starts the application server of the release and runs the health check",
+        "starts the application server of the release, and runs the health check and the replay",
         "site's user",
     ),
     Step(

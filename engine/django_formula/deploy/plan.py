@@ -11,6 +11,7 @@ from django_formula.deploy import (
     difference,
     migration,
     preflight,
+    replay,
     step_build,
     step_database,
     step_settings,
@@ -241,4 +242,5 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
     kind = site.config["proxy"]["kind"]
     if kind != "none":
         restarts.append(f"{kind} is reloaded: {', '.join(reloads)}" if reloads else f"{kind} is not reloaded")
-    return {**({"rendered": files} if files else {}), "restarts": restarts}
+    proof = replay.outlook(site, live)
+    return {**({"rendered": files} if files else {}), "restarts": restarts, **({"replay": proof} if proof else {})}

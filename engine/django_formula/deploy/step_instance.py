@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from django_formula.deploy import commands as deploy_commands
-from django_formula.deploy import drift, preflight
+from django_formula.deploy import drift, preflight, replay
 from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.deploy.switch_report import Probe
 from django_formula.host import file, mounts, template
@@ -31,12 +31,13 @@ _PATIENCE = 10.0
 
 
 def instance(deployment: Deployment) -> Iterator[Changes]:
-    """Start the release's own server on its own socket, and its workers; wait until its health check passes."""
+    """Start the release's own server on its own socket, and its workers; wait for its health check and replay."""
     site, release = deployment.site, deployment.release
     if not release or (not deployment.is_new and instances.is_kept_alive(site, release.path)):
         return
     commands = deploy_commands.changes(deployment, "before_switch")
-    yield {"instance": f"{', '.join(_units(deployment, release))} started", **commands}
+    changes: Changes = {"instance": f"{', '.join(_units(deployment, release))} started", **commands}
+    yield changes
     deployment.take_lock()
     sites.refuse_unmounted_media(site)
     live = deployment.live if deployment.live and deployment.live.name != release.name else None
@@ -52,6 +53,8 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     with mount.taken_away(site):
         _start(deployment, release)
     deploy_commands.run_stage(deployment, "before_switch")
+    if deployment.is_new and instances.serves(release.path) and (proof := replay.prove(deployment, release)):
+        changes["replay"] = proof
 
 
 def _start(deployment: Deployment, release: Release) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from django_formula.container import file as container_file
-from django_formula.deploy import difference, preflight
+from django_formula.deploy import difference, preflight, replay
 from django_formula.deploy.deployment import Changes, Deployment, RepeatedFailure
 from django_formula.host import clock, folders
 from django_formula.host import file as host_file
@@ -130,7 +130,12 @@ def _foresee(deployment: Deployment, live: Release) -> Changes:
     files = difference.of_instance(live, path, facts, deployment.templates, deployment.secrets.masked())
     starts = [contract.unit(site, path, name) for name in workers.configured(site)]
     stops = instances.units(site, live.path)[1:]
-    instance: Changes = {**({"files": files} if files else {}), **({"starts": ", ".join(starts)} if starts else {})}
+    proof = replay.outlook(site, live)
+    instance: Changes = {
+        **({"files": files} if files else {}),
+        **({"starts": ", ".join(starts)} if starts else {}),
+        **({"replay": proof} if proof else {}),
+    }
     stores = {f"django-{site.name}-{part}": "removed" for part in setup.obsolete(site)}
     known = {
         "instance": instance,

@@ -31,7 +31,7 @@ _NO_VIEW = re.compile(
 )
 #: Words in paths of pages that only show something, and of those that may do something.
 _SHOWS = re.compile(r"(^|[/_-])(status|health\w*|ping|version|alive|ready|docs?|schema|swagger|redoc|login)([/_-]|$)")
-_ACTS = re.compile(
+ACTS = re.compile(
     r"(^|[/_-])(stage|send|run|sync|update|delete|remove|create|logout|web-?hook|dismiss|cron|callback|reset|reload|clear"
     r"|flush|trigger|start|stop|publish|notify|import|export|download|migrate|seed)([/_-]|$)"
 )
@@ -60,7 +60,7 @@ def pages(paths: Iterable[str]) -> list[str]:
 
     They are sorted by the words in them alone: health checks, logins and documents, then what is least deep.
     """
-    shown = [path for path in dict.fromkeys(paths) if path != "/" and not _ACTS.search(path)]
+    shown = [path for path in dict.fromkeys(paths) if path != "/" and not ACTS.search(path)]
     logins = [path for path in shown if path.endswith("/login/")]
     # What is next to a login requires it, as in Django's admin.
     closed = tuple(path.removesuffix("login/") for path in logins if path != "/login/")
@@ -87,7 +87,7 @@ def _candidates(access: Access, urlconf: Any, but: str) -> Iterator[tuple[str, s
         return access.is_open_get(module, view)
 
     found = (_pages(access, files[0], "", {files[0]}, is_view) for is_view in (_is_page, is_open))
-    pages = [f"/{page}" for page in itertools.chain.from_iterable(found) if page and not _ACTS.search(page)]
+    pages = [f"/{page}" for page in itertools.chain.from_iterable(found) if page and not ACTS.search(page)]
     pages.sort(key=lambda page: not _SHOWS.search(page))
     # The project's own login may be at another server: any other page is better.
     paths = [*pages, *logins] if _has_own_login(access) else [*logins, *pages]

@@ -9,10 +9,11 @@ import contextlib
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from django_formula.proxy import access_log as proxy_access_log
 
 #: The upper bounds of the durations that are counted, in seconds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -39,15 +40,11 @@ def read(path: Path, place: dict[str, Any]) -> bytes:
         path: of the log.
         place: where the last look has ended, which is updated: ``inode``, ``offset``, ``head``.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb"))
-        except OSError:
-            return b""
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            return b""
-        rest = b""
+    file = proxy_access_log.opened(path)
+    if not file:
+        return b""
+    with file:
+        status, rest = os.fstat(file.fileno()), b""
         if "inode" not in place:
             place |= {"inode": status.st_ino, "offset": status.st_size}
         elif place["inode"] != status.st_ino:
@@ -70,14 +67,14 @@ def _is_same(file: Any, place: dict[str, Any]) -> bool:
 
 
 def _rest_of_rotated(path: Path, place: dict[str, Any]) -> bytes:
-    with contextlib.suppress(OSError):
-        former = path.with_name(f"{path.name}.1")
-        with open(os.open(former, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            if stat.S_ISREG(status.st_mode) and status.st_ino == place["inode"]:
-                file.seek(place["offset"])
-                return file.read(_MOST)
-    return b""
+    file = proxy_access_log.opened(path.with_name(f"{path.name}.1"))
+    if not file:
+        return b""
+    with file:
+        if os.fstat(file.fileno()).st_ino != place["inode"]:
+            return b""
+        file.seek(place["offset"])
+        return file.read(_MOST)
 
 
 def count(lines: bytes) -> Requests:

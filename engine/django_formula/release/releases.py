@@ -38,6 +38,7 @@ RECORD = {
     "backups?": [str],
     "container?": shapes.CONTAINER,
     "receipt?": {"sent": int, "failed": int},
+    "replay?": {"compared": int, "refused": int, "differences?": [str], "why?": str},
     "page?": {
         "domain": str,
         "path": str,
@@ -54,7 +55,7 @@ class Release:
     The record holds ``state`` (building, good, failed, held), ``commit`` with ``author``, ``subject`` and ``committed``
     (when), ``inputs`` (keyed hashes), ``packages`` (name → version), ``relaxed`` (what gave way of the requirements),
     ``facts`` (what was found in the source, what the start of Django has answered, the migrations of its databases),
-    ``steps`` (seconds) and ``asked_by``.
+    ``replay`` (what it answered worse than the active release), ``steps`` (seconds) and ``asked_by``.
     """
 
     def __init__(self, site: Site, name: str, folder: Path | None = None):

@@ -72,6 +72,10 @@ def _compress_file(path: Path, former: Foreign | None) -> None:
 # Stylesheets and scripts that pages of a release link to, or inline, and its static files lack
 
 _TAG = re.compile(r"<(?:(?P<link>link)|script)\b(?P<attributes>[^>]{0,1000})>", re.IGNORECASE)
+#: What `linked` looks at with all files of a page.
+_ANY_TAG = re.compile(
+    r"<(?:(?P<link>link)|script|img|source|video|audio)\b(?P<attributes>[^>]{0,1000})>", re.IGNORECASE
+)
 _URL = re.compile(r"""\b(?:href|src)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
 _STYLESHEET = re.compile(r"""\brel\s*=\s*["']?stylesheet\b""", re.IGNORECASE)
 #: Packages that write static files into pages, and only log which of them they do not find.
@@ -101,13 +105,14 @@ def page_warnings(
     return _warning(site, f"{name} links to", missing)
 
 
-def linked(site: Site, static_url: str, body: str) -> list[str]:
+def linked(site: Site, static_url: str, body: str, *, images: bool = False) -> list[str]:
     """Return the paths below STATIC_URL of the stylesheets and scripts that a page links to.
 
     Args:
         body: the page; the site controls it.
+        images: whether those of images, sound and films are among them.
     """
-    return list(dict.fromkeys(_names(site, static_url, body)))
+    return list(dict.fromkeys(_names(site, static_url, body, _ANY_TAG if images else _TAG)))
 
 
 def logged_warnings(site: Site, log: str) -> list[str]:
@@ -129,10 +134,10 @@ def _warning(site: Site, beginning: str, names: list[str]) -> list[str]:
     return [text] if names else []
 
 
-def _names(site: Site, static_url: str, body: str) -> Iterator[str]:
-    """Yield the paths below STATIC_URL of a page's stylesheets and scripts; those in comments are not loaded."""
+def _names(site: Site, static_url: str, body: str, tags: re.Pattern[str]) -> Iterator[str]:
+    """Yield the paths below STATIC_URL of what a page has in some tags; those in comments are not loaded."""
     first, *rest = body.split("<!--")
-    for tag in _TAG.finditer("".join([first, *(part.partition("-->")[2] for part in rest)])):
+    for tag in tags.finditer("".join([first, *(part.partition("-->")[2] for part in rest)])):
         url = _URL.search(tag["attributes"])
         if not url or (tag["link"] and not _STYLESHEET.search(tag["attributes"])):
             continue

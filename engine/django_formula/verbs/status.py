@@ -76,7 +76,9 @@ def _health(release: Release, is_live: bool) -> str:
     """Return whether the instance of a release runs, and how many requests failed at its switch."""
     runs = instances.is_running(release.site, release.path)
     parts = ["runs" if runs else "does not run"] if is_live or runs else []
-    report = release.record.get("receipt")
+    report, proof = release.record.get("receipt"), release.record.get("replay")
+    if proof and proof["compared"]:
+        parts.append(f"{proof['refused']} of {proof['compared']} replayed URLs worse")
     if report:
         parts.append(f"{report['failed']} of {report['sent']} failed")
     return ", ".join(parts)

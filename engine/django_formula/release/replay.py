@@ -1,0 +1,215 @@
+"""Requests of visitors, sent again to two releases at their own sockets, and what the new one answers worse.
+
+`compare` runs as the site's user. Requests have no cookies and no login, and a header that names them. An answer counts
+where the new release gives it each time, and the active one never does: what both have in common, such as a database
+that does not answer, is nobody's fault.
+"""
+
+import http.client
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from django_formula.release import http as release_http
+from django_formula.release import static
+from django_formula.site import domains
+from django_formula.site.sites import Site
+
+#: By which a project or its logs recognise the requests.
+HEADERS = {"User-Agent": "django-formula replay", "X-Django-Replay": "1"}
+#: Seconds that one request may take, all of them, and those of differences that are looked at again.
+_PATIENCE, SECONDS, _AGAIN = 10.0, 30.0, 60.0
+#: How often a difference is looked at again, at least if time runs out, how many of them, and the seconds between.
+_ROUNDS, _FEWEST, _DIFFERENCES, _PAUSE = 4, 2, 20, 0.2
+_REDIRECTS = (301, 302, 303, 307, 308)
+_HOPS = 5
+#: 4xx that tell to try again: Request Timeout, Locked, Too Early, Too Many Requests.
+_LATER = (408, 423, 425, 429)
+#: Files of a page that are named.
+_FILES = 5
+_TIMED_OUT = "timed out after"
+#: A domain and a path with its query.
+Target = tuple[str, str]
+#: The shape of an answer of `compare`.
+SHAPE = {
+    **dict.fromkeys(("compared", "failing", "left", "suspects"), int),
+    "seconds": float,
+    "differences": [{"host": str, "target": str, "kind": str, "old": str, "new": str}],
+}
+
+
+class Reply(NamedTuple):
+    """What a release answers to a URL.
+
+    Attributes:
+        status: the status of the last response; 0 where there is none, or the page redirects in a circle.
+        problem: what is wrong apart from its status.
+        missing: static files that the page has and the release does not.
+    """
+
+    status: int
+    problem: str = ""
+    missing: tuple[str, ...] = ()
+
+    @property
+    def fails(self) -> bool:
+        """Whether a visitor gets an error instead of a page."""
+        return self.status >= 500 or not self.status
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the answer was not complete in time."""
+        return self.problem.startswith(_TIMED_OUT)
+
+    def __str__(self) -> str:
+        return self.problem or f"returned {self.status}"
+
+
+class Difference(NamedTuple):
+    """How the new release answers a URL worse (`worse`), and both answers."""
+
+    kind: str
+    before: Reply
+    after: Reply
+
+    def words(self) -> str:
+        """Return what the new release answers."""
+        if self.kind != "files":
+            return str(self.after)
+        names = [name for name in self.after.missing if name not in self.before.missing]
+        more = f" and {len(names) - _FILES} more" if len(names) > _FILES else ""
+        return f"has {', '.join(names[:_FILES])}{more}, not among its static files"
+
+
+class Side(NamedTuple):
+    """A release that is requested, and the STATIC_URL of its pages; empty where their files are elsewhere."""
+
+    site: Site
+    release: Path
+    static_url: str
+
+
+def side(site: Site, release: Path, facts: Mapping[str, Any]) -> Side:
+    """Return a release to request.
+
+    Args:
+        facts: of the release: ``static_url``, ``collected``.
+    """
+    is_here = facts.get("collected") is not None and not site.config["static"].get("push")
+    return Side(site, release, str(facts.get("static_url") or "") if is_here else "")
+
+
+def compare(old: Side, new: Side, urls: Sequence[Target]) -> dict[str, Any]:
+    """Return what the new release answers worse than the old one; see `SHAPE`.
+
+    Args:
+        urls: domains and paths, which visitors got with status 200.
+    """
+    began, compared, failing = time.monotonic(), 0, 0
+    suspects: dict[Target, Difference] = {}
+    known: dict[tuple[Path, str], Reply] = {}
+    for url in urls:
+        if time.monotonic() - began > SECONDS:
+            break
+        found = _asked(old, new, url, known)
+        compared, failing = compared + 1, failing + found.before.fails
+        if found.kind:
+            suspects[url] = found
+    differences = [
+        {"host": host, "target": target, "kind": found.kind, "old": str(found.before), "new": found.words()}
+        for (host, target), found in _confirmed(old, new, suspects).items()
+    ]
+    return {
+        **{"compared": compared, "failing": failing, "left": len(urls) - compared},
+        **{"suspects": len(suspects), "seconds": round(time.monotonic() - began, 2)},
+        "differences": differences,
+    }
+
+
+def worse(before: Reply, after: Reply) -> str:
+    """Return how an answer of the new release is worse than that of the old one; empty where it is not.
+
+    ``fails``: an error or a redirect in a circle; ``files``: static files are missing; ``gone``: a page that is not
+    there any more, which may be meant.
+    """
+    if before.fails:
+        return ""
+    if after.fails:
+        return "fails"
+    if before.status < 400 <= after.status and after.status not in _LATER:
+        return "gone"
+    return "files" if {*after.missing} - {*before.missing} else ""
+
+
+def ask(side: Side, url: Target) -> str:
+    """Return what a release answers to one more request."""
+    return str(_ask(side, url, {}))
+
+
+def _confirmed(old: Side, new: Side, suspects: Mapping[Target, Difference]) -> dict[Target, Difference]:
+    """Return the differences that each of some more requests has shown too, as far as there was time for them."""
+    deadline, count = time.monotonic() + _AGAIN, 0
+    slow = [url for url, found in suspects.items() if found.after.timed_out]
+    fast = sorted((url for url in suspects if url not in slow), key=lambda url: suspects[url].kind == "gone")
+    last = {url: suspects[url] for url in [*fast[:_DIFFERENCES], *slow[:1]]}
+    while last and count < _ROUNDS:
+        for url in list(last):
+            if time.monotonic() > deadline:
+                return last if count >= _FEWEST else {}
+            last[url] = _asked(old, new, url, {})
+            if not last[url].kind:
+                del last[url]
+        count += 1
+        time.sleep(_PAUSE)
+    return last
+
+
+def _asked(old: Side, new: Side, url: Target, known: dict[tuple[Path, str], Reply]) -> Difference:
+    """Request a URL from both releases, one after the other."""
+    before, after = _ask(old, url, known), _ask(new, url, known)
+    return Difference(worse(before, after), before, after)
+
+
+def _ask(side: Side, url: Target, known: dict[tuple[Path, str], Reply]) -> Reply:
+    """Request a URL and follow its redirects on the same host.
+
+    Args:
+        known: where redirects have led so far: most pages that need a login lead to the same one.
+    """
+    host, target = url
+    site, base = side.site, f"{side.site.scheme}://{host}"
+    passed = [target]
+    try:
+        for _hop in range(_HOPS):
+            key = (side.release, target.partition("?")[0])
+            if len(passed) > 1 and key in known:
+                return known[key]
+            answer = release_http.get(
+                site, side.release, target, host=host, scheme=site.scheme, headers=HEADERS, timeout=_PATIENCE
+            )
+            to = urlsplit(urljoin(f"{base}{target}", answer.headers.get("location", "")))
+            is_elsewhere = not domains.has(site.config["domains"], to.hostname) or to.scheme != site.scheme
+            if answer.status not in _REDIRECTS or is_elsewhere:
+                reply = Reply(answer.status, missing=_missing(side, answer.status, answer.body))
+                known[key] = reply
+                return reply
+            target = to.path + (f"?{to.query}" if to.query else "")
+            passed.append(target)
+            if target in passed[:-1]:
+                return Reply(0, f"redirects in a circle, to {target}")
+        return Reply(0, f"redirects {_HOPS} times, last to {target}")
+    except TimeoutError:
+        return Reply(0, f"{_TIMED_OUT} {_PATIENCE:g} s")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return Reply(0, f"got no response ({error})")
+
+
+def _missing(side: Side, status: int, body: str) -> tuple[str, ...]:
+    """Return the static files of a page that its release does not have."""
+    if not side.static_url or status != 200:
+        return ()
+    names = static.linked(side.site, side.static_url, body, images=True)
+    return tuple(name for name in names if not os.path.isfile(side.release / "static" / name))
