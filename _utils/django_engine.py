@@ -31,6 +31,7 @@ DIGEST = "aef0ca99a3bd84c4"
 DIGEST = "fb7da4b96af32951"
 DIGEST = "626b077beb4f2e32"
 DIGEST = "1fa42c59b15ab359"
+DIGEST = "b862e48f059b3e4a"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -13072,6 +13073,11 @@ def _clear(home: str, folder: str) -> None:
 #         text = json.dumps(options, ensure_ascii=False)
 #         return redact(text, self.secrets.masked()) == text
 #
+#     def _replayed(self) -> dict[str, Any]:
+#         """Return how many URLs a new release was compared by, and how many were worse."""
+#         proof = self.release.record.get("replay") if self.release and self.is_new else None
+#         return {"replay": {key: proof[key] for key in ("compared", "refused")}} if proof else {}
+#
 #     def result(self) -> str:
 #         """Return the result of a deployment that has activated its release."""
 #         return "released" if not self.left else "rolled back" if self.holds_left else "rolled forward"
@@ -13088,6 +13094,7 @@ def _clear(home: str, folder: str) -> None:
 #             "seconds": round(time.time() - self.began, 1),
 #             **({"revision": self.revision} if self.revision else {}),
 #             **({"receipt": self.findings.switch_report} if self.findings.switch_report else {}),
+#             **self._replayed(),
 #             **more,
 #         }
 #         releases.append_attempt(self.site, attempt)
@@ -15363,8 +15370,8 @@ def _clear(home: str, folder: str) -> None:
 # _USUAL = 200
 # #: Seconds that the process with the requests may take: more than they do.
 # _TIMEOUT = 200
-# #: URLs whose exception is looked for, those that an error or a warning names, and the length of their texts.
-# _EXPLAINED, _NAMED, _LONGEST = 3, 5, 300
+# #: URLs that an error or a warning names, and the length of their texts.
+# _NAMED, _LONGEST = 5, 300
 #
 #
 # def outlook(site: Site, live: Release | None) -> str:
@@ -15395,10 +15402,12 @@ def _clear(home: str, folder: str) -> None:
 #     refused = [one for one in found["differences"] if one["kind"] != "gone"]
 #     gone = [one for one in found["differences"] if one["kind"] == "gone"]
 #     texts = [_text(one, live) for one in found["differences"]]
-#     counts = {key: found[key] for key in ("compared", "failing", "left", "seconds")}
+#     counts = {key: found[key] for key in ("compared", "pages", "failing", "left", "seconds")}
 #     release.update(replay={**counts, "refused": len(refused), "differences": texts})
 #     if refused:
 #         raise _failure(deployment, live, release, refused, found)
+#     if not found["pages"]:
+#         deployment.warn([f"the replay has shown little: {_summary(found, live)}"])
 #     if gone:
 #         more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
 #         named = ", ".join(_shown(one) for one in gone[:_NAMED])
@@ -15450,9 +15459,8 @@ def _clear(home: str, folder: str) -> None:
 # ) -> DeploymentError:
 #     """Return the error of a release that fails where the active one does not."""
 #     site = deployment.site
-#     first, *others = refused
-#     raised = [_raised(deployment, release, one) for one in refused[:_EXPLAINED] if one["kind"] == "fails"]
-#     exception, text = next((one for one in raised if one), ("", ""))
+#     first, *others = sorted(refused, key=lambda one: one["kind"] != "fails")
+#     exception, text = _raised(deployment, release, first) or ("", "")
 #     why = f": {exception}" if exception else ""
 #     count, compared = len(refused), found["compared"]
 #     least = "at least " if found["suspects"] > len(found["differences"]) else ""
@@ -15469,6 +15477,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _raised(deployment: Deployment, release: Release, difference: dict[str, Any]) -> health.Raised | None:
 #     """Return the exception of a URL: its log has it after one more request, or the page is requested by a program."""
+#     if difference["kind"] != "fails" or difference["new"].startswith(release_replay.REDIRECTS):
+#         return None
 #     site, began = deployment.site, time.time()
 #     side = release_replay.side(site, release.path, release.facts)
 #     url = (difference["host"], difference["target"])
@@ -15479,7 +15489,9 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _summary(found: dict[str, Any], live: Release) -> str:
-#     failing = f", of which {found['failing']} fail in {live.name} too" if found["failing"] else ""
+#     failing = f", {found['failing']} fail in {live.name} too" if found["failing"] else ""
+#     others = found["compared"] - found["pages"] - found["failing"]
+#     failing += f", {others} are no pages without a login" if others > 0 else ""
 #     left = f"; there was no time for {found['left']} more" if found["left"] else ""
 #     return f"{found['compared']} URLs{failing}, none worse, {found['seconds']:g} s{left}"
 #
@@ -63852,6 +63864,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # import http.client
 # import os
+# import re
 # import time
 # from collections.abc import Mapping, Sequence
 # from pathlib import Path
@@ -63876,11 +63889,15 @@ def _clear(home: str, folder: str) -> None:
 # #: Files of a page that are named.
 # _FILES = 5
 # _TIMED_OUT = "timed out after"
+# #: How the answers begin that end with no page, by no exception.
+# REDIRECTS = "redirects"
+# #: Names of headers that may have a login.
+# _LOGIN = re.compile(r"auth|cookie|token|key|secret|pass|user|session", re.IGNORECASE)
 # #: A domain and a path with its query.
 # Target = tuple[str, str]
 # #: The shape of an answer of `compare`.
 # SHAPE = {
-#     **dict.fromkeys(("compared", "failing", "left", "suspects"), int),
+#     **dict.fromkeys(("compared", "pages", "failing", "left", "suspects"), int),
 #     "seconds": float,
 #     "differences": [{"host": str, "target": str, "kind": str, "old": str, "new": str}],
 # }
@@ -63893,11 +63910,13 @@ def _clear(home: str, folder: str) -> None:
 #         status: the status of the last response; 0 where there is none, or the page redirects in a circle.
 #         problem: what is wrong apart from its status.
 #         missing: static files that the page has and the release does not.
+#         is_redirected: whether it is the answer of where the URL redirects to, as to a login.
 #     """
 #
 #     status: int
 #     problem: str = ""
 #     missing: tuple[str, ...] = ()
+#     is_redirected: bool = False
 #
 #     @property
 #     def fails(self) -> bool:
@@ -63953,14 +63972,16 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         urls: domains and paths, which visitors got with status 200.
 #     """
-#     began, compared, failing = time.monotonic(), 0, 0
+#     began, compared, pages, failing = time.monotonic(), 0, 0, 0
 #     suspects: dict[Target, Difference] = {}
 #     known: dict[tuple[Path, str], Reply] = {}
 #     for url in urls:
 #         if time.monotonic() - began > SECONDS:
 #             break
 #         found = _asked(old, new, url, known)
-#         compared, failing = compared + 1, failing + found.before.fails
+#         before = found.before
+#         compared, failing = compared + 1, failing + before.fails
+#         pages += before.status == 200 and not before.is_redirected
 #         if found.kind:
 #             suspects[url] = found
 #     differences = [
@@ -63968,7 +63989,7 @@ def _clear(home: str, folder: str) -> None:
 #         for (host, target), found in _confirmed(old, new, suspects).items()
 #     ]
 #     return {
-#         **{"compared": compared, "failing": failing, "left": len(urls) - compared},
+#         **{"compared": compared, "pages": pages, "failing": failing, "left": len(urls) - compared},
 #         **{"suspects": len(suspects), "seconds": round(time.monotonic() - began, 2)},
 #         "differences": differences,
 #     }
@@ -64031,25 +64052,31 @@ def _clear(home: str, folder: str) -> None:
 #         for _hop in range(_HOPS):
 #             key = (side.release, target.partition("?")[0])
 #             if len(passed) > 1 and key in known:
-#                 return known[key]
+#                 return known[key]._replace(is_redirected=True)
+#             headers = {**_headers(site), **HEADERS}
 #             answer = release_http.get(
-#                 site, side.release, target, host=host, scheme=site.scheme, headers=HEADERS, timeout=_PATIENCE
+#                 site, side.release, target, host=host, scheme=site.scheme, headers=headers, timeout=_PATIENCE
 #             )
 #             to = urlsplit(urljoin(f"{base}{target}", answer.headers.get("location", "")))
 #             is_elsewhere = not domains.has(site.config["domains"], to.hostname) or to.scheme != site.scheme
 #             if answer.status not in _REDIRECTS or is_elsewhere:
-#                 reply = Reply(answer.status, missing=_missing(side, answer.status, answer.body))
-#                 known[key] = reply
-#                 return reply
+#                 missing = _missing(side, answer.status, answer.body)
+#                 known[key] = Reply(answer.status, missing=missing, is_redirected=len(passed) > 1)
+#                 return known[key]
 #             target = to.path + (f"?{to.query}" if to.query else "")
 #             passed.append(target)
 #             if target in passed[:-1]:
-#                 return Reply(0, f"redirects in a circle, to {target}")
-#         return Reply(0, f"redirects {_HOPS} times, last to {target}")
+#                 return Reply(0, f"{REDIRECTS} in a circle, to {target}")
+#         return Reply(0, f"{REDIRECTS} {_HOPS} times, last to {target}")
 #     except TimeoutError:
 #         return Reply(0, f"{_TIMED_OUT} {_PATIENCE:g} s")
 #     except (OSError, http.client.HTTPException, ValueError) as error:
 #         return Reply(0, f"got no response ({error})")
+#
+#
+# def _headers(site: Site) -> dict[str, str]:
+#     """Return the headers of the health check without logins: by some a project knows that visitors use https."""
+#     return {name: value for name, value in site.config["health"]["headers"].items() if not _LOGIN.search(name)}
 #
 #
 # def _missing(side: Side, status: int, body: str) -> tuple[str, ...]:

@@ -70,6 +70,18 @@ def look(site: Site, pages: dict[str, str]) -> None:
         assert (response.status_code, words in response.text) == (200, True), (path, response.text[:2000])
 
 
+def visit(site: Site, pages: Collection[str], most: int = 60) -> None:
+    """Request pages and those that they link to, as visitors do."""
+    rest, seen = list(pages), set[str]()
+    while rest and len(seen) < most:
+        path = rest.pop(0)
+        if path not in seen and not re.search("logout|delete", path):
+            seen.add(path)
+            response = site.get(path, timeout=60)
+            is_page = response.status_code == 200 and "html" in response.headers.get("content-type", "")
+            rest += re.findall(r"""<a\b[^>]*\bhref=["'](/[^/"'#?][^"'#]*)""", response.text) if is_page else []
+
+
 def counted(site: Site, program: str) -> int:
     """The number that a program prints in the project's shell; not what the project and warnings print besides."""
     return int(re.findall(r"^\d+$", str(site.manage(f'shell -c "{program}"')), re.MULTILINE)[-1])
@@ -136,7 +148,9 @@ def test_real_project_is_deployed_and_upgraded(hosts, name):
     host.run(f"set -euo pipefail\nexport DEBIAN_FRONTEND=noninteractive\n{project.get('host', '')}", timeout=900)
     health = {"health": {"timeout": "60s"}}
     repository = f"file:///srv/projects/{name}"
-    site = Site(host, name=name, repository=None, **{**health, **project["pillar"]})
+    pillar = {**health, **project["pillar"]}
+    proof = {"proxy": {"access_log": "json", **pillar.get("proxy", {})}, "releases": {"replay": True}}
+    site = Site(host, name=name, repository=None, **{**pillar, **proof})
     site.configure(repository=repository, revision="main")
     releases = set()
     for number, version in enumerate(project["versions"]):
@@ -145,6 +159,7 @@ def test_real_project_is_deployed_and_upgraded(hosts, name):
             site.deploy()
         releases.add(site.live)
         look(site, project["pages"])
+        visit(site, project["pages"])
         if "workers" in project["pillar"]:
             wait_for_workers(site, project["pillar"]["workers"])
         if number == 0 and "write" in project:
@@ -159,3 +174,6 @@ def test_real_project_is_deployed_and_upgraded(hosts, name):
             assert host.call("django.run", name, project["run"])["exit"] == 0
         assert not site.apply().changed
     assert len(releases) == len(project["versions"])
+    site.deploy(environment={**site.options.get("environment", {}), "OF_THE_REPLAY": "1"})
+    record = site.record()["replay"]
+    assert record["compared"] >= 1 and record["refused"] == 0, record

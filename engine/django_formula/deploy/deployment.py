@@ -518,6 +518,11 @@ class Deployment:
         text = json.dumps(options, ensure_ascii=False)
         return redact(text, self.secrets.masked()) == text
 
+    def _replayed(self) -> dict[str, Any]:
+        """Return how many URLs a new release was compared by, and how many were worse."""
+        proof = self.release.record.get("replay") if self.release and self.is_new else None
+        return {"replay": {key: proof[key] for key in ("compared", "refused")}} if proof else {}
+
     def result(self) -> str:
         """Return the result of a deployment that has activated its release."""
         return "released" if not self.left else "rolled back" if self.holds_left else "rolled forward"
@@ -534,6 +539,7 @@ class Deployment:
             "seconds": round(time.time() - self.began, 1),
             **({"revision": self.revision} if self.revision else {}),
             **({"receipt": self.findings.switch_report} if self.findings.switch_report else {}),
+            **self._replayed(),
             **more,
         }
         releases.append_attempt(self.site, attempt)

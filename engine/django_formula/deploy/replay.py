@@ -22,8 +22,8 @@ log = Log.of(__name__)
 _USUAL = 200
 #: Seconds that the process with the requests may take: more than they do.
 _TIMEOUT = 200
-#: URLs whose exception is looked for, those that an error or a warning names, and the length of their texts.
-_EXPLAINED, _NAMED, _LONGEST = 3, 5, 300
+#: URLs that an error or a warning names, and the length of their texts.
+_NAMED, _LONGEST = 5, 300
 
 
 def outlook(site: Site, live: Release | None) -> str:
@@ -54,10 +54,12 @@ def prove(deployment: Deployment, release: Release) -> str:
     refused = [one for one in found["differences"] if one["kind"] != "gone"]
     gone = [one for one in found["differences"] if one["kind"] == "gone"]
     texts = [_text(one, live) for one in found["differences"]]
-    counts = {key: found[key] for key in ("compared", "failing", "left", "seconds")}
+    counts = {key: found[key] for key in ("compared", "pages", "failing", "left", "seconds")}
     release.update(replay={**counts, "refused": len(refused), "differences": texts})
     if refused:
         raise _failure(deployment, live, release, refused, found)
+    if not found["pages"]:
+        deployment.warn([f"the replay has shown little: {_summary(found, live)}"])
     if gone:
         more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
         named = ", ".join(_shown(one) for one in gone[:_NAMED])
@@ -109,9 +111,8 @@ def _failure(
 ) -> DeploymentError:
     """Return the error of a release that fails where the active one does not."""
     site = deployment.site
-    first, *others = refused
-    raised = [_raised(deployment, release, one) for one in refused[:_EXPLAINED] if one["kind"] == "fails"]
-    exception, text = next((one for one in raised if one), ("", ""))
+    first, *others = sorted(refused, key=lambda one: one["kind"] != "fails")
+    exception, text = _raised(deployment, release, first) or ("", "")
     why = f": {exception}" if exception else ""
     count, compared = len(refused), found["compared"]
     least = "at least " if found["suspects"] > len(found["differences"]) else ""
@@ -128,6 +129,8 @@ def _failure(
 
 def _raised(deployment: Deployment, release: Release, difference: dict[str, Any]) -> health.Raised | None:
     """Return the exception of a URL: its log has it after one more request, or the page is requested by a program."""
+    if difference["kind"] != "fails" or difference["new"].startswith(release_replay.REDIRECTS):
+        return None
     site, began = deployment.site, time.time()
     side = release_replay.side(site, release.path, release.facts)
     url = (difference["host"], difference["target"])
@@ -138,7 +141,9 @@ def _raised(deployment: Deployment, release: Release, difference: dict[str, Any]
 
 
 def _summary(found: dict[str, Any], live: Release) -> str:
-    failing = f", of which {found['failing']} fail in {live.name} too" if found["failing"] else ""
+    failing = f", {found['failing']} fail in {live.name} too" if found["failing"] else ""
+    others = found["compared"] - found["pages"] - found["failing"]
+    failing += f", {others} are no pages without a login" if others > 0 else ""
     left = f"; there was no time for {found['left']} more" if found["left"] else ""
     return f"{found['compared']} URLs{failing}, none worse, {found['seconds']:g} s{left}"
 

@@ -7,6 +7,7 @@ that does not answer, is nobody's fault.
 
 import http.client
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,11 +32,15 @@ _LATER = (408, 423, 425, 429)
 #: Files of a page that are named.
 _FILES = 5
 _TIMED_OUT = "timed out after"
+#: How the answers begin that end with no page, by no exception.
+REDIRECTS = "redirects"
+#: Names of headers that may have a login.
+_LOGIN = re.compile(r"auth|cookie|token|key|secret|pass|user|session", re.IGNORECASE)
 #: A domain and a path with its query.
 Target = tuple[str, str]
 #: The shape of an answer of `compare`.
 SHAPE = {
-    **dict.fromkeys(("compared", "failing", "left", "suspects"), int),
+    **dict.fromkeys(("compared", "pages", "failing", "left", "suspects"), int),
     "seconds": float,
     "differences": [{"host": str, "target": str, "kind": str, "old": str, "new": str}],
 }
@@ -48,11 +53,13 @@ class Reply(NamedTuple):
         status: the status of the last response; 0 where there is none, or the page redirects in a circle.
         problem: what is wrong apart from its status.
         missing: static files that the page has and the release does not.
+        is_redirected: whether it is the answer of where the URL redirects to, as to a login.
     """
 
     status: int
     problem: str = ""
     missing: tuple[str, ...] = ()
+    is_redirected: bool = False
 
     @property
     def fails(self) -> bool:
@@ -108,14 +115,16 @@ def compare(old: Side, new: Side, urls: Sequence[Target]) -> dict[str, Any]:
     Args:
         urls: domains and paths, which visitors got with status 200.
     """
-    began, compared, failing = time.monotonic(), 0, 0
+    began, compared, pages, failing = time.monotonic(), 0, 0, 0
     suspects: dict[Target, Difference] = {}
     known: dict[tuple[Path, str], Reply] = {}
     for url in urls:
         if time.monotonic() - began > SECONDS:
             break
         found = _asked(old, new, url, known)
-        compared, failing = compared + 1, failing + found.before.fails
+        before = found.before
+        compared, failing = compared + 1, failing + before.fails
+        pages += before.status == 200 and not before.is_redirected
         if found.kind:
             suspects[url] = found
     differences = [
@@ -123,7 +132,7 @@ def compare(old: Side, new: Side, urls: Sequence[Target]) -> dict[str, Any]:
         for (host, target), found in _confirmed(old, new, suspects).items()
     ]
     return {
-        **{"compared": compared, "failing": failing, "left": len(urls) - compared},
+        **{"compared": compared, "pages": pages, "failing": failing, "left": len(urls) - compared},
         **{"suspects": len(suspects), "seconds": round(time.monotonic() - began, 2)},
         "differences": differences,
     }
@@ -186,25 +195,31 @@ def _ask(side: Side, url: Target, known: dict[tuple[Path, str], Reply]) -> Reply
         for _hop in range(_HOPS):
             key = (side.release, target.partition("?")[0])
             if len(passed) > 1 and key in known:
-                return known[key]
+                return known[key]._replace(is_redirected=True)
+            headers = {**_headers(site), **HEADERS}
             answer = release_http.get(
-                site, side.release, target, host=host, scheme=site.scheme, headers=HEADERS, timeout=_PATIENCE
+                site, side.release, target, host=host, scheme=site.scheme, headers=headers, timeout=_PATIENCE
             )
             to = urlsplit(urljoin(f"{base}{target}", answer.headers.get("location", "")))
             is_elsewhere = not domains.has(site.config["domains"], to.hostname) or to.scheme != site.scheme
             if answer.status not in _REDIRECTS or is_elsewhere:
-                reply = Reply(answer.status, missing=_missing(side, answer.status, answer.body))
-                known[key] = reply
-                return reply
+                missing = _missing(side, answer.status, answer.body)
+                known[key] = Reply(answer.status, missing=missing, is_redirected=len(passed) > 1)
+                return known[key]
             target = to.path + (f"?{to.query}" if to.query else "")
             passed.append(target)
             if target in passed[:-1]:
-                return Reply(0, f"redirects in a circle, to {target}")
-        return Reply(0, f"redirects {_HOPS} times, last to {target}")
+                return Reply(0, f"{REDIRECTS} in a circle, to {target}")
+        return Reply(0, f"{REDIRECTS} {_HOPS} times, last to {target}")
     except TimeoutError:
         return Reply(0, f"{_TIMED_OUT} {_PATIENCE:g} s")
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Reply(0, f"got no response ({error})")
+
+
+def _headers(site: Site) -> dict[str, str]:
+    """Return the headers of the health check without logins: by some a project knows that visitors use https."""
+    return {name: value for name, value in site.config["health"]["headers"].items() if not _LOGIN.search(name)}
 
 
 def _missing(side: Side, status: int, body: str) -> tuple[str, ...]:

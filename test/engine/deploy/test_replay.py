@@ -20,7 +20,7 @@ def site(world, monkeypatch, tmp_path):
     """A site with a release that is active, the URLs of its visitors, and what a comparison returns."""
     world.options = {"proxy": {"access_log": "json"}, "releases": {"replay": True}}
     world.urls = []
-    world.found = {"compared": 2, "failing": 0, "left": 0, "suspects": 0, "seconds": 0.5, "differences": []}
+    world.found = {"compared": 2, "pages": 2, "failing": 0, "left": 0, "suspects": 0, "seconds": 0.5, "differences": []}
     world.asked = []
     monkeypatch.setattr(proxies, "access_log", lambda site: tmp_path / "django-blog.log")
     monkeypatch.setattr(access_log, "visited", lambda site, log, apart, most: world.urls[:most])
@@ -53,9 +53,39 @@ def test_release_as_good_as_the_active_one_is_recorded(site):
     assert site.asked == [[("blog.example.org", "/a/?q=ada"), ("blog.example.org", "/b/")]]
     record = json.loads((site.site.current / "release.json").read_text())
     assert record["replay"] == {
-        **{"compared": 2, "failing": 0, "left": 0, "seconds": 0.5, "refused": 0},
+        **{"compared": 2, "pages": 2, "failing": 0, "left": 0, "seconds": 0.5, "refused": 0},
         "differences": [],
     }
+
+
+def test_attempts_have_the_result(site):
+    site.push("two")
+    site.apply()
+    attempts = [json.loads(line) for line in site.site.deploys.read_text().splitlines()]
+    assert [attempt["replay"] for attempt in attempts] == [{"compared": 0, "refused": 0}, {"compared": 2, "refused": 0}]
+    site.roll_back()
+    assert "replay" not in releases.attempts(site.site)[-1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said", "warnings"),
+    [
+        ({"failing": 1, "pages": 1}, "2 URLs, 1 fail in {live} too, none worse, 0.5 s", []),
+        (
+            {"pages": 0, "left": 3},
+            "2 URLs, 2 are no pages without a login, none worse, 0.5 s; there was no time for 3 more",
+            [
+                "the replay has shown little: 2 URLs, 2 are no pages without a login, none worse, 0.5 s; there was no "
+                "time for 3 more"
+            ],
+        ),
+    ],
+)
+def test_what_says_little_is_said(site, counts, said, warnings):
+    live = site.live
+    site.found |= counts
+    site.push("two")
+    assert site.apply()["instance"]["replay"] == said.format(live=live) and site.last.warnings == warnings
 
 
 def test_log_without_a_visitor_is_said_and_refuses_nothing(site):
@@ -98,6 +128,25 @@ def test_release_that_fails_where_the_active_one_does_not_is_refused(site):
     assert failed.record["state"] == "failed" and failed.record["replay"]["refused"] == 2
     assert failed.record["replay"]["differences"][0] == f"/0/?q=… returned 500; {live} returned 200"
     assert "ada" not in json.dumps(failed.record["replay"])
+
+
+@pytest.mark.parametrize("kinds", [[("fails", "redirects in a circle, to /0/")], [("files", "has a.js, not …")]])
+def test_exception_is_not_looked_for_where_none_is_raised(site, monkeypatch, kinds):
+    differs(site, *kinds)
+    site.push("two")
+    monkeypatch.delattr(page, "raised")
+    with pytest.raises(DeploymentError) as caught:
+        site.apply()
+    assert f" {kinds[0][1]}; {site.live} returned 200; 90 URLs were compared" in caught.value.message
+
+
+def test_exception_is_that_of_the_first_url(site):
+    differs(site, ("files", "has a.js, not …"), ("fails", "returned 500"))
+    site.push("two")
+    with pytest.raises(
+        DeploymentError, match=r"GET /1/\?q=… on release \S+ returned 500: KeyError.* URLs fail: /0/\?q=…"
+    ):
+        site.apply()
 
 
 def test_exception_with_a_secret_is_masked(site):

@@ -107,6 +107,14 @@ def test_rotated_log_is_read_too(tmp_path):
     assert visited(tmp_path, line("/new/")) == ["/new/", "/old/"]
 
 
+def test_line_of_apache_is_read(tmp_path):
+    apache = (
+        '{"time":"2026-03-01T12:00:00+0000","client":"192.0.2.1","host":"blog.example.org","method":"GET","uri":"/a/",'
+        '"protocol":"HTTP/1.1","status":200,"bytes":100,"seconds":4021e-6,"referrer":"","agent":"curl","id":"x"}'
+    )
+    assert visited(tmp_path, apache, apache.replace("/a/", "/slow/").replace("4021e-6", "40210000e-6")) == ["/a/"]
+
+
 @pytest.mark.parametrize("text", ["", "no JSON", "[" * 100_000, '{"uri": "/"}', "[]", "1" * 5000])
 def test_what_is_no_line_is_left_out(tmp_path, text):
     assert visited(tmp_path, text, line("/a/")) == ["/a/"]

@@ -107,6 +107,19 @@ def test_requests_have_a_mark_and_nothing_of_visitors(sides):
     )
 
 
+def test_headers_of_the_health_check_are_sent_without_logins(sides, tmp_path):
+    headers = {"X-Scheme": "https", "Authorization": "Basic x", "X-Api-Key": "x", "Cookie": "a=b"}
+    site = configured(health={"headers": headers})
+    replay.compare(*(Side(site, tmp_path / name, "") for name in ("old", "new")), [(HOST, "/a/")])
+    assert all(sent == {"X-Scheme": "https", **replay.HEADERS} for *_rest, sent in sides[2])
+
+
+def test_pages_are_counted_apart_from_those_that_need_a_login(sides):
+    old = {"/a/": (302, {"location": "/login/"}), "/b/": (302, {"location": "/login/"}), "/c/": 404, "/d/": 500}
+    found = compared(sides, old, old, ("/a/", "/b/", "/c/", "/d/", "/e/", "/login/"))
+    assert (found["compared"], found["pages"], found["failing"]) == (6, 2, 1)
+
+
 def test_many_differences_are_counted_and_some_looked_at_again(sides):
     urls = [f"/{number}/" for number in range(50)]
     found = compared(sides, {}, dict.fromkeys(urls, 500), urls)
