@@ -22,16 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "68540472db4c7f13"
-DIGEST = "5cde01ccf8949dc0"
-DIGEST = "c9d2381c0a6295e6"
-DIGEST = "875f42a9bf468044"
-DIGEST = "ca208e07c1953168"
-DIGEST = "aef0ca99a3bd84c4"
-DIGEST = "fb7da4b96af32951"
-DIGEST = "626b077beb4f2e32"
-DIGEST = "1fa42c59b15ab359"
-DIGEST = "b862e48f059b3e4a"
+DIGEST = "7bf45628d2b24693"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
