@@ -32,6 +32,16 @@ def test_imports_go_down():
     assert [(one, other) for one, other in pairs if LAYER[family(other)] > LAYER[family(one)]] == []
 
 
+def test_what_looks_tells_or_measures_is_no_part_of_a_deployment():
+    """So that no channel, page or metric decides, delays or fails one; the watch reads the line of its record."""
+    reached: set[str] = set()
+    left = {module for module in MODULES if family(module) in ("deploy", "release")}
+    while left:
+        reached |= left
+        left = {name for module in left for name in imports(MODULES[module])} - reached
+    assert {family(module) for module in reached} & {"watch", "page", "metrics", "doctor"} == set()
+
+
 def test_no_module_imports_itself_by_way_of_others():
     below = {module: imports(path) for module, path in MODULES.items()}
     while leaves := {name for name, names in below.items() if not names}:
