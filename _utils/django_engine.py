@@ -23,6 +23,7 @@ from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
 DIGEST = "7bf45628d2b24693"
+DIGEST = "ce2ed25f7b485dd3"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -81897,7 +81898,8 @@ def _clear(home: str, folder: str) -> None:
 # import os
 # import signal
 # import time
-# from collections.abc import Callable, Iterator, Mapping, Sequence
+# from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+# from concurrent.futures import ThreadPoolExecutor
 # from contextlib import ExitStack, contextmanager
 # from typing import Any
 #
@@ -81909,6 +81911,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.folders import Folder
 # from django_formula.release import releases
+# from django_formula.release.releases import Release
 # from django_formula.secret import secrets
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
@@ -81926,6 +81929,8 @@ def _clear(home: str, folder: str) -> None:
 # _OF_NEW = (_DONE, _RETURNING)
 # #: Seconds after which a backup is too old to begin an upgrade with.
 # _FRESH = 3600
+# #: Seconds in which the rows have to be counted for requests to wait meanwhile.
+# _COUNTING = 10.0
 # _INSTALL = ("apt-get", "install", "--yes", "--quiet", "--no-install-recommends")
 # _BY = "django.upgrade_database"
 # #: The name of the cluster into which a backup is loaded.
@@ -82060,7 +82065,7 @@ def _clear(home: str, folder: str) -> None:
 #         "to": str(new),
 #         "sites": [site.name for site, _live in found.places],
 #         "way": found.way,
-#         "held" if found.way == upgrade_plan.LIVE else "in maintenance": f"{held} s",
+#         **held,
 #         "seconds": watch.seconds,
 #         "rows": state["rows"],
 #         "kept": f"{former}, stopped, with what it had; back: salt-call django.upgrade_database {name} back",
@@ -82178,9 +82183,9 @@ def _clear(home: str, folder: str) -> None:
 #     return state
 #
 #
-# def _upgrade(found: Plan, state: State, took: Callable[[str], None]) -> float:
-#     """Copy the cluster, and have the copy serve; return the seconds for which the sites did not serve."""
-#     former, names, is_live = found.former, [*state["limits"]], found.way == upgrade_plan.LIVE
+# def _upgrade(found: Plan, state: State, took: Callable[[str], None]) -> dict[str, str]:
+#     """Copy the cluster, and have the copy serve; return how long the sites did not serve, and what visitors saw."""
+#     former, names, is_live, waits = found.former, [*state["limits"]], found.way == upgrade_plan.LIVE, False
 #     meanwhile = replication.needs(len(names)) if is_live else None
 #     new = clusters.create(former, found.version, former.name, state["other_port"], meanwhile)
 #     lacking = clusters.extensions_without_files(found.extensions, found.version)
@@ -82194,9 +82199,13 @@ def _clear(home: str, folder: str) -> None:
 #         clusters.analyze(new)
 #         took("analyzed")
 #         clusters.checkpoint(former, new)
-#     with _no_backups(state), _guarded(state, waits=is_live) as holders:
+#         counting = time.monotonic()
+#         clusters.rows(former, names)
+#         waits = time.monotonic() - counting < _COUNTING  # for the rows are counted again while requests wait
+#         took("counted")
+#     with _no_backups(state), _guarded(state, waits=waits) as holders:
 #         began = time.monotonic()
-#         _hold(state, holders, waits=is_live)
+#         _hold(state, holders, waits=waits)
 #         clusters.limit(former, dict.fromkeys(names, 0), end=True)
 #         took("sites stopped")
 #         if is_live:
@@ -82222,7 +82231,7 @@ def _clear(home: str, folder: str) -> None:
 #         held = time.monotonic() - began
 #         _reopen(state, holders)
 #     clusters.tell_systemd()
-#     return round(held, 1)
+#     return {"held" if waits else "in maintenance": f"{held:.1f} s"}
 #
 #
 # def _compare(former: Cluster, new: Cluster, state: State) -> None:
@@ -82249,9 +82258,17 @@ def _clear(home: str, folder: str) -> None:
 #     _write(state)
 #     for site, live in chosen:
 #         upgrade_hold.hold(site, live, state["held"][site.name], holders.get(site.name), _BY)
-#     for site, live in chosen:
+#     for site, _live in chosen:
 #         restore.refuse_running_commands(site)
-#         restore.stop(site, live)
+#     _for_each(restore.stop, chosen)
+#
+#
+# def _for_each(call: Callable[[Site, Release], None], chosen: Iterable[tuple[Site, Release]]) -> None:
+#     """Call a function for each site, all at the same time; the error of the first one is raised."""
+#     given = [*chosen]
+#     with ThreadPoolExecutor(max(1, len(given))) as pool:
+#         for called in [pool.submit(call, *one) for one in given]:
+#             called.result()
 #
 #
 # def _start(state: State) -> None:
@@ -82260,8 +82277,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: one does not.
 #     """
-#     for site, live in _held(state):
-#         restore.start(site, live)
+#     _for_each(restore.start, _held(state))
 #
 #
 # def _reopen(state: State, holders: Holders) -> None:
@@ -82272,7 +82288,7 @@ def _clear(home: str, folder: str) -> None:
 #     _write(state)
 #
 #
-# def _held(state: State) -> Iterator[tuple[Site, releases.Release]]:
+# def _held(state: State) -> Iterator[tuple[Site, Release]]:
 #     for name in state["held"]:
 #         site = sites.find(name)
 #         live = releases.linked(site, site.current)
@@ -82777,9 +82793,8 @@ def _clear(home: str, folder: str) -> None:
 # ) -> Iterator[str]:
 #     """Yield what is against an upgrade, whichever way."""
 #     if not version:
-#         yield f"neither installed nor offered by apt: {f'postgresql-{to}' if to else 'a version newer than'} " + (
-#             "" if to else former.version
-#         )
+#         wanted = f"postgresql-{to}" if to else f"a version newer than {former.version}"
+#         yield f"neither installed nor offered by apt: {wanted}"
 #     elif clusters.find(version, former.name) and not is_ours(version, former.name):
 #         there = f"{version} {former.name}"
 #         yield f"a cluster {there} exists already: pg_dropcluster {there}, if it is empty"

@@ -8,7 +8,8 @@ serve. See docs/decisions/0163.
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,6 +21,7 @@ from django_formula.host import clock, commands, file, folders
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
 from django_formula.release import releases
+from django_formula.release.releases import Release
 from django_formula.secret import secrets
 from django_formula.site import sites
 from django_formula.site.sites import Site
@@ -37,6 +39,8 @@ _COPYING, _HELD, _DONE, _RETURNING, _RETURNED = "copying", "held", "done", "retu
 _OF_NEW = (_DONE, _RETURNING)
 #: Seconds after which a backup is too old to begin an upgrade with.
 _FRESH = 3600
+#: Seconds in which the rows have to be counted for requests to wait meanwhile.
+_COUNTING = 10.0
 _INSTALL = ("apt-get", "install", "--yes", "--quiet", "--no-install-recommends")
 _BY = "django.upgrade_database"
 #: The name of the cluster into which a backup is loaded.
@@ -171,7 +175,7 @@ def run(name: str, to: str | None = None) -> dict[str, Any]:
         "to": str(new),
         "sites": [site.name for site, _live in found.places],
         "way": found.way,
-        "held" if found.way == upgrade_plan.LIVE else "in maintenance": f"{held} s",
+        **held,
         "seconds": watch.seconds,
         "rows": state["rows"],
         "kept": f"{former}, stopped, with what it had; back: salt-call django.upgrade_database {name} back",
@@ -289,9 +293,9 @@ def _begin(found: Plan) -> State:
     return state
 
 
-def _upgrade(found: Plan, state: State, took: Callable[[str], None]) -> float:
-    """Copy the cluster, and have the copy serve; return the seconds for which the sites did not serve."""
-    former, names, is_live = found.former, [*state["limits"]], found.way == upgrade_plan.LIVE
+def _upgrade(found: Plan, state: State, took: Callable[[str], None]) -> dict[str, str]:
+    """Copy the cluster, and have the copy serve; return how long the sites did not serve, and what visitors saw."""
+    former, names, is_live, waits = found.former, [*state["limits"]], found.way == upgrade_plan.LIVE, False
     meanwhile = replication.needs(len(names)) if is_live else None
     new = clusters.create(former, found.version, former.name, state["other_port"], meanwhile)
     lacking = clusters.extensions_without_files(found.extensions, found.version)
@@ -305,9 +309,13 @@ def _upgrade(found: Plan, state: State, took: Callable[[str], None]) -> float:
         clusters.analyze(new)
         took("analyzed")
         clusters.checkpoint(former, new)
-    with _no_backups(state), _guarded(state, waits=is_live) as holders:
+        counting = time.monotonic()
+        clusters.rows(former, names)
+        waits = time.monotonic() - counting < _COUNTING  # for the rows are counted again while requests wait
+        took("counted")
+    with _no_backups(state), _guarded(state, waits=waits) as holders:
         began = time.monotonic()
-        _hold(state, holders, waits=is_live)
+        _hold(state, holders, waits=waits)
         clusters.limit(former, dict.fromkeys(names, 0), end=True)
         took("sites stopped")
         if is_live:
@@ -333,7 +341,7 @@ def _upgrade(found: Plan, state: State, took: Callable[[str], None]) -> float:
         held = time.monotonic() - began
         _reopen(state, holders)
     clusters.tell_systemd()
-    return round(held, 1)
+    return {"held" if waits else "in maintenance": f"{held:.1f} s"}
 
 
 def _compare(former: Cluster, new: Cluster, state: State) -> None:
@@ -360,9 +368,17 @@ def _hold(state: State, holders: Holders, *, waits: bool) -> None:
     _write(state)
     for site, live in chosen:
         upgrade_hold.hold(site, live, state["held"][site.name], holders.get(site.name), _BY)
-    for site, live in chosen:
+    for site, _live in chosen:
         restore.refuse_running_commands(site)
-        restore.stop(site, live)
+    _for_each(restore.stop, chosen)
+
+
+def _for_each(call: Callable[[Site, Release], None], chosen: Iterable[tuple[Site, Release]]) -> None:
+    """Call a function for each site, all at the same time; the error of the first one is raised."""
+    given = [*chosen]
+    with ThreadPoolExecutor(max(1, len(given))) as pool:
+        for called in [pool.submit(call, *one) for one in given]:
+            called.result()
 
 
 def _start(state: State) -> None:
@@ -371,8 +387,7 @@ def _start(state: State) -> None:
     Raises:
         DeploymentError: one does not.
     """
-    for site, live in _held(state):
-        restore.start(site, live)
+    _for_each(restore.start, _held(state))
 
 
 def _reopen(state: State, holders: Holders) -> None:
@@ -383,7 +398,7 @@ def _reopen(state: State, holders: Holders) -> None:
     _write(state)
 
 
-def _held(state: State) -> Iterator[tuple[Site, releases.Release]]:
+def _held(state: State) -> Iterator[tuple[Site, Release]]:
     for name in state["held"]:
         site = sites.find(name)
         live = releases.linked(site, site.current)

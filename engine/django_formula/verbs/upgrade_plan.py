@@ -237,9 +237,8 @@ def _problems(
 ) -> Iterator[str]:
     """Yield what is against an upgrade, whichever way."""
     if not version:
-        yield f"neither installed nor offered by apt: {f'postgresql-{to}' if to else 'a version newer than'} " + (
-            "" if to else former.version
-        )
+        wanted = f"postgresql-{to}" if to else f"a version newer than {former.version}"
+        yield f"neither installed nor offered by apt: {wanted}"
     elif clusters.find(version, former.name) and not is_ours(version, former.name):
         there = f"{version} {former.name}"
         yield f"a cluster {there} exists already: pg_dropcluster {there}, if it is empty"
