@@ -24,6 +24,7 @@ from typing import Any
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
 DIGEST = "7bf45628d2b24693"
 DIGEST = "ce2ed25f7b485dd3"
+DIGEST = "181fb7dfd18ae4b8"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -9217,8 +9218,11 @@ def _clear(home: str, folder: str) -> None:
 #     for one in others:
 #         _place(one, other_port, at_boot=False)
 #     _place(serving, port, at_boot=True)
-#     if not is_there:
-#         _control("start", serving)
+#     try:
+#         _control("start", serving)  # also one that runs: systemd may be about to stop it
+#     except DeploymentError:
+#         if not is_there or not any(one.is_running and one[:2] == serving[:2] for one in clusters()):
+#             raise
 #
 #
 # def tell_systemd() -> None:
@@ -22732,6 +22736,7 @@ def _clear(home: str, folder: str) -> None:
 # import contextlib
 # import dataclasses
 # import errno
+# import functools
 # import gc
 # import os
 # import pwd
@@ -22880,6 +22885,9 @@ def _clear(home: str, folder: str) -> None:
 #
 # #: The descriptors of the locks that this process holds: `untrusted.reaper` inherits them, and no command does.
 # locks: set[int] = set()
+# #: What the process of a command does before it becomes the command; linux/prctl.h.
+# _beginning: Callable[[], object] | None = None
+# _PR_SET_PDEATHSIG = 1
 # #: Seconds between two looks at whether a silent process has ended: its children may keep its pipes open.
 # _POLL = 0.2
 # #: Seconds between two messages in the log about a command that is still running.
@@ -23190,6 +23198,7 @@ def _clear(home: str, folder: str) -> None:
 #             start_new_session=True,
 #             pass_fds=tuple(command.descriptors),
 #             umask=command.umask,
+#             preexec_fn=_beginning,
 #             **identity(command.user),
 #         )
 #     except OSError as error:
@@ -23199,6 +23208,19 @@ def _clear(home: str, folder: str) -> None:
 #         hint = command.hint or (f"install {program} on this host" if is_absent else "")
 #         message = f"{command.doing}: {program} cannot be started: {error.strerror}"
 #         raise DeploymentError(message, hint=hint, transient=transient) from None
+#
+#
+# @contextlib.contextmanager
+# def ending_with_this_process() -> Iterator[None]:
+#     """Have commands that are started in this block killed when this process is, so that none acts afterwards."""
+#     import ctypes  # which few processes need
+#
+#     global _beginning
+#     _beginning = functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGKILL)
+#     try:
+#         yield
+#     finally:
+#         _beginning = None
 #
 #
 # def identity(user: str | None) -> dict[str, Any]:
@@ -82359,7 +82381,8 @@ def _clear(home: str, folder: str) -> None:
 #         _watch(reader, writer, holders)
 #     os.close(reader)
 #     try:
-#         yield holders
+#         with commands.ending_with_this_process():
+#             yield holders
 #     except BaseException:
 #         _settle_after_failure(holders)
 #         raise

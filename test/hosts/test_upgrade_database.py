@@ -234,7 +234,7 @@ def test_killed_upgrade_leaves_the_former_cluster_serving(sites, way, step):
         began = time.monotonic()
         until(lambda: sites.blog.get("/release").status_code == sites.shop.get("/release").status_code == 200)
         print(f"{step}: serves again after {time.monotonic() - began:.1f} s")
-        until(lambda: not host.read(f"{sites.blog.root}/lock"))
+        until(lambda: host.run(["flock", "-n", f"{sites.blog.root}/lock", "true"], check=False).returncode == 0)
     failed = [one for load in loads for one in load.failed]
     assert {one.status for one in failed} <= (set() if way == "live" else {503}), failed
     assert "15 main 5432 online" in sites.clusters and sites.versions == ["15", "15"]

@@ -273,8 +273,11 @@ def exchange(serving: Cluster, port: int, other: Cluster, other_port: int) -> No
     for one in others:
         _place(one, other_port, at_boot=False)
     _place(serving, port, at_boot=True)
-    if not is_there:
-        _control("start", serving)
+    try:
+        _control("start", serving)  # also one that runs: systemd may be about to stop it
+    except DeploymentError:
+        if not is_there or not any(one.is_running and one[:2] == serving[:2] for one in clusters()):
+            raise
 
 
 def tell_systemd() -> None:

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import dataclasses
 import errno
+import functools
 import gc
 import os
 import pwd
@@ -152,6 +153,9 @@ _INDEX_LOGIN = re.compile(r"UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)")
 
 #: The descriptors of the locks that this process holds: `untrusted.reaper` inherits them, and no command does.
 locks: set[int] = set()
+#: What the process of a command does before it becomes the command; linux/prctl.h.
+_beginning: Callable[[], object] | None = None
+_PR_SET_PDEATHSIG = 1
 #: Seconds between two looks at whether a silent process has ended: its children may keep its pipes open.
 _POLL = 0.2
 #: Seconds between two messages in the log about a command that is still running.
@@ -462,6 +466,7 @@ def _start(command: Command) -> "subprocess.Popen[bytes]":
             start_new_session=True,
             pass_fds=tuple(command.descriptors),
             umask=command.umask,
+            preexec_fn=_beginning,
             **identity(command.user),
         )
     except OSError as error:
@@ -471,6 +476,19 @@ def _start(command: Command) -> "subprocess.Popen[bytes]":
         hint = command.hint or (f"install {program} on this host" if is_absent else "")
         message = f"{command.doing}: {program} cannot be started: {error.strerror}"
         raise DeploymentError(message, hint=hint, transient=transient) from None
+
+
+@contextlib.contextmanager
+def ending_with_this_process() -> Iterator[None]:
+    """Have commands that are started in this block killed when this process is, so that none acts afterwards."""
+    import ctypes  # which few processes need
+
+    global _beginning
+    _beginning = functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        yield
+    finally:
+        _beginning = None
 
 
 def identity(user: str | None) -> dict[str, Any]:

@@ -469,7 +469,8 @@ def _guarded(state: State, *, waits: bool = False) -> Iterator[Holders]:
         _watch(reader, writer, holders)
     os.close(reader)
     try:
-        yield holders
+        with commands.ending_with_this_process():
+            yield holders
     except BaseException:
         _settle_after_failure(holders)
         raise

@@ -49,12 +49,13 @@ def test_exchange_stops_both_before_it_changes_ports_and_starts_one(host):
 def test_exchange_leaves_a_cluster_running_that_serves_already(host):
     lines, done = host
     clusters.exchange(FORMER, 5432, NEW, 5433)
-    assert not [line for line in done if "stop" in line and "@15" in line] and not [x for x in done if "start " in x]
+    assert not [line for line in done if "stop" in line and "@15" in line]
+    assert done[-1] == "start postgresql@15-main.service"  # systemd may be about to stop it
     assert "sh /etc/postgresql/15/main/start.conf auto" in done and "stop postgresql@17-main.service" in done
     del lines["17 main"]
     done.clear()
     clusters.exchange(FORMER, 5432, NEW, 5433)
-    assert done == ["pg_conftool 15 main 5432", "sh /etc/postgresql/15/main/start.conf auto"]
+    assert done[:2] == ["pg_conftool 15 main 5432", "sh /etc/postgresql/15/main/start.conf auto"] and len(done) == 3
 
 
 def test_clusters_are_read_with_their_state(host):
