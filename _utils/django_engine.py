@@ -25,6 +25,7 @@ from typing import Any
 DIGEST = "7bf45628d2b24693"
 DIGEST = "ce2ed25f7b485dd3"
 DIGEST = "181fb7dfd18ae4b8"
+DIGEST = "762157ad344c2563"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -8960,7 +8961,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.folders import Folder
 #
 # USER = "postgres"
-# CONFIGURATION = Path("/etc/postgresql")
+# CONFIGURATION, DATA = Path("/etc/postgresql"), Path("/var/lib/postgresql")
 # #: What pg_createcluster reads, which makes the first cluster when Debian's package is installed.
 # CREATION = Path("/etc/postgresql-common/createcluster.d")
 # #: The settings of each cluster of its own; the others are copied.
@@ -9238,6 +9239,18 @@ def _clear(home: str, folder: str) -> None:
 #     control("stop", cluster)
 #     argv = ["pg_dropcluster", cluster.version, cluster.name]
 #     commands.run(argv, doing=f"removing the cluster {cluster}", timeout=_PATIENCE)
+#
+#
+# def remains(version: str, name: str) -> list[Path]:
+#     """Return the folders that a cluster has, also one whose creation was interrupted, which is not listed."""
+#     return [path for path in (CONFIGURATION / version / name, DATA / version / name) if path.exists()]
+#
+#
+# def remove_remains(version: str, name: str) -> None:
+#     """Remove the folders of a cluster that is not listed."""
+#     if remains(version, name) and find(version, name) is None:
+#         folders_of = [str(path) for path in remains(version, name)]
+#         _as_owner(["rm", "--recursive", "--force", *folders_of], doing=f"removing the remains of {version} {name}")
 #
 #
 # def copy_roles(former: Cluster, new: Cluster) -> None:
@@ -23216,11 +23229,12 @@ def _clear(home: str, folder: str) -> None:
 #     import ctypes  # which few processes need
 #
 #     global _beginning
+#     before = _beginning
 #     _beginning = functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGKILL)
 #     try:
 #         yield
 #     finally:
-#         _beginning = None
+#         _beginning = before
 #
 #
 # def identity(user: str | None) -> dict[str, Any]:
@@ -82026,10 +82040,15 @@ def _clear(home: str, folder: str) -> None:
 #     _refuse(found)
 #     live, former = live_release(site), found.former
 #     chosen = [one for one in backups.find(site, None) if one["engine"] == "postgres"]
+#     if not chosen:
+#         raise DeploymentError(
+#             f"the newest backup of {name} has no database of PostgreSQL", hint=f"salt-call django.backup {name}"
+#         )
 #     watch = _Watch()
 #     with backups.lock(site, _BY).held():
 #         _install(found)
 #         clusters.drop(Cluster(found.version, _REHEARSAL, 0, False, former.data))
+#         clusters.remove_remains(found.version, _REHEARSAL)
 #         watch.took("packages")
 #         taken = [one.port for one in clusters.clusters()]
 #         try:
@@ -82077,7 +82096,8 @@ def _clear(home: str, folder: str) -> None:
 #         watch.took("packages")
 #         state = _begin(found)
 #         try:
-#             held = _upgrade(found, state, watch.took)
+#             with commands.ending_with_this_process():
+#                 held = _upgrade(found, state, watch.took)
 #         except BaseException:
 #             _clean(state)
 #             raise
@@ -82190,6 +82210,7 @@ def _clear(home: str, folder: str) -> None:
 #     former = found.former
 #     new = Cluster(found.version, former.name, 0, False, former.data.parents[1] / found.version / former.name)
 #     clusters.drop(new)
+#     clusters.remove_remains(new.version, new.name)
 #     other = clusters.free_port(one.port for one in clusters.clusters())
 #     state = {
 #         "former": [former.version, former.name],
@@ -82347,6 +82368,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Remove a cluster that is not complete, and the record of it, unless the upgrade was done."""
 #     if state["phase"] in (_COPYING, _HELD):
 #         clusters.drop(_pair(state)[1])
+#         clusters.remove_remains(*state["new"])
 #         former = clusters.find(*state["former"])
 #         if former and former.is_running:
 #             replication.remove(former, [name for name in clusters.names(former) if name in state["limits"]])
@@ -82818,10 +82840,10 @@ def _clear(home: str, folder: str) -> None:
 #     if not version:
 #         wanted = f"postgresql-{to}" if to else f"a version newer than {former.version}"
 #         yield f"neither installed nor offered by apt: {wanted}"
-#     elif clusters.find(version, former.name) and not is_ours(version, former.name):
+#     elif clusters.remains(version, former.name) and not is_ours(version, former.name):
 #         there = f"{version} {former.name}"
 #         yield f"a cluster {there} exists already: pg_dropcluster {there}, if it is empty"
-#     if former.data != Path("/var/lib/postgresql") / former.version / former.name:
+#     if former.data != clusters.DATA / former.version / former.name:
 #         yield f"its data is in {former.data}, where no new cluster is made: use pg_upgradecluster"
 #     names = {one["name"] for site, _live in places for one in site.config["databases"].values()}
 #     for name, one in sorted(server["databases"].items()):

@@ -15,7 +15,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
 
 USER = "postgres"
-CONFIGURATION = Path("/etc/postgresql")
+CONFIGURATION, DATA = Path("/etc/postgresql"), Path("/var/lib/postgresql")
 #: What pg_createcluster reads, which makes the first cluster when Debian's package is installed.
 CREATION = Path("/etc/postgresql-common/createcluster.d")
 #: The settings of each cluster of its own; the others are copied.
@@ -293,6 +293,18 @@ def drop(cluster: Cluster) -> None:
     control("stop", cluster)
     argv = ["pg_dropcluster", cluster.version, cluster.name]
     commands.run(argv, doing=f"removing the cluster {cluster}", timeout=_PATIENCE)
+
+
+def remains(version: str, name: str) -> list[Path]:
+    """Return the folders that a cluster has, also one whose creation was interrupted, which is not listed."""
+    return [path for path in (CONFIGURATION / version / name, DATA / version / name) if path.exists()]
+
+
+def remove_remains(version: str, name: str) -> None:
+    """Remove the folders of a cluster that is not listed."""
+    if remains(version, name) and find(version, name) is None:
+        folders_of = [str(path) for path in remains(version, name)]
+        _as_owner(["rm", "--recursive", "--force", *folders_of], doing=f"removing the remains of {version} {name}")
 
 
 def copy_roles(former: Cluster, new: Cluster) -> None:

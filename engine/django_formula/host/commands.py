@@ -484,11 +484,12 @@ def ending_with_this_process() -> Iterator[None]:
     import ctypes  # which few processes need
 
     global _beginning
+    before = _beginning
     _beginning = functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         yield
     finally:
-        _beginning = None
+        _beginning = before
 
 
 def identity(user: str | None) -> dict[str, Any]:

@@ -114,10 +114,15 @@ def rehearse(name: str, to: str | None = None) -> dict[str, Any]:
     _refuse(found)
     live, former = live_release(site), found.former
     chosen = [one for one in backups.find(site, None) if one["engine"] == "postgres"]
+    if not chosen:
+        raise DeploymentError(
+            f"the newest backup of {name} has no database of PostgreSQL", hint=f"salt-call django.backup {name}"
+        )
     watch = _Watch()
     with backups.lock(site, _BY).held():
         _install(found)
         clusters.drop(Cluster(found.version, _REHEARSAL, 0, False, former.data))
+        clusters.remove_remains(found.version, _REHEARSAL)
         watch.took("packages")
         taken = [one.port for one in clusters.clusters()]
         try:
@@ -165,7 +170,8 @@ def run(name: str, to: str | None = None) -> dict[str, Any]:
         watch.took("packages")
         state = _begin(found)
         try:
-            held = _upgrade(found, state, watch.took)
+            with commands.ending_with_this_process():
+                held = _upgrade(found, state, watch.took)
         except BaseException:
             _clean(state)
             raise
@@ -278,6 +284,7 @@ def _begin(found: Plan) -> State:
     former = found.former
     new = Cluster(found.version, former.name, 0, False, former.data.parents[1] / found.version / former.name)
     clusters.drop(new)
+    clusters.remove_remains(new.version, new.name)
     other = clusters.free_port(one.port for one in clusters.clusters())
     state = {
         "former": [former.version, former.name],
@@ -435,6 +442,7 @@ def _clean(state: State) -> None:
     """Remove a cluster that is not complete, and the record of it, unless the upgrade was done."""
     if state["phase"] in (_COPYING, _HELD):
         clusters.drop(_pair(state)[1])
+        clusters.remove_remains(*state["new"])
         former = clusters.find(*state["former"])
         if former and former.is_running:
             replication.remove(former, [name for name in clusters.names(former) if name in state["limits"]])

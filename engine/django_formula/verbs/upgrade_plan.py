@@ -239,10 +239,10 @@ def _problems(
     if not version:
         wanted = f"postgresql-{to}" if to else f"a version newer than {former.version}"
         yield f"neither installed nor offered by apt: {wanted}"
-    elif clusters.find(version, former.name) and not is_ours(version, former.name):
+    elif clusters.remains(version, former.name) and not is_ours(version, former.name):
         there = f"{version} {former.name}"
         yield f"a cluster {there} exists already: pg_dropcluster {there}, if it is empty"
-    if former.data != Path("/var/lib/postgresql") / former.version / former.name:
+    if former.data != clusters.DATA / former.version / former.name:
         yield f"its data is in {former.data}, where no new cluster is made: use pg_upgradecluster"
     names = {one["name"] for site, _live in places for one in site.config["databases"].values()}
     for name, one in sorted(server["databases"].items()):

@@ -1,10 +1,12 @@
 """Commands: their identity, environment, output, timeouts and errors."""
 
+import contextlib
 import errno
 import logging
 import os
 import pwd
 import resource
+import signal
 import time
 from pathlib import Path
 from unittest.mock import Mock
@@ -444,3 +446,24 @@ def test_what_a_command_prints_when_it_is_ended_is_no_progress():
     with pytest.raises(DeploymentError, match=r"no progress for 0\.3 s") as error:
         run(["sh", "-c", script], doing="fetching", timeout=20, stall=0.3)
     assert "disconnected" in error.value.log
+
+
+def test_command_ends_with_a_process_that_is_killed(tmp_path):
+    """What a killed process has begun does not act later, when another has taken over."""
+    started, late = tmp_path / "started", tmp_path / "late"
+    for is_ending, mark in ((True, "ended"), (False, "went on")):
+        child = os.fork()
+        if not child:
+            script = f"touch {started}; sleep 1; touch {late}"
+            with commands.ending_with_this_process() if is_ending else contextlib.nullcontext():
+                commands.run(["sh", "-c", script], doing="waiting")
+            os._exit(0)
+        while not started.exists():
+            time.sleep(0.01)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        time.sleep(2 if is_ending else 0)
+        while not is_ending and not late.exists():
+            time.sleep(0.05)
+        assert late.exists() is not is_ending, mark
+        started.unlink()

@@ -31,6 +31,7 @@ def looked(own_host, monkeypatch):
     monkeypatch.setattr(upgrade_plan.shutil, "which", lambda *_arguments, **_options: "/usr/bin/pg_lsclusters")
     monkeypatch.setattr(upgrade_plan, "_free", lambda _former: free[0])
     monkeypatch.setattr(clusters, "clusters", lambda: [FORMER])
+    monkeypatch.setattr(clusters, "remains", lambda *_names: [])
     free = [1 << 30]
 
     def look(server=(), facts=(), more=(), room=1 << 30):
@@ -119,6 +120,7 @@ def interrupted(own_host, tmp_path, monkeypatch):
     monkeypatch.setattr(upgrade_database, "STATE", tmp_path / "upgrade.json")
     monkeypatch.setattr(clusters, "exchange", lambda serving, port, *_other: done.append(f"{serving} at {port}"))
     monkeypatch.setattr(clusters, "drop", lambda one: done.append(f"{one} removed"))
+    monkeypatch.setattr(clusters, "remove_remains", lambda *_names: None)
     monkeypatch.setattr(clusters, "limit", lambda one, limits: done.append(f"{one} open"))
     monkeypatch.setattr(clusters, "find", lambda version, name: Cluster(version, name, 5432, True, Path("/")))
     monkeypatch.setattr(clusters, "names", lambda _cluster: ["blog"])
