@@ -26,6 +26,7 @@ DIGEST = "7bf45628d2b24693"
 DIGEST = "ce2ed25f7b485dd3"
 DIGEST = "181fb7dfd18ae4b8"
 DIGEST = "762157ad344c2563"
+DIGEST = "30361c5f6a83f556"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -15453,7 +15454,10 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the process of the site's user ended without a usable answer.
 #     """
-#     sides = [release_replay.side(site, one.path, one.facts) for one in (live, release)]
+#     sides = [
+#         release_replay.side(site, live.path, live.facts),
+#         release_replay.side(site, release.path, release.facts, live.path),
+#     ]
 #     doing = "requesting what visitors have requested"
 #     found: dict[str, Any] = delegate.ask(
 #         site.user, release_replay.compare, *sides, [tuple(url) for url in urls], doing=doing, timeout=_TIMEOUT
@@ -63919,6 +63923,8 @@ def _clear(home: str, folder: str) -> None:
 # _TIMED_OUT = "timed out after"
 # #: How the answers begin that end with no page, by no exception.
 # REDIRECTS = "redirects"
+# #: The names of static files with a digest, as the proxy takes them for some.
+# _HASHED = re.compile(r".+\.[0-9a-f]{8,64}\.[^/]+")
 # #: Names of headers that may have a login.
 # _LOGIN = re.compile(r"auth|cookie|token|key|secret|pass|user|session", re.IGNORECASE)
 # #: A domain and a path with its query.
@@ -63977,21 +63983,28 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # class Side(NamedTuple):
-#     """A release that is requested, and the STATIC_URL of its pages; empty where their files are elsewhere."""
+#     """A release that is requested.
+#
+#     Attributes:
+#         static_url: the STATIC_URL of its pages; empty where their files are elsewhere.
+#         former: the release whose static files the proxy serves too: pages of it may be in a cache of the project.
+#     """
 #
 #     site: Site
 #     release: Path
 #     static_url: str
+#     former: Path | None = None
 #
 #
-# def side(site: Site, release: Path, facts: Mapping[str, Any]) -> Side:
+# def side(site: Site, release: Path, facts: Mapping[str, Any], former: Path | None = None) -> Side:
 #     """Return a release to request.
 #
 #     Args:
 #         facts: of the release: ``static_url``, ``collected``.
+#         former: the release that was active before.
 #     """
 #     is_here = facts.get("collected") is not None and not site.config["static"].get("push")
-#     return Side(site, release, str(facts.get("static_url") or "") if is_here else "")
+#     return Side(site, release, str(facts.get("static_url") or "") if is_here else "", former)
 #
 #
 # def compare(old: Side, new: Side, urls: Sequence[Target]) -> dict[str, Any]:
@@ -64112,7 +64125,16 @@ def _clear(home: str, folder: str) -> None:
 #     if not side.static_url or status != 200:
 #         return ()
 #     names = static.linked(side.site, side.static_url, body, images=True)
-#     return tuple(name for name in names if not os.path.isfile(side.release / "static" / name))
+#     return tuple(name for name in names if not _has(side.release, name) and not _has_former(side, name))
+#
+#
+# def _has(release: Path, name: str) -> bool:
+#     return os.path.isfile(release / "static" / name)
+#
+#
+# def _has_former(side: Side, name: str) -> bool:
+#     """Return whether a file with a digest in its name is of the former release, as in a page that is cached."""
+#     return side.former is not None and _HASHED.fullmatch(name) is not None and _has(side.former, name)
 #: django_formula/release/settings.py
 # """The configuration of a release: the settings overlay and its data, the environment, the files in its source."""
 #

@@ -143,4 +143,12 @@ def test_page_that_is_gone_is_a_warning(blog):
 @pytest.mark.parametrize("kind", map(full, ("gunicorn", "uvicorn", "granian", "daphne", "mod_wsgi")))
 def test_each_server_is_requested(blog, kind):
     blog.deploy(server={"kind": kind})
-    assert blog.record()["replay"]["refused"] == 0 and blog.record()["replay"]["compared"] >= 60
+    assert blog.record()["replay"]["refused"] == 0 and blog.record()["replay"]["pages"] >= 60
+
+
+@pytest.mark.full
+def test_sockets_that_a_server_binds_itself_are_requested(blog):
+    blog.process = "supervisor"
+    for kind in ("uwsgi", "gunicorn"):
+        blog.deploy(server={"kind": kind})
+        assert blog.record()["replay"]["refused"] == 0 and blog.record()["replay"]["pages"] >= 60

@@ -96,7 +96,10 @@ def _compare(site: Site, live: Release, release: Release, urls: list[Url]) -> di
     Raises:
         DeploymentError: the process of the site's user ended without a usable answer.
     """
-    sides = [release_replay.side(site, one.path, one.facts) for one in (live, release)]
+    sides = [
+        release_replay.side(site, live.path, live.facts),
+        release_replay.side(site, release.path, release.facts, live.path),
+    ]
     doing = "requesting what visitors have requested"
     found: dict[str, Any] = delegate.ask(
         site.user, release_replay.compare, *sides, [tuple(url) for url in urls], doing=doing, timeout=_TIMEOUT

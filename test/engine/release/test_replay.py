@@ -93,6 +93,16 @@ def test_growing_redirects_end(sides):
     assert difference["new"] == "redirects 5 times, last to /aaaaaa/"
 
 
+@pytest.mark.parametrize(("name", "count"), [("app.3f2a9c1b77de.js", 0), ("gone.3f2a9c1b77de.js", 1), ("a.js", 1)])
+def test_page_of_a_cache_may_have_files_of_the_active_release(sides, tmp_path, name, count):
+    both, answers, _seen = sides
+    write_tree(tmp_path, {"old/static/app.3f2a9c1b77de.js": ""})
+    page = (200, f'<script src="/static/{name}"></script>')
+    answers["new"] = {"/a/": page}
+    found = replay.compare(both[0], both[1]._replace(former=both[0].release), [(HOST, "/a/")])
+    assert len(found["differences"]) == count
+
+
 def test_place_that_many_pages_redirect_to_is_requested_once(sides):
     to = dict.fromkeys([f"/{number}/" for number in range(9)], (302, {"location": "/login/"}))
     assert compared(sides, to, to, to)["differences"] == []
