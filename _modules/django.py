@@ -517,12 +517,24 @@ def offsite(site, forget=False):
     return verbs_backup.offsite(site, forget=bool(forget))
 
 
+@_verb("blog")
+def points(site):
+    """
+    Check the archive of a site's PostgreSQL server, back that up if it is due, and show which moments the site can be
+    restored to; see docs/guides/points-in-time.md. The timer does so by itself.
+    """
+    return verbs_backup.points(site)
+
+
 @_verb(
     "blog",
     "blog 20260301T120000Z-0041-9be1c07d2a44 rollback=True",
-    shows=("which", "media", "migrate", "rollback", "queue", "offsite"),
+    "blog at='2026-11-26 04:00'",
+    shows=("which", "media", "migrate", "rollback", "queue", "offsite", "at", "compare"),
 )
-def restore(site, which=None, media=False, migrate=False, rollback=False, queue=False, offsite=False):
+def restore(
+    site, which=None, media=False, migrate=False, rollback=False, queue=False, offsite=False, at=None, compare=False
+):
     """
     Restore a backup. It is loaded into spare databases and checked; then the site is in maintenance while they
     replace the current ones. The current databases are kept under a name that the answer reports.
@@ -540,10 +552,15 @@ def restore(site, which=None, media=False, migrate=False, rollback=False, queue=
         Restore the site's own queue too. Tasks in it that have run since the backup run again.
     offsite
         Fetch the backup from the copies elsewhere first.
+    at
+        Restore the databases as they were at a moment, by the clock of the host: ``'2026-11-26 04:00'``. The pillar
+        has to have ``backup: {points: …}``.
+    compare
+        Restore nothing, and show in which tables the backup or the moment has other numbers of rows.
     """
     options = {"media": bool(media), "migrate": bool(migrate), "rollback": bool(rollback), "queue": bool(queue)}
-    options["offsite"] = bool(offsite)
-    return verbs_backup.restore(site, which, asked_by=_asked_by("restore"), **options)
+    options |= {"offsite": bool(offsite), "compare": bool(compare)}
+    return verbs_backup.restore(site, which, at=at and str(at), asked_by=_asked_by("restore"), **options)
 
 
 @_verb("/root/recovery.txt", shows=("queue",))

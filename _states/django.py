@@ -34,6 +34,7 @@ from django_formula.host import users as host_users
 from django_formula.host.commands import DeploymentError, redact
 from django_formula.host.outcome import Outcome
 from django_formula.page import serve
+from django_formula.points import setup as points_setup
 from django_formula.proxy import apache, proxies
 from django_formula.proxy import ports as proxy_ports
 from django_formula.release import bus
@@ -201,6 +202,7 @@ def absent(name, config, platform):
     last = {}
     if not site_sites.registered():
         last = {**release_console.remove(test=test), **audit_people.remove(test=test)}
+    last |= points_setup.remove_if_unasked(test=test)
     return done._replace(changes={**done.changes, **serve.remove_if_last(test=test), **last})
 
 
@@ -649,6 +651,26 @@ def people(name, config):
             - config: {{ django.people | tojson | yaml_dquote }}
     """
     return audit_people.apply(json.loads(config), origin.salt_call(__opts__), test=__opts__["test"])
+
+
+@_state
+def points(name, config):
+    """
+    Have the PostgreSQL servers of this host archived for points in time, or not any more: what is in the store stays.
+    A server that archives nothing yet is restarted once.
+
+    config
+        What the pillar has, and the addresses of the servers, from ``map.jinja``, as JSON; ``null`` for no archive.
+
+    .. code-block:: yaml
+
+        PostgreSQL is archived:
+          django.points:
+            - config: {{ django.points | tojson | yaml_dquote }}
+    """
+    wanted = json.loads(config) or {"points": None, "servers": ()}
+    store = wanted["points"] and _given().of_sender(wanted["points"])
+    return points_setup.ensure(store, wanted["servers"], test=__opts__["test"])
 
 
 @_state

@@ -22,3 +22,9 @@ PostgreSQL runs:
     - name: postgresql
     - require:
       - django: PostgreSQL is installed
+
+PostgreSQL is archived:
+  django.points:
+    - config: {{ django.points | tojson | yaml_dquote }}
+    - require:
+      - django: PostgreSQL runs

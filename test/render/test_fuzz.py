@@ -125,6 +125,7 @@ STORES = {
     "rclone": {**OFFSITE, "kind": "rclone", **BY_SSH},
     "sftp": {**OFFSITE, "kind": "sftp", "path": "/xqz", **BY_SSH},
 }
+ARCHIVE = {"kind": "s3", "bucket": "xqz", "key": "x", "secret": "x" * 20, "password": "x" * 20}
 SERVER = {"engine": "postgres", "name": "xqz", "manage": False}
 #: What has to be said within the same queue or cache: `memory` and `sync` are of a server of the site's own.
 STORE = {name: {"engine": "redis"} for name in ("memory", "sync", "engine")}
@@ -242,12 +243,9 @@ def options(path: Place, value: str) -> dict[str, Any]:
                 siblings = DATABASE.get(step, SERVER)
             if above in (("queue",), ("cache",), ("caches", "*=")):
                 siblings = STORE.get(step, ELSEWHERE)
-            if above == ("static", "push"):
-                siblings = PUSH["rsync" if step in PUSH["rsync"] or step == "user" else "s3"]
-            if above == ("backup", "offsite"):
-                siblings = STORES["rclone" if step in (*BY_SSH, "port") else "sftp" if step == "path" else "s3"]
+            siblings = store(above, step) or siblings
             built = {**siblings, step: built}
-    said: dict[str, Any] = {}
+    said: dict[str, Any] = {"database": {"engine": "postgres"}} if path[:2] == ("backup", "points") else {}
     for start, more in TOGETHER.items():
         if path[0] == start:
             said |= more
@@ -256,6 +254,15 @@ def options(path: Place, value: str) -> dict[str, Any]:
         if step.startswith("kind="):
             merged[path[0]]["kind"] = step.removeprefix("kind=")
     return {**said, **merged}
+
+
+def store(above: Place, step: str) -> dict[str, Any]:
+    """What a store elsewhere needs besides an option of it; nothing for other maps."""
+    if above == ("static", "push"):
+        return PUSH["rsync" if step in PUSH["rsync"] or step == "user" else "s3"]
+    if above == ("backup", "offsite"):
+        return STORES["rclone" if step in (*BY_SSH, "port") else "sftp" if step == "path" else "s3"]
+    return ARCHIVE if above == ("backup", "points") else {}
 
 
 def needed(path: Place) -> Any:
@@ -292,7 +299,11 @@ def judged(path: Place, values: list[str]) -> tuple[dict[str, Site], dict[str, l
     pillar = sites(path, values)
     accepted: dict[str, Site] = {}
     refused: dict[str, list[str]] = {}
-    result = compiled(pillar)
+    if path[:2] == ("backup", "points"):  # sites of one host have one archive
+        errors = [line for name, one in pillar.items() for line in compiled({name: one})["errors"]]
+        result = {"errors": errors or ["each is another archive"]}
+    else:
+        result = compiled(pillar)
     for name, value in zip(pillar, values, strict=True):
         lines = [line for line in result["errors"] if line.startswith(f"django:sites:{name}:")]
         if lines:

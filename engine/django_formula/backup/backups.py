@@ -42,8 +42,9 @@ KINDS = (*DUMPERS, QUEUE)
 RESTORE = "django.restore"
 #: Those that are no database, and are restored only where that is requested.
 ON_REQUEST = ("media", QUEUE)
-#: Why a backup was made; those before a migration stay as long as the release that they were made for.
-BY_COMMAND, BY_TIMER, MIGRATION = "command", "timer", "migration"
+#: Why a backup was made; those before a migration stay as long as the release that they were made for, and those of a
+#: moment were made later, of the archive of the log.
+BY_COMMAND, BY_TIMER, MIGRATION, MOMENT = "command", "timer", "migration", "moment"
 _TEXTS = ("name", "backup", "alias", "engine", "database", "taken", "why", "release", "sha256")
 #: The required shape of a manifest; the backup of another one is ignored.
 MANIFEST = {**dict.fromkeys(_TEXTS, str), "size": int, "rows": {str: int}, "migrations": [str], "verified?": str}
@@ -108,16 +109,51 @@ def make(
         databases = [one for one in databases if measured[one.alias]["tables"]]
         _check_room(site, databases, {alias: one["size"] for alias, one in measured.items()})
         live = releases.linked(site, site.current) or release
-        name, made = _new_name(site, live), []
-        try:
-            for one in databases:
-                made.append(_dump(one, name, live, why))
-        except BaseException:
-            for path in made:
-                remove(path)
-            raise
+        about = {"why": why, "release": live.name, "commit": live.record["commit"]}
+        made = _dump_all(databases, _new_name(site, live), about)
         prune(site)
     return made
+
+
+def _dump_all(databases: Sequence[Database], name: str, about: Mapping[str, str]) -> list[Path]:
+    made: list[Path] = []
+    try:
+        for one in databases:
+            made.append(_dump(one, name, about))
+    except BaseException:
+        for path in made:
+            remove(path)
+        raise
+    return made
+
+
+def keep(site: Site, databases: Sequence[Database], *, taken: str, release: str, commit: str) -> str:
+    """Make a backup of databases that are as they were at a moment, and return its name, which has that moment.
+
+    Args:
+        databases: with the connections by which they are read.
+        taken: the moment, in the format of `host.clock.now`.
+        release: the name of the release that was active then.
+        commit: of that release.
+
+    Raises:
+        DeploymentError: as `make`.
+    """
+    with lock(site, f"backup ({MOMENT})").held():
+        _remove_incomplete(site)
+        _check_room(site, list(databases), {one.alias: dumper(one.kind).measure(one)["size"] for one in databases})
+        seconds, name = clock.seconds(taken), ""
+        while not name or any(site.backups.glob(f"*-{name}.*")):
+            name = f"{re.sub('[-:]', '', clock.timestamp(seconds))}-{release}"
+            seconds += 1
+        _dump_all(databases, name, {"why": MOMENT, "release": release, "commit": commit, "taken": taken})
+    return name
+
+
+def of_moment(site: Site, taken: str) -> str:
+    """Return the name of the backup that was made of a moment; empty where there is none."""
+    found = (one["backup"] for one in manifests(site) if one["why"] == MOMENT and one["taken"] == taken)
+    return next(found, "")
 
 
 def _refuse_lost(release: Release, empty: Sequence[Database]) -> None:
@@ -340,7 +376,7 @@ def _new_name(site: Site, live: Release) -> str:
         time.sleep(0.2)
 
 
-def _dump(database: Database, name: str, live: Release, why: str) -> Path:
+def _dump(database: Database, name: str, about: Mapping[str, str]) -> Path:
     site, own = database.site, dumper(database.kind)
     path = site.backups / f"{re.sub(r'[^a-zA-Z0-9_]', '_', database.alias)}-{name}.{_suffix(own)}"
     log.info("%s: backing up %s", site.name, database.alias)
@@ -360,9 +396,7 @@ def _dump(database: Database, name: str, live: Release, why: str) -> Path:
             "engine": database.kind,
             "database": database.name,
             "taken": taken,
-            "why": why,
-            "release": live.name,
-            "commit": live.record["commit"],
+            **about,
             "size": new.stat().st_size,
             "sha256": digest,
             "seconds": round(time.monotonic() - began, 1),
@@ -458,8 +492,10 @@ def prune(site: Site) -> list[str]:
     present = manifests(site)
     named = {name for release in releases.releases(site) for name in release.record.get("backups", ())}
     migrations = _distinct(one["backup"] for one in present if one["why"] == MIGRATION)
-    regular = _distinct(one["backup"] for one in present if one["why"] != MIGRATION)
-    kept = {*migrations[: site.config["releases"]["keep"]], *regular[: site.config["backup"]["keep"]]}
+    moments = _distinct(one["backup"] for one in present if one["why"] == MOMENT)
+    regular = _distinct(one["backup"] for one in present if one["why"] not in (MIGRATION, MOMENT))
+    keep = site.config["backup"]["keep"]
+    kept = {*migrations[: site.config["releases"]["keep"]], *regular[:keep], *moments[:keep]}
     kept |= {one["backup"] for one in present if one["name"] in named}
     kept |= {one["backup"] for one in present[:1]}
     deleted = [one["name"] for one in present if one["backup"] not in kept]
@@ -474,7 +510,7 @@ def _distinct(names: Iterator[str]) -> list[str]:
 
 def status(site: Site) -> dict[str, str]:
     """Return when the newest backup was made, and the result of the last restore drill."""
-    newest = next(iter(manifests(site)), None)
+    newest = next((one for one in manifests(site) if one["why"] != MOMENT), None)
     drill = host_file.read_json(site.backups / "drill.json", {"date": str, "seconds": float, "result": str}) or {}
     drilled = f"{drill['date']}, {drill['seconds']:g} s: {drill['result']}" if drill else ""
     return {"backup": newest["taken"] if newest else "", "restore_drill": drilled}
@@ -504,7 +540,8 @@ def find(site: Site, which: str | None) -> list[dict[str, Any]]:
         DeploymentError: there is no such backup.
     """
     present = _described(site)
-    name = which or (present[0]["backup"] if present else "")
+    newest = next((one for one in present if one["why"] != MOMENT), None)
+    name = which or (newest["backup"] if newest else "")
     found = [one for one in present if name in (one["name"], one["backup"])]
     if not found:
         raise DeploymentError(

@@ -75,6 +75,24 @@ def restore(
     }
 
 
+def compare(site: Site, live: Release, which: str | None, secrets: list[str]) -> dict[str, Any]:
+    """Return in which tables the databases of a backup have other numbers of rows than the present ones.
+
+    Raises:
+        DeploymentError: there is no such backup, or a server does not answer.
+    """
+    chosen = [one for one in backups.find(site, which) if one["engine"] not in backups.ON_REQUEST]
+    databases = zip(chosen, loading.of_backup(live, chosen, secrets), strict=True)
+    differences = {one.alias: dumps.differences(manifest["rows"], _count_rows(one)) for manifest, one in databases}
+    return {
+        "backup": {one["alias"]: f"{one['name']}, taken {one['taken']}" for one in chosen},
+        "rows": {
+            alias: {name: f"{then} then, {now} now" for name, (then, now) in tables.items()}
+            for alias, tables in differences.items()
+        },
+    }
+
+
 def drill(site: Site, release: Release, secrets: list[str]) -> dict[str, Any]:
     """Load the newest backup next to the databases, and check it against the manifest and the active release.
 

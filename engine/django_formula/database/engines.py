@@ -14,6 +14,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Mapping
+from typing import Any
 
 
 def login_pair(user: str) -> tuple[str, str]:
@@ -82,6 +83,16 @@ class PostgreSQL(Engine):
     default_sockets = ("/run/postgresql", "/var/run/postgresql")
     drivers = frozenset({"psycopg", "psycopg2", "psycopg2_binary", "psycopg2cffi"})
     client_package = "postgresql-client"
+
+    def address(self, database: Mapping[str, Any]) -> tuple[str, int]:
+        """Return where the server on this host is that has a database of the pillar.
+
+        Returns:
+            The folder of its socket, empty for the default one, and its port.
+        """
+        host = database["host"] or ""
+        is_own = host.startswith("/") and host not in self.default_sockets
+        return host if is_own else "", database["port"] or self.port
 
     def driver_requirement(self, django_version: tuple[int, ...]) -> str:
         """Return psycopg 3 for the Django versions that support it."""

@@ -392,10 +392,23 @@ def newest_psql() -> str:
 
 def _psql(database: ManagedDatabase, text: str, *, doing: str) -> str:
     port = database.port or POSTGRES.port
+    hint = f"check that it runs on port {port}, else set {database.key}:port{database.or_as_it_is}"
+    return ask(text, port=port, socket=database.socket, doing=doing, hint=hint)
+
+
+def ask(text: str, *, port: int, socket: str, doing: str, hint: str = "") -> str:
+    """Run a script on a server of this host as its superuser, and return the output.
+
+    Args:
+        socket: the folder or file of its unix socket; empty for the default one.
+
+    Raises:
+        DeploymentError: the server does not answer, or refuses it.
+    """
     argv = [newest_psql(), "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--no-password"]
     argv += ["--set=ON_ERROR_STOP=1", "--dbname=postgres", f"--port={port}"]
     return commands.run(
-        [*argv, *([f"--host={database.socket}"] if database.socket else [])],
+        [*argv, *([f"--host={socket}"] if socket else [])],
         doing=doing,
         user="postgres",
         # Before 15 a site may put functions into the schema public, which are found before those of PostgreSQL.
@@ -403,5 +416,5 @@ def _psql(database: ManagedDatabase, text: str, *, doing: str) -> str:
         timeout=60,
         stdin=text,
         secrets=re.findall(r"SCRAM-SHA-256\$[^']+", text),
-        hint=f"check that it runs on port {port}, else set {database.key}:port{database.or_as_it_is}",
+        hint=hint,
     )

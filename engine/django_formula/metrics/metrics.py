@@ -200,6 +200,10 @@ def _of_data(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
         "django_offsite_copy_newest_timestamp_seconds", "When the backup was made of the newest copy elsewhere.",
         (({"site": name}, clock.seconds((row.get("offsite") or "")[:20]) or None) for name, row in rows.items()),
     )  # fmt: skip
+    yield gauge(
+        "django_points_behind_seconds", "For how long the oldest segment of PostgreSQL's log waits for the archive.",
+        (({"site": name}, row.get("points_behind")) for name, row in rows.items() if row.get("points")),
+    )  # fmt: skip
     yield gauge("django_certificate_expiry_timestamp_seconds", "When the certificate of a domain ends.", _ends(rows))
 
 

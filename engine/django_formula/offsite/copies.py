@@ -137,7 +137,8 @@ _PERIODS: dict[str, Callable[[datetime.date], Any]] = {
 
 def newest_backup(site: Site) -> list[dict[str, Any]]:
     """Return the manifests of the newest backup of all databases; uploads are not copied from it."""
-    whole = [one for one in backups.manifests(site) if one["why"] != backups.MIGRATION and one["engine"] != "media"]
+    others = (backups.MIGRATION, backups.MOMENT)
+    whole = [one for one in backups.manifests(site) if one["why"] not in others and one["engine"] != "media"]
     return [one for one in whole if one["backup"] == whole[0]["backup"]]
 
 

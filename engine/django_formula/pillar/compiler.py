@@ -86,6 +86,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         "watch": watch,
         "people": people,
         "page": pillar_page.compiled(layers, rules, present),
+        "points": pillar_database.points(present),
     }
 
 

@@ -107,6 +107,51 @@ def between(sites: dict[str, Site]) -> Iterator[Problem]:
                     yield ("django", "sites", name, *place, key), text
 
 
+# Points in time
+
+#: Those of their options that are secrets, which the pillar may have as references.
+_SECRETS = ("password", "secret")
+
+
+def points_within(site: Site, own: Site) -> Iterator[Problem]:
+    """Yield points in time that a site cannot have; those of the kinds of databases are in the schema."""
+    points = site["backup"].get("points")
+    if not points:
+        return
+    database = site["databases"].get("default") or {}
+    is_said = "databases" not in own and database.get("engine") in ("sqlite", "mysql")
+    if not is_said and not (database.get("engine") == "postgres" and database["manage"]):
+        text = "needs the database default on a PostgreSQL server that the formula sets up on this host: set database: "
+        yield ("backup", "points"), f"{text}{{engine: postgres}}, or remove it: a server elsewhere is archived there"
+    if points["kind"] == "folder" and f"{points['path']}/".startswith(f"{site['root']}/"):
+        yield ("backup", "points", "path"), "expected a folder outside of the site, on another disk or host"
+    if (points["endpoint"] or "").startswith("http:"):
+        yield ("backup", "points", "endpoint"), "expected https://, which is all that pgbackrest speaks"
+
+
+def points_between(sites: dict[str, Site]) -> Iterator[Problem]:
+    """Yield a site whose points in time have another store than those of another one: the server is one."""
+    given = {name: site["backup"]["points"] for name, site in sites.items() if "points" in site["backup"]}
+    plain = {name: {key: one for key, one in own.items() if key not in _SECRETS} for name, own in given.items()}
+    first = next(iter(plain), "")
+    for name in plain:
+        if plain[name] != plain[first]:
+            text = f"differs from that of site {first}, which is on the same server: they have one archive"
+            yield ("django", "sites", name, "backup", "points"), text
+
+
+def points(sites: dict[str, Site]) -> dict[str, Any] | None:
+    """Return the archive of the PostgreSQL servers of this host, and the address of each; None where no site asks."""
+    asking = [site for site in sites.values() if "points" in site["backup"]]
+    if not asking:
+        return None
+    databases = [database for site in asking for database in site["databases"].values()]
+    managed = (database for database in databases if database["engine"] == "postgres" and database["manage"])
+    own = {POSTGRES.address(database) for database in managed}
+    servers = [{"socket": socket, "port": port} for socket, port in sorted(own)]
+    return {"points": asking[0]["backup"]["points"], "servers": servers}
+
+
 # Environment variables
 
 

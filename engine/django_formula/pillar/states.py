@@ -134,6 +134,8 @@ def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, ha
         yield from named["mount"].get(site["media"]["mount"]["type"], [])
     if "offsite" in site["backup"]:
         yield from named["offsite"]
+    if "points" in site["backup"]:
+        yield from named["points"]
     if site["static"].get("push", {}).get("kind") == "rsync":
         yield named["rsync"]
     if site["tls"]["kind"] != "none":

@@ -10,6 +10,8 @@ from django_formula.deploy.deployment import Deployment
 from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies, fetching, program, repository
 from django_formula.offsite import rebuild as offsite_rebuild
+from django_formula.points import archive, moment
+from django_formula.points import program as points_program
 from django_formula.proxy import maintenance
 from django_formula.release import claim, disk, releases
 from django_formula.release.releases import Release
@@ -41,6 +43,8 @@ def restore(
     migrate: bool = False,
     rollback: bool = False,
     offsite: bool = False,
+    at: str | None = None,
+    compare: bool = False,
     asked_by: str = "django.restore",
 ) -> dict[str, Any]:
     """Restore a backup instead of a site's data, which is kept under another name.
@@ -48,6 +52,8 @@ def restore(
     Args:
         rollback: activate the release that the backup was made under, too.
         offsite: fetch the backup from the copies elsewhere.
+        at: make the backup of the archive, as the databases were at that moment.
+        compare: restore nothing, and return what differs.
 
     Raises:
         DeploymentError: it does not fit, or cannot be restored; the data stays unchanged then.
@@ -55,8 +61,14 @@ def restore(
     site = sites.find(name)
     if rollback:
         claim.refuse_alone(site, "rollback")
+    if sum(map(bool, (offsite, at, which if at else None))) > 1:
+        raise DeploymentError("at names a moment: neither a backup nor offsite has an effect with it")
     if offsite:
         which = fetch(site, which, media=media)
+    if at:
+        which = moment.fetch(site, _live(site), at, secrets.known(site))
+    if compare:
+        return backup_restore.compare(site, _live(site), which, secrets.known(site))
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
     with deployment.step("restore"):
         deployment.take_lock(look_again=True)
@@ -88,6 +100,20 @@ def _made_under(site: sites.Site, which: str | None, live: Release) -> Release |
             hint=f"migrate=True brings the backup to what {live.name} needs",
         )
     return release
+
+
+def points(name: str) -> dict[str, Any]:
+    """Do what is due of the archive of a site's server now, and return which moments there are.
+
+    Raises:
+        DeploymentError: there is none, the store cannot be reached, or refuses it.
+    """
+    site = sites.find(name)
+    if archive.options(site.config):
+        failures = points_program.work("django.points")
+        if failures:
+            raise failures[0]
+    return moment.coverage(site)
 
 
 def restore_drill(name: str, *, offsite: bool = False) -> dict[str, Any]:
@@ -178,7 +204,7 @@ def rebuild(identity: str, apply: Callable[[], Any], *, queue: bool, asked_by: s
         if not releases.linked(site, site.current):
             continue
         kinds = {one["engine"] for one in backups.find(site, which)}
-        chosen = {"migrate": True, "media": "media" in kinds, "queue": queue and backups.QUEUE in kinds}
+        chosen: dict[str, Any] = {"migrate": True, "media": "media" in kinds, "queue": queue and backups.QUEUE in kinds}
         try:
             answer = restore(name, which, asked_by=asked_by, **chosen)
             maintenance.off(site)

@@ -21,6 +21,7 @@ from django_formula.host import environment_files
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies
+from django_formula.points import archive
 from django_formula.project import command as project_command
 from django_formula.project import program
 from django_formula.proxy import maintenance as proxy_maintenance
@@ -67,7 +68,12 @@ def status(name: str, *, visits: bool = True) -> dict[str, Any]:
     site = sites.find(name)
     try:
         parts = {**verbs_status.status(site, visits=visits), **backups.status(site), **certificates.summary(site)}
-        parts |= {**copies.status(site), "schedules": schedule.status(site), "cron": schedule.idle(site)}
+        parts |= {
+            **copies.status(site),
+            **archive.status(site),
+            "schedules": schedule.status(site),
+            "cron": schedule.idle(site),
+        }
         return {**parts, **requests.status(site)}
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what was written
         raise DeploymentError(

@@ -21,6 +21,8 @@ ROW = {
     "stores": "queue 1M of 64M, 14 tasks wait; cache 1M of 64M",
     "backup": "2026-03-01T03:00:00Z",
     "offsite": "2026-02-28T03:00:00Z, 14 copies; drill 2026-02-27T04:00:00Z, 9 s: good, 41 rows",
+    "points": "since 2026-02-15T03:00:00Z, backup 2026-03-01T03:00:00Z",
+    "points_behind": 12,
     "ms": 12,
 }
 UNITS = {
@@ -93,6 +95,7 @@ django_http_request_duration_seconds_sum{site="blog"} 0.5
 django_http_request_duration_seconds_count{site="blog"} 10
 django_backup_newest_timestamp_seconds{site="blog"} 1772334000
 django_offsite_copy_newest_timestamp_seconds{site="blog"} 1772247600
+django_points_behind_seconds{site="blog"} 12
 django_certificate_expiry_timestamp_seconds{site="blog",domain="blog.example.org"} 1800000000
 django_unit_restarts_total{site="blog",unit="mails",release="0042"} 0
 django_unit_restarts_total{site="blog",unit="server",release="0042"} 2

@@ -598,6 +598,7 @@ def test_pillar_example_has_every_option() -> None:
         given |= {f"static:push:{name}" for name in site["static"]["push"]}
     for site in (shown["kiosk"], shown["blog"], shown["stable"]):
         given |= {f"backup:offsite:{name}" for name in site["backup"]["offsite"]}
+    given |= {f"backup:points:{name}" for name in shown["stable"]["backup"]["points"]}
     given |= {f"backup:offsite:keep:{name}" for name in shown["blog"]["backup"]["offsite"]["keep"]}
     given |= {f"media:mount:{name}" for name in shown["blog"]["media"]["mount"]}
     given |= {f"tls:eab:{name}" for name in shown["blog"]["tls"]["eab"]}

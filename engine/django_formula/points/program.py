@@ -1,0 +1,81 @@
+"""What is due of the archive of PostgreSQL, and the program of its timer: it requires neither Salt nor a master."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django_formula.host import clock
+from django_formula.host.commands import DeploymentError
+from django_formula.points import archive
+from django_formula.points.archive import BACKUP, CHECK, Cluster
+from django_formula.untrusted.text import tell
+
+_DAY = 86400.0
+#: Seconds between two backups of all files, and of what has changed since; by which the timer may be early.
+_FULL, _DIFF, _EARLY = 7 * _DAY, _DAY, 1800.0
+
+
+def main() -> int:
+    """Do what is due of each cluster, and return the exit code."""
+    try:
+        failures = work("django-points.service")
+    except (DeploymentError, OSError) as error:
+        tell(error, is_error=True)
+        return 1
+    for failure in failures:
+        tell(failure, is_error=True)
+    return 1 if failures else 0
+
+
+def work(holder: str) -> list[DeploymentError]:
+    """Check the archive of each cluster, and back it up where that is due; return what has failed.
+
+    What fails is remembered until it works again.
+
+    Raises:
+        DeploymentError: another program works on the archive.
+    """
+    failures: list[DeploymentError] = []
+    with archive.lock(holder, "1h").held():
+        for stanza in archive.read_state()["clusters"]:
+            for task, act in ((CHECK, _check), (BACKUP, _back_up)):
+                failures += _attempt(stanza, task, act)
+    return failures
+
+
+def _attempt(stanza: str, task: str, act: Callable[[Cluster, dict[str, Any]], None]) -> list[DeploymentError]:
+    state = archive.read_state()
+    entry = state["clusters"][stanza]
+    try:
+        act(archive.cluster(entry), entry)
+    except DeploymentError as error:
+        since = entry["failed"].get(task, {}).get("since", clock.now())
+        entry["failed"][task] = {"since": since, "cause": error.message.splitlines()[0].replace(";", ",")}
+        return [error]
+    else:
+        entry["failed"].pop(task, None)
+        return []
+    finally:
+        archive.write_state(state)
+
+
+def _check(one: Cluster, entry: dict[str, Any]) -> None:
+    """Have PostgreSQL close a segment, wait until that is in the store, and look whether all others are there."""
+    archive.run(one, "check", doing="checking the archive of PostgreSQL")
+    archive.remember(entry, archive.contents(one))
+
+
+def _back_up(one: Cluster, entry: dict[str, Any]) -> None:
+    kind = due(entry)
+    if kind:
+        archive.run(one, "backup", f"--type={kind}", doing="backing PostgreSQL up", timeout=archive.DATA)
+        archive.remember(entry, archive.contents(one))
+
+
+def due(entry: dict[str, Any]) -> str:
+    """Return which backup is due: ``full`` each week, ``diff`` each day, and at once where segments are missing."""
+    now = time.time() + _EARLY
+    if now >= clock.seconds(entry["full"]) + _FULL:
+        return "full"
+    is_open = any(end == "now" for _begin, end in entry["gaps"])
+    return "diff" if is_open or now >= clock.seconds(entry["backup"]) + _DIFF else ""

@@ -1,0 +1,373 @@
+"""Points in time: what the store has, what is due, which moments there are, and what status says of them."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from django_formula.database import postgres
+from django_formula.host import clock, commands, users
+from django_formula.host.commands import DeploymentError, Ended
+from django_formula.points import archive, moment, program, setup
+from django_formula.points.archive import Cluster
+from django_formula.verbs import backup as verbs_backup
+from django_formula.watch import problem
+from specimen import configured
+
+POINTS = {"kind": "folder", "path": "/mnt/archive", "password": "grenadier-of-the-archive"}
+FULL = {"keep": 14, "prune": True, "endpoint": None, "region": "us-east-1", "bucket": None, "key": None, "secret": None}
+MAIN = Cluster("15-main", Path("/var/lib/postgresql/15/main"), Path("/nowhere"), 5432, "")
+ENTRY = {
+    **{
+        "stanza": "15-main",
+        "data": "/var/lib/postgresql/15/main",
+        "waiting": "/nowhere",
+        "store": "",
+        "port": 5432,
+        "socket": "",
+    },
+    **{"oldest": "", "newest": "", "full": "", "backup": "", "gaps": [], "failed": {}},
+}
+
+
+def segment(number):
+    return f"0000000100000000/00000001{number // 256:08X}{number % 256:08X}-{'a' * 40}.zst"
+
+
+def files(*numbers, begin=1000):
+    """What is in an archive: a segment each minute."""
+    return {".": {"type": "path"}, **{segment(each): {"time": begin + each * 60} for each in numbers}}
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A site with points in time, on a host that remembers a cluster."""
+    for name, path in (("FOLDER", tmp_path), ("STATE", tmp_path / "state.json"), ("CONFIG", tmp_path / "conf")):
+        monkeypatch.setattr(archive, name, path)
+    waiting = tmp_path / "archive_status"
+    waiting.mkdir()
+    archive.write_state({"program": "", "clusters": {"15-main": {**ENTRY, "waiting": str(waiting)}}})
+    return configured(database={"engine": "postgres"}, backup={"points": POINTS})
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """A store that pgbackrest reaches: its backups and files, and the calls."""
+    there = {"backups": [], "files": files(1, 2, 3), "calls": [], "failure": None}
+
+    def execute(command):
+        words = [word for word in command.argv[1:] if not word.startswith(("--config", "--stanza", "--log"))]
+        there["calls"].append(" ".join(words))
+        assert command.user == "postgres" and command.argv[1] == f"--config={archive.CONFIG}"
+        if there["failure"]:
+            return Ended(50, "", there["failure"])
+        backups = [
+            {"type": kind, "timestamp": {"start": when - 5, "stop": when}, "info": {"size": 1 << 20}}
+            for when, kind in there["backups"]
+        ]
+        answers = {"info": [{"backup": backups}], "repo-ls": there["files"]}
+        answer = next((value for word, value in answers.items() if word in words), "")
+        return Ended(0, answer and json.dumps(answer), "")
+
+    monkeypatch.setattr(commands, "execute", execute)
+    return there
+
+
+def test_segments_that_are_missing_are_a_gap_until_the_next_backup(store):
+    store["files"] = files(254, 255, 256, 257, 260, 261)
+    store["backups"] = [(1000, "full")]
+    begin = 1000 + 257 * 60
+    assert archive.contents(MAIN).gaps == [(begin, float("inf"))]
+    store["backups"] += [(begin + 500, "diff")]
+    there = archive.contents(MAIN)
+    assert there.gaps == [(begin, begin + 500)] and there.newest == 1000 + 261 * 60
+    store["backups"] = [(begin + 500, "full")]
+    store["files"] = files(261, 262)
+    assert archive.contents(MAIN).gaps == []
+
+
+def test_segments_of_several_timelines_are_one_row(store):
+    later = segment(4).replace("00000001", "00000002", 2)
+    store["files"] = {**files(1, 2, 3), later: {"time": 2000}, "00000002.history": {"time": 1999}}
+    assert archive.contents(MAIN).gaps == []
+
+
+@pytest.mark.parametrize(
+    ("full", "backup", "gaps", "expected"),
+    [
+        (None, None, [], "full"),
+        (8, 1, [], "full"),
+        (1, 0.2, [], ""),
+        (3, 1.1, [], "diff"),
+        (3, 0.1, [["2026-01-01T00:00:00Z", "now"]], "diff"),
+        (3, 0.1, [["2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"]], ""),
+    ],
+)
+def test_what_is_due(full, backup, gaps, expected):
+    def ago(days):
+        return "" if days is None else clock.timestamp(time.time() - days * 86400)
+
+    assert program.due({**ENTRY, "full": ago(full), "backup": ago(backup), "gaps": gaps}) == expected
+
+
+def test_what_fails_is_remembered_until_it_works(site, store):
+    store["failure"] = "ERROR: [103]: unable to find a valid repository:\n       repo1: [X] no; such\nHINT: look"
+    assert [error.message for error in program.work("test")] == [
+        "checking the archive of PostgreSQL: unable to find a valid repository: repo1: [X] no, such",
+        "backing PostgreSQL up: unable to find a valid repository: repo1: [X] no, such",
+    ]
+    row = archive.status(site)
+    assert row["points"].startswith("no backup yet; backup fails since 2") or "backup fails since 2" in row["points"]
+    store["failure"], store["backups"] = None, [(time.time() // 1 - 10, "full")]
+    store["backups"] = [(int(when), kind) for when, kind in store["backups"]]
+    assert program.work("test") == []
+    stamp = clock.timestamp(store["backups"][0][0])
+    assert archive.status(site) == {"points": f"since {stamp}, backup {stamp}", "points_behind": 0}
+    assert "backup --type=full" not in store["calls"][-3:]
+
+
+def test_segment_that_waits_is_a_problem(site):
+    waiting = archive.cluster(archive.read_state()["clusters"]["15-main"]).waiting
+    for name, age in (("000000010000000000000009.done", 9000), ("00000001000000000000000A.ready", 700)):
+        (waiting / name).touch()
+        os.utime(waiting / name, (time.time() - age,) * 2)
+    row = archive.status(site)
+    assert row["points"] == "archive fails: the oldest segment waits for 700 s" and row["points_behind"] == 700
+    (found,) = [one for one in problem._of_data({"site": "blog", **row}) if one.key == "points"]
+    assert (found.kind, found.command) == ("backup", "salt-call django.points blog")
+    assert found.text == "points in time: archive fails: the oldest segment waits for 700 s"
+    (waiting / "00000001000000000000000A.ready").unlink()
+    assert archive.status(site)["points_behind"] == 0
+
+
+def test_site_without_points_says_nothing(site):
+    assert archive.status(configured(database={"engine": "postgres"})) == {"points": "", "points_behind": ""}
+    archive.STATE.unlink()
+    assert "apply, and see" in archive.status(site)["points"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-26 04:00Z", "2026-11-26T04:00:00Z"),
+        ("2026-11-26T04:00:30Z", "2026-11-26T04:00:30Z"),
+        ("2026-11-26 04:00:30 UTC", "2026-11-26T04:00:30Z"),
+        ("2026-11-26 04:00 +02:00", "2026-11-26T02:00:00Z"),
+        ("2026-11-26 04:00", "2026-11-26T01:00:00Z"),
+    ],
+)
+def test_moment_is_one_of_the_hosts_clock(monkeypatch, text, expected):
+    monkeypatch.setenv("TZ", "XYZ-3")
+    time.tzset()
+    try:
+        assert moment.parse(text).text == expected
+        assert moment.parse(text).target == expected.replace("T", " ").replace("Z", "+00")
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-11-26", "2026-13-26 04:00", "2026-11-26 04:00'; DROP", "\n"])
+def test_other_text_is_no_moment(text):
+    with pytest.raises(DeploymentError, match="is no moment"):
+        moment.parse(text)
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """A server that answers."""
+    monkeypatch.setattr(postgres, "ask", lambda *_words, **_options: "")
+
+
+def refusal(when):
+    with pytest.raises(DeploymentError) as error:
+        moment._check_covered(MAIN, moment._Moment(when, clock.timestamp(when)))
+    return error.value.message
+
+
+def test_moment_that_the_archive_does_not_have_is_refused(store, answering):
+    assert "has no backup" in refusal(5000)
+    store["backups"] = [(1000, "full"), (2000, "diff")]
+    assert "its oldest moment is 1970-01-01T00:16:40Z, the newest 2" in refusal(500)
+    assert "its oldest moment is 1970-01-01T00:16:40Z, the newest 2" in refusal(time.time() + 60)
+    store["files"] = files(1, 2, 9)
+    assert "segments are missing from 1970-01-01T00:18:40Z to 1970-01-01T00:33:20Z" in refusal(1500)
+    assert moment._check_covered(MAIN, moment._Moment(1050, "")) == 1 << 20
+    assert store["calls"][-3] == "check"
+
+
+def test_a_moment_and_a_backup_are_not_restored_at_once(world):
+    world.apply()
+    for options in ({"offsite": True}, {"which": "20260301T120000Z-0041-9be1c07d2a44"}):
+        with pytest.raises(DeploymentError, match="at names a moment"):
+            verbs_backup.restore("blog", at="2026-11-26 04:00", **options)
+    with pytest.raises(DeploymentError, match="has no points in time"):
+        verbs_backup.restore("blog", at="2026-11-26 04:00")
+
+
+@pytest.fixture
+def versioned(monkeypatch):
+    """A host with a version of pgbackrest, and a disk of 100 GB."""
+    answers = {"pgbackrest": "pgBackRest 2.45\n", "stat": f"{100 << 18} 4096\n"}
+    monkeypatch.setattr(commands, "run", lambda argv, **_options: answers[argv[0]])
+    return answers
+
+
+def test_configuration_of_a_store(versioned):
+    text = setup._config({**FULL, **POINTS}, [MAIN])
+    for line in (
+        "repo1-type=posix\nrepo1-path=/mnt/archive\n",
+        "repo1-cipher-pass=grenadier-of-the-archive\n",
+        "repo1-retention-full=14\n",
+        "archive-push-queue-max=10240MiB\n",
+        "[15-main]\npg1-path=/var/lib/postgresql/15/main\npg1-port=5432\n",
+    ):
+        assert line in text
+    assert "repo1-block" not in text and "expire-auto" not in text
+    versioned["pgbackrest"] = "pgBackRest 2.55.1\n"
+    s3 = {"kind": "s3", "path": None, "bucket": "archive", "endpoint": "https://s3.example.org:9000", "prune": False}
+    text = setup._config({**FULL, **POINTS, **s3, "key": "id", "secret": "s" * 8}, [MAIN, MAIN._replace(stanza="17-x")])
+    for line in (
+        "repo1-path=/points\n",
+        "repo1-s3-endpoint=s3.example.org\n",
+        "repo1-storage-port=9000\n",
+        "repo1-s3-uri-style=path\n",
+        "repo1-block=y\n",
+        "expire-auto=n\n",
+        "[17-x]\n",
+    ):
+        assert line in text
+
+
+def facts(**settings):
+    there = {"archive_mode": "off", "archive_command": "(disabled)", "archive_timeout": "0", "wal_level": "replica"}
+    return {"settings": {**there, "archive_library": "", **settings}, "pending": 0}
+
+
+def test_settings_of_a_server_are_those_of_the_archive():
+    first = setup._statements(MAIN, facts())
+    assert first[:2] == ["ALTER SYSTEM SET archive_mode = 'on';", "ALTER SYSTEM SET archive_timeout = '45';"]
+    command = f"pgbackrest --config={archive.CONFIG} --stanza=15-main archive-push %p"
+    done = facts(archive_mode="on", archive_timeout="45", archive_command=command)
+    assert setup._statements(MAIN, done) == []
+    assert setup._statements(MAIN, {**done, "pending": 1}) == first[:1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {"archive_mode": "on", "archive_command": "wal-g wal-push %p"},
+            "has an archive of its own: wal-g wal-push %p",
+        ),
+        ({"archive_mode": "on", "archive_library": "basic_archive"}, "has an archive of its own"),
+        ({"wal_level": "minimal"}, "has wal_level = minimal"),
+    ],
+)
+def test_server_with_an_archive_of_its_own_is_refused(monkeypatch, settings, expected):
+    answer = {"data": "/var/lib/postgresql/15/main", "name": "15/main", "version": 15, **facts(**settings)}
+    monkeypatch.setattr(postgres, "ask", lambda *_words, **_options: json.dumps(answer))
+    with pytest.raises(DeploymentError, match=expected):
+        setup._facts("", 5432)
+
+
+def test_nothing_is_done_without_an_archive(monkeypatch, tmp_path):
+    for name in ("CONFIG", "PROGRAM", "CRON", "UNITS"):
+        monkeypatch.setattr(setup, name, tmp_path / name)
+    assert setup.ensure(None, (), test=False) == ("PostgreSQL is not archived", {}, (), False)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.fixture
+def host(monkeypatch, tmp_path, store, versioned):
+    """A host with a PostgreSQL, on which the archive is set up for real, into folders; the calls of its programs."""
+    for name in ("CONFIG", "PROGRAM", "CRON", "FOLDER"):
+        monkeypatch.setattr(setup, name, tmp_path / name.lower())
+    for name, path in (("FOLDER", "folder"), ("STATE", "folder/state.json"), ("CONFIG", "config")):
+        monkeypatch.setattr(archive, name, tmp_path / path)
+    monkeypatch.setattr(setup, "UNITS", tmp_path)
+    there = {"facts": facts(), "said": [], "units": [], "store": store}
+
+    def ask(text, **_options):
+        there["said"].append(text)
+        if "ALTER SYSTEM" in text:
+            command = f"pgbackrest --config={archive.CONFIG} --stanza=15-main archive-push %p"
+            off = {"archive_command": "/bin/true", "archive_timeout": "0"}
+            on = {"archive_command": command, "archive_timeout": "45"}
+            there["facts"]["settings"] |= off if "/bin/true" in text else on
+        whole = {"data": str(tmp_path), "name": "15/main", "version": 15, **there["facts"]}
+        mode = there["facts"]["settings"]["archive_mode"]
+        return json.dumps(whole) if "json_build_object" in text else mode if "SHOW" in text else ""
+
+    def restart(_daemon):
+        there["units"].append("restart")
+        there["facts"]["settings"]["archive_mode"] = "on"
+
+    versioned["realpath"] = str(tmp_path / "waiting")
+    monkeypatch.setattr(postgres, "ask", ask)
+    monkeypatch.setattr(setup, "_are_installed", lambda: True)
+    monkeypatch.setattr(setup.host_archive, "install", lambda _module, path: path.write_text("program"))
+    monkeypatch.setattr(setup.daemons, "has_systemd", lambda: True)
+    monkeypatch.setattr(setup.daemons, "is_running", lambda _daemon: True)
+    monkeypatch.setattr(setup.daemons, "restart", restart)
+    monkeypatch.setattr(setup.folders, "refuse_unsafe_parents", lambda _path, _at: None)
+    monkeypatch.setattr(users, "user_id", lambda _name: os.getuid())
+    monkeypatch.setattr(users, "group_id", lambda _name: os.getgid())
+    for name in ("daemon_reload", "start_timer", "control", "end_timer"):
+        monkeypatch.setattr(setup.units, name, lambda *words, _name=name, **_options: there["units"].append(_name))
+    return there
+
+
+HERE = [{"socket": "", "port": 5432}]
+
+
+def test_archive_is_made_before_postgresql_adds_to_it(host, tmp_path):
+    wanted = {**FULL, **POINTS, "path": str(tmp_path / "mount")}
+    assert "restarted" in setup.ensure(wanted, HERE, test=True).changes["settings of 15-main"]
+    assert not archive.CONFIG.exists() and host["units"] == []
+    done = setup.ensure(wanted, HERE, test=False)
+    assert done.changes["archive 15-main"] == "new" and host["store"]["calls"] == ["stanza-create"]
+    assert host["units"] == ["restart", "daemon_reload", "start_timer", "control"]
+    assert archive.CONFIG.stat().st_mode & 0o777 == 0o640
+    assert POINTS["password"] not in str(done) + archive.STATE.read_text()
+    assert setup.ensure(wanted, HERE, test=False) == ("PostgreSQL is archived", {}, (), False)
+    setup.ensure({**wanted, "path": str(tmp_path / "another")}, HERE, test=False)
+    assert host["store"]["calls"] == ["stanza-create"] * 2 and host["units"].count("restart") == 1
+
+
+def test_store_that_refuses_leaves_postgresql_as_it_is(host, tmp_path):
+    host["store"]["failure"] = "ERROR: [028]: backup and archive info files exist but do not match the database"
+    with pytest.raises(DeploymentError) as error:
+        setup.ensure({**FULL, **POINTS, "path": str(tmp_path / "mount")}, HERE, test=False)
+    assert "do not match the database" in error.value.message and "#a-new-host" in error.value.hint
+    assert not [text for text in host["said"] if "ALTER SYSTEM" in text] and host["units"] == []
+
+
+def test_archive_ends_without_points(host, tmp_path):
+    setup.ensure({**FULL, **POINTS, "path": str(tmp_path / "mount")}, HERE, test=False)
+    assert str(setup.PROGRAM) in setup.ensure(None, (), test=True).changes and setup.CONFIG.exists()
+    setup.ensure(None, (), test=False)
+    assert "ALTER SYSTEM SET archive_command = '/bin/true'" in host["said"][-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mount"]
+
+
+def test_archive_ends_with_the_last_site_that_has_it(host, tmp_path, monkeypatch):
+    setup.ensure({**FULL, **POINTS, "path": str(tmp_path / "mount")}, HERE, test=False)
+    blog = configured(database={"engine": "postgres"}, backup={"points": POINTS})
+    monkeypatch.setattr(setup.sites, "registered", lambda: ["blog"])
+    monkeypatch.setattr(setup.sites, "find", lambda _name: blog)
+    assert setup.remove_if_unasked(test=False) == {}
+    monkeypatch.setattr(setup.sites, "registered", list)
+    assert setup.remove_if_unasked(test=False)[str(setup.CONFIG)] == "removed"
+    assert setup.remove_if_unasked(test=False) == {}
+
+
+def test_newer_server_on_the_same_port_has_an_archive_of_its_own(host, tmp_path, monkeypatch):
+    wanted = {**FULL, **POINTS, "path": str(tmp_path / "mount")}
+    setup.ensure(wanted, HERE, test=False)
+    newer = Cluster("17-main", tmp_path, tmp_path, 5432, "")
+    monkeypatch.setattr(setup, "_facts", lambda _socket, _port: (newer, host["facts"]))
+    setup.ensure(wanted, HERE, test=False)
+    assert [*archive.read_state()["clusters"]] == ["17-main"]
+    assert not [text for text in host["said"] if "/bin/true" in text]

@@ -1,0 +1,264 @@
+"""Points in time of PostgreSQL: moments restored, a server that is lost, a store that is away, and who reads what."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from images import pins
+from lab import Host
+from sites import Site
+
+PASSWORD = "grenadier-8d1b07f2c96e4a35"
+#: The archive, in a folder of the host as a mount would be.
+THERE = "/mnt/archive"
+POINTS = {"kind": "folder", "path": f"{THERE}/web1", "password": PASSWORD}
+CONFIG = "/var/lib/django-formula/points/pgbackrest.conf"
+ADD = "INSERT INTO guestbook_entry (name, message, created, attachment, hidden) VALUES ('{}', 'kept', now(), '', false)"
+
+
+def psql(site: Site, statement: str) -> str:
+    """What the site's own database answers."""
+    argv = ["runuser", "-u", "postgres", "--", "psql", "-qtA", "--dbname=blog", "--command", statement]
+    return site.host.run(argv).stdout.strip()
+
+
+def add(site: Site, name: str) -> None:
+    psql(site, ADD.format(name))
+
+
+def names(site: Site) -> list[str]:
+    return psql(site, "SELECT name FROM guestbook_entry ORDER BY id").split()
+
+
+def moment(site: Site) -> str:
+    """The present moment by the host's clock, with a second to both sides in which nothing is written."""
+    time.sleep(1.1)
+    now = site.host.run(["date", "-u", "+%Y-%m-%d %H:%M:%SZ"]).stdout.strip()
+    time.sleep(1.1)
+    return now
+
+
+def restore(site: Site, at: str, *options: str) -> dict[str, Any]:
+    return dict(site.host.call("django.restore", "blog", f"at={at}", *options, timeout=300))
+
+
+def failure(site: Site, *call: str) -> str:
+    result = site.host.salt(*call)
+    assert result.returncode != 0, result
+    return f"{result.stdout}\n{result.stderr}"
+
+
+def status(site: Site) -> dict[str, Any]:
+    (row,) = site.host.call("django.status", "blog", full=True)
+    return dict(row)
+
+
+def wait_for_backup(host: Host) -> None:
+    """Wait until the first backup is made, without which there are no points."""
+    host.run("until systemctl show -P ActiveState django-points.service | grep -q inactive; do sleep 0.5; done")
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts: Any, repositories: Any) -> Iterator[Site]:
+    host = module_hosts(kind="ready", name="web1")
+    site = Site(host, repositories(host))
+    host.run(["mkdir", "-p", THERE])
+    site.deploy(database={"engine": "postgres"}, backup={"points": POINTS})
+    wait_for_backup(host)
+    return site
+
+
+def test_a_moment_is_compared_and_restored(blog: Site) -> None:
+    again = blog.apply()
+    assert again.ok and not again.changed, again
+    add(blog, "first")
+    at = moment(blog)
+    add(blog, "second")
+    psql(blog, "DELETE FROM guestbook_entry WHERE name = 'first'")
+    add(blog, "third")
+    compared = restore(blog, at, "compare=True")
+    assert compared["rows"] == {"default": {"public.guestbook_entry": "1 then, 2 now"}}
+    assert names(blog) == ["second", "third"]
+    answer = restore(blog, at)
+    assert answer["rows"]["default"]["public.guestbook_entry"] == "2 before, 1 now"
+    assert names(blog) == ["first"] and blog.get("/").status_code == 200
+    kept = answer["kept"]["default"]
+    assert psql(blog, "SELECT count(*) FROM pg_database WHERE datname = '" + kept + "'") == "1"
+    assert blog.host.run(["ls", "/var/lib/django-formula/points/aside"], check=False).returncode != 0
+    row = status(blog)
+    assert row["points"].startswith("since 2") and "; " not in row["points"] and row["points_behind"] < 60
+    said = failure(blog, "django.restore", "blog", "at=2020-01-01 04:00")
+    shown = blog.host.call("django.points", "blog")
+    assert f"its oldest moment is {shown['oldest']}, the newest 2" in said and shown["missing"] == [], said
+    said = failure(blog, "django.restore", "blog", "at=yesterday")
+    assert "'yesterday' is no moment" in said
+
+
+def test_the_sites_user_reads_nothing_of_it(blog: Site) -> None:
+    host = blog.host
+    held = host.run(["grep", "-rlF", PASSWORD, "/srv/django", "/etc", "/run", "/var/lib", "/var/log"], check=False)
+    assert held.stdout.split() == [CONFIG]
+    assert host.run(["stat", "-c", "%U:%G %a", CONFIG]).stdout.strip() == "root:postgres 640"
+    assert PASSWORD not in host.run("journalctl --no-pager -o cat").stdout
+    own = ["runuser", "-u", "blog", "--"]
+    assert host.run([*own, "cat", CONFIG], check=False).returncode != 0
+    paths = [f"{THERE}/web1", "/var/spool/pgbackrest", "/var/log/pgbackrest", "/run/postgresql/django-pgbackrest"]
+    for path in paths:
+        result = host.run([*own, "ls", path], check=False)
+        assert "Permission denied" in result.stderr, (path, result)
+    files = host.run(["find", f"{THERE}/web1", "-type", "f"]).stdout.split()
+    assert files and "guestbook" not in host.run(["strings", "-n", "9", *files], check=False).stdout
+
+
+@pytest.mark.full
+def test_ten_moments_are_what_they_were(blog: Site) -> None:
+    known = []
+    for number in range(10):
+        for _ in range(random.randint(1, 20)):
+            add(blog, f"n{number}")
+        if number % 3 == 2:
+            psql(blog, "DELETE FROM guestbook_entry WHERE id IN (SELECT min(id) FROM guestbook_entry)")
+        rows = psql(blog, "SELECT md5(string_agg(e::text, ',' ORDER BY id)) FROM guestbook_entry e")
+        known.append((moment(blog), rows))
+    random.shuffle(known)
+    for at, rows in known:
+        restore(blog, at)
+        assert psql(blog, "SELECT md5(string_agg(e::text, ',' ORDER BY id)) FROM guestbook_entry e") == rows, at
+
+
+@pytest.mark.full
+def test_a_server_that_is_lost_comes_back_with_all_but_the_last_minute(blog: Site) -> None:
+    """By the commands of the docs."""
+    host = blog.host
+    host.run(["systemctl", "stop", "django-points.timer"])
+    deadline = time.monotonic() + 150
+    written = []
+    while time.monotonic() < deadline:
+        written.append((f"w{len(written)}", time.monotonic()))
+        add(blog, written[-1][0])
+        time.sleep(0.3)
+    lost_at = time.monotonic()
+    host.run("pkill -9 -u postgres postgres; rm -rf /var/lib/postgresql/15/main", check=False)
+    host.run("systemctl stop postgresql@15-main.service", check=False)
+    host.run("install -d -o postgres -g postgres -m 700 /var/lib/postgresql/15/main")
+    host.run(f"runuser -u postgres -- pgbackrest --config={CONFIG} --stanza=15-main restore", timeout=300)
+    host.run("systemctl start postgresql@15-main.service", timeout=300)
+    host.run("until runuser -u postgres -- psql -qtAc 'SELECT pg_is_in_recovery()' | grep -q f; do sleep 0.3; done")
+    there = set(names(blog))
+    missing = [when for name, when in written if name not in there]
+    assert not missing or lost_at - missing[0] <= 60
+    assert written[0][0] in there and blog.get("/").status_code == 200
+    host.run(["systemctl", "start", "django-points.timer"])
+    assert blog.apply().ok
+    blog.host.call("django.points", "blog")
+    add(blog, "after")
+    at = moment(blog)
+    add(blog, "later")
+    restore(blog, at)
+    assert names(blog)[-1] == "after"
+
+
+@pytest.mark.full
+def test_a_store_that_is_away_is_a_problem_and_fills_no_disk(blog: Site) -> None:
+    host = blog.host
+    add(blog, "before")
+    before = moment(blog)
+    add(blog, "known")
+    host.call("django.points", "blog")
+    host.run(f"sed -i 's/^archive-push-queue-max=.*/archive-push-queue-max=64MiB/' {CONFIG}")
+    host.run(f"mv {THERE}/web1 {THERE}/gone")
+    segments = "CREATE TABLE IF NOT EXISTS filler (x int); INSERT INTO filler VALUES (1); SELECT pg_switch_wal()"
+    psql(blog, segments)
+    host.run("touch -d '10 minutes ago' /var/lib/postgresql/15/main/pg_wal/archive_status/*.ready")
+    row = status(blog)
+    assert row["points_behind"] >= 600 and "archive fails: the oldest segment waits for 6" in row["points"]
+    assert "unable to" in failure(blog, "django.points", "blog")
+    assert "check fails since 2" in status(blog)["points"]
+    for _ in range(12):
+        psql(blog, segments)
+        time.sleep(2)
+    away = moment(blog)
+    assert blog.get("/").status_code == 200
+    host.run(f"mv {THERE}/gone {THERE}/web1")
+    psql(blog, segments)
+    host.call("django.points", "blog")
+    shown = host.call("django.points", "blog")
+    (missing,) = shown["missing"]
+    assert "gap from 2" in status(blog)["points"] and " to 2" in missing, shown
+    said = failure(blog, "django.restore", "blog", f"at={away}")
+    assert "segments are missing from 2" in said, said
+    restore(blog, before)
+    assert names(blog)[-1] == "before"
+    assert blog.apply().ok
+    assert "=64MiB" not in host.read(CONFIG)
+
+
+#: A store by HTTPS, whose authority the host trusts: pgbackrest speaks nothing else.
+PROXY = """server {
+    listen 127.0.0.1:9443 ssl;
+    server_name s3.example.org;
+    ssl_certificate /root/s3.crt;
+    ssl_certificate_key /root/s3.key;
+    client_max_body_size 0;
+    location / { proxy_pass http://127.0.0.1:9001; proxy_set_header Host $http_host; proxy_request_buffering off; }
+}
+"""
+
+
+@pytest.mark.full
+def test_store_may_be_s3(blog: Site) -> None:
+    host = blog.host
+    host.run(["python3", "-m", "venv", "/opt/moto"])
+    host.run(["/opt/moto/bin/pip", "install", "--quiet", *pins("s3")], timeout=300)
+    host.run("systemd-run --unit=moto --collect /opt/moto/bin/moto_server -H 127.0.0.1 -p 9001")
+    host.run("until (: </dev/tcp/127.0.0.1/9001) 2>/dev/null; do sleep 0.2; done", timeout=60)
+    host.run("echo 127.0.0.1 s3.example.org >> /etc/hosts")
+    host.run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=s3.example.org -keyout /root/s3.key "
+        "-addext subjectAltName=DNS:s3.example.org -out /root/s3.crt 2>/dev/null && "
+        "cp /root/s3.crt /usr/local/share/ca-certificates/s3.crt && update-ca-certificates >/dev/null 2>&1"
+    )
+    host.write("/etc/nginx/conf.d/store.conf", PROXY)
+    host.run(["systemctl", "reload", "nginx"])
+    login = {"AWS_ACCESS_KEY_ID": "AKIAWEB1", "AWS_SECRET_ACCESS_KEY": "grenadier-of-the-bucket"}
+    bucket = "import boto3; boto3.client('s3', endpoint_url='http://127.0.0.1:9001', region_name='us-east-1')"
+    host.run(["/opt/moto/bin/python", "-c", f"{bucket}.create_bucket(Bucket='archive')"], environment=login)
+    store = {"kind": "s3", "endpoint": "https://s3.example.org:9443", "bucket": "archive", "password": PASSWORD}
+    store |= {"key": login["AWS_ACCESS_KEY_ID"], "secret": login["AWS_SECRET_ACCESS_KEY"]}
+    blog.deploy(backup={"points": store})
+    wait_for_backup(host)
+    add(blog, "in the bucket")
+    at = moment(blog)
+    add(blog, "later")
+    restore(blog, at)
+    assert psql(blog, "SELECT name FROM guestbook_entry ORDER BY id DESC LIMIT 1") == "in the bucket"
+    row = status(blog)
+    assert row["points"].startswith("since 2") and "; " not in row["points"], row
+    held = host.run(
+        ["grep", "-rlF", store["secret"], "/srv/django", "/etc", "/run", "/var/lib", "/var/log"], check=False
+    )
+    assert held.stdout.split() == [CONFIG]
+    host.run("systemctl stop moto && rm /etc/nginx/conf.d/store.conf && systemctl reload nginx")
+    said = failure(blog, "django.points", "blog")
+    assert "unable to connect to 's3.example.org:9443'" in said, said
+    blog.deploy(backup={"points": POINTS})
+    host.call("django.points", "blog")
+
+
+@pytest.mark.full
+def test_without_points_the_host_has_nothing_of_them(blog: Site) -> None:
+    host = blog.host
+    host.run(["touch", "/root/before"])
+    blog.deploy(backup={})
+    assert status(blog)["points"] == ""
+    for path in ("/var/lib/django-formula/points", "/usr/local/lib/django-formula/points.pyz"):
+        assert host.run(["ls", path], check=False).returncode != 0
+    assert not host.run("systemctl list-unit-files 'django-points*' --no-legend", check=False).stdout
+    psql(blog, "CREATE TABLE IF NOT EXISTS filler (x int); INSERT INTO filler VALUES (1); SELECT pg_switch_wal()")
+    host.run("until ! ls /var/lib/postgresql/15/main/pg_wal/archive_status | grep -q ready; do sleep 0.5; done")
+    assert host.run(["ls", f"{THERE}/web1"]).stdout.split() == ["archive", "backup"]
+    assert "has no points in time" in failure(blog, "django.restore", "blog", "at=2026-11-26 04:00")
+    assert json.loads(psql(blog, "SELECT to_json(current_setting('archive_command'))")) == "/bin/true"
