@@ -19,7 +19,7 @@ from django_formula.host import lazy  # noqa: F401 - the others run when they ar
 # isort: split
 import django_fileserver
 from django_formula.audit import people as audit_people
-from django_formula.database import clusters, setup
+from django_formula.database import clusters, postgres, setup
 from django_formula.database import served as database_served
 from django_formula.deploy import order, origin, removal, steps
 from django_formula.deploy import takeover as deploy_takeover
@@ -202,7 +202,7 @@ def absent(name, config, platform):
     last = {}
     if not site_sites.registered():
         last = {**release_console.remove(test=test), **audit_people.remove(test=test)}
-    last |= points_setup.remove_if_unasked(test=test)
+    last |= points_setup.remove_if_unasked(test=test) if postgres.ARCHIVED.exists() else {}
     return done._replace(changes={**done.changes, **serve.remove_if_last(test=test), **last})
 
 
@@ -668,6 +668,8 @@ def points(name, config):
           django.points:
             - config: {{ django.points | tojson | yaml_dquote }}
     """
+    if config == "null" and not postgres.ARCHIVED.exists():  # no module is imported for what most hosts have not
+        return Outcome("PostgreSQL is not archived")
     wanted = json.loads(config) or {"points": None, "servers": ()}
     store = wanted["points"] and _given().of_sender(wanted["points"])
     return points_setup.ensure(store, wanted["servers"], test=__opts__["test"])

@@ -154,6 +154,8 @@ USES: dict[tuple[str, ...], Collection[str]] = {
     ("backup", "offsite", "password"): ("app",),
     ("backup", "offsite", "secret"): ("app",),
     ("backup", "offsite", "ssh_key"): ("app",),
+    ("backup", "points", "password"): (),  # refused with several hosts
+    ("backup", "points", "secret"): (),
     ("hook", "secret"): RELEASED,
     ("checks", "token"): (),  # the master's runner uses it
     ("static", "push", "secret"): RELEASED,

@@ -22,14 +22,16 @@ from django_formula.untrusted import shapes
 from django_formula.untrusted.foreign import Foreign
 
 #: What the formula has of the archive on this host, in a folder of root's.
-FOLDER = Path("/var/lib/django-formula/points")
-CONFIG, STATE = FOLDER / "pgbackrest.conf", FOLDER / "state.json"
+FOLDER, CONFIG = postgres.ARCHIVE, postgres.ARCHIVED
+STATE = FOLDER / "state.json"
 #: PostgreSQL's own user.
 USER = "postgres"
 #: What is done with the archive, as status names it.
 CHECK, BACKUP = "check", "backup"
 #: Seconds after which PostgreSQL closes a segment that has something, and after which one has to be in the store.
 CLOSES, LATE = 45, 300
+#: Seconds for which a gap that has ended is a problem, so that people hear of it.
+_TOLD = 86400.0
 #: Seconds for a request, and for what sends or fetches data.
 _REQUEST, DATA = 300.0, 24 * 3600.0
 #: What the host remembers of a cluster: where its log is, what the store has, and what has failed.
@@ -147,7 +149,8 @@ def status(site: Site) -> dict[str, Any]:
     if behind > LATE:
         parts.append(f"archive fails: the oldest segment waits for {behind:.0f} s")
     parts += [f"{what} fails since {failed[what]['since']}: {failed[what]['cause']}" for what in sorted(failed)]
-    parts += [f"gap from {begin} to {end}: what was committed between has no points" for begin, end in entry["gaps"]]
+    new = (pair for pair in entry["gaps"] if time.time() - (clock.seconds(pair[1]) or time.time()) < _TOLD)
+    parts += [f"gap from {begin} to {end}: what was committed between has no points" for begin, end in new]
     return {"points": "; ".join(parts) or "no backup yet", "points_behind": round(behind)}
 
 

@@ -18,7 +18,7 @@ _FULL, _DIFF, _EARLY = 7 * _DAY, _DAY, 1800.0
 def main() -> int:
     """Do what is due of each cluster, and return the exit code."""
     try:
-        failures = work("django-points.service")
+        failures = work("django-points.service", "1h")
     except (DeploymentError, OSError) as error:
         tell(error, is_error=True)
         return 1
@@ -27,7 +27,7 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def work(holder: str) -> list[DeploymentError]:
+def work(holder: str, patience: str = "10s") -> list[DeploymentError]:
     """Check the archive of each cluster, and back it up where that is due; return what has failed.
 
     What fails is remembered until it works again.
@@ -36,7 +36,7 @@ def work(holder: str) -> list[DeploymentError]:
         DeploymentError: another program works on the archive.
     """
     failures: list[DeploymentError] = []
-    with archive.lock(holder, "1h").held():
+    with archive.lock(holder, patience).held():
         for stanza in archive.read_state()["clusters"]:
             for task, act in ((CHECK, _check), (BACKUP, _back_up)):
                 failures += _attempt(stanza, task, act)

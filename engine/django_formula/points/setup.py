@@ -42,7 +42,6 @@ UMask=0077
 NoNewPrivileges=yes
 CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_SETUID CAP_SETGID CAP_KILL
 ProtectSystem=full
-ProtectHome=yes
 PrivateDevices=yes
 ProtectKernelLogs=yes
 ProtectKernelModules=yes
@@ -109,6 +108,8 @@ def ensure(wanted: Mapping[str, Any] | None, servers: Sequence[Mapping[str, Any]
         if statements[one.stanza]:
             restarts = "; PostgreSQL is restarted" if facts["settings"]["archive_mode"] == "off" else ""
             changes[f"settings of {one.stanza}"] = f"archiving{restarts}"
+    if daemons.has_systemd() and not (UNITS / "timers.target.wants" / TIMER).exists():
+        changes[TIMER] = "enabled"
     gone = {*state["clusters"]} - {one.stanza for one, _facts_of in found}
     changes |= {f"archive {stanza}": "no longer added to" for stanza in sorted(gone)}
     if not changes:
@@ -116,6 +117,7 @@ def ensure(wanted: Mapping[str, Any] | None, servers: Sequence[Mapping[str, Any]
     if test:
         return Outcome("the archive of PostgreSQL would be changed", changes)
     with _locked():
+        state = archive.read_state()  # the program may have written it meanwhile
         _write(files, wanted)
         _install(state, version)
         for one, _of_server in found:
@@ -285,7 +287,7 @@ def _end(state: dict[str, Any], stanza: str, others: Sequence[Cluster] = ()) -> 
     """
     one = archive.cluster(state["clusters"].pop(stanza))
     is_taken = (one.socket, one.port) in [(other.socket, other.port) for other in others]
-    if not is_taken and daemons.is_running(daemons.POSTGRES):
+    if not is_taken and one.data.exists():  # else its segments would wait for ever
         reset = ["ALTER SYSTEM SET archive_command = '/bin/true';", "ALTER SYSTEM RESET archive_timeout;"]
         reset += ["ALTER SYSTEM RESET archive_mode;", "SELECT pg_reload_conf();"]
         one.ask("\n".join(reset), doing="ending the archive of PostgreSQL")

@@ -141,6 +141,21 @@ def test_segment_that_waits_is_a_problem(site):
     assert archive.status(site)["points_behind"] == 0
 
 
+def test_gap_is_a_problem_for_a_day(site):
+    def said(end):
+        state = archive.read_state()
+        state["clusters"]["15-main"]["gaps"] = [["2026-01-01T00:00:00Z", end]]
+        archive.write_state(state)
+        row = {"site": "blog", **archive.status(site)}
+        assert [one.key for one in problem._of_data(row)] == (["points"] if "gap" in row["points"] else [])
+        return row["points"]
+
+    assert said("now") == "gap from 2026-01-01T00:00:00Z to now: what was committed between has no points"
+    recent = clock.timestamp(time.time() - 3600)
+    assert f"to {recent}: what" in said(recent)
+    assert "gap" not in said("2026-01-01T01:00:00Z")
+
+
 def test_site_without_points_says_nothing(site):
     assert archive.status(configured(database={"engine": "postgres"})) == {"points": "", "points_behind": ""}
     archive.STATE.unlink()
@@ -314,7 +329,14 @@ def host(monkeypatch, tmp_path, store, versioned):
     monkeypatch.setattr(setup.folders, "refuse_unsafe_parents", lambda _path, _at: None)
     monkeypatch.setattr(users, "user_id", lambda _name: os.getuid())
     monkeypatch.setattr(users, "group_id", lambda _name: os.getgid())
-    for name in ("daemon_reload", "start_timer", "control", "end_timer"):
+
+    def start_timer(name):
+        (tmp_path / "timers.target.wants").mkdir(exist_ok=True)
+        (tmp_path / "timers.target.wants" / name).touch()
+        there["units"].append("start_timer")
+
+    monkeypatch.setattr(setup.units, "start_timer", start_timer)
+    for name in ("daemon_reload", "control", "end_timer"):
         monkeypatch.setattr(setup.units, name, lambda *words, _name=name, **_options: there["units"].append(_name))
     return there
 
@@ -349,7 +371,7 @@ def test_archive_ends_without_points(host, tmp_path):
     assert str(setup.PROGRAM) in setup.ensure(None, (), test=True).changes and setup.CONFIG.exists()
     setup.ensure(None, (), test=False)
     assert "ALTER SYSTEM SET archive_command = '/bin/true'" in host["said"][-1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mount"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mount", "timers.target.wants"]
 
 
 def test_archive_ends_with_the_last_site_that_has_it(host, tmp_path, monkeypatch):
