@@ -242,7 +242,7 @@ def _restored(cluster: Cluster, moment: _Moment, size: int) -> Iterator[_Server]
             transient=True,
         )
     folders.make(Folder(_ASIDE, "root", "root", 0o755))
-    for name, mode in (("data", 0o700), ("tablespaces", 0o700), ("socket", 0o755)):
+    for name, mode in (("data", 0o700), ("tablespaces", 0o700), ("spool", 0o700), ("socket", 0o755)):
         folders.make(Folder(_ASIDE / name, USER, USER, mode))
     for name, text in (("postgresql.conf", ""), ("pg_hba.conf", "local all postgres peer\n"), ("pg_ident.conf", "")):
         file.write(_ASIDE / name, text, durable=False)
@@ -250,11 +250,19 @@ def _restored(cluster: Cluster, moment: _Moment, size: int) -> Iterator[_Server]
     try:
         words = [f"--pg1-path={_ASIDE}/data", "--type=time", f"--target={moment.target}", "--target-action=promote"]
         words += ["--archive-mode=off", f"--tablespace-map-all={_ASIDE}/tablespaces"]
+        words.append(f"--recovery-option=restore_command={_get(cluster)}")
         archive.run(cluster, *words, "restore", doing=f"restoring {moment.text} aside", timeout=archive.DATA)
         _start(server, moment)
         yield server
     finally:
         _clear(server)
+
+
+def _get(cluster: Cluster) -> str:
+    """Return the command that fetches segments, several ahead, in folders that the present server does not use."""
+    words = [f"--config={archive.CONFIG}", f"--stanza={cluster.stanza}", f"--pg1-path={_ASIDE}/data", "--archive-async"]
+    words += [f"--spool-path={_ASIDE}/spool", f"--lock-path={_ASIDE}/spool/lock", "archive-get", "%f", '"%p"']
+    return " ".join(["pgbackrest", *words])
 
 
 def _start(server: _Server, moment: _Moment) -> None:
@@ -291,7 +299,14 @@ def _clear(server: _Server) -> None:
     if (server.folder / "data").is_dir():
         with contextlib.suppress(DeploymentError):
             server.control("stop", "--mode=immediate", "--wait", f"--timeout={_ENDS:.0f}", timeout=2 * _ENDS)
-    file.remove_tree(server.folder)
+    deadline = time.monotonic() + _ENDS
+    while server.folder.exists():
+        try:
+            file.remove_tree(server.folder)
+        except OSError:  # what fetches segments ahead still writes some
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_LOOK)
 
 
 def _opened(server: _Server, databases: list[Database]) -> list[Database]:
