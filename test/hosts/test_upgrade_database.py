@@ -204,7 +204,7 @@ STEPS = {
     "the clusters stop": ("/usr/bin/systemctl", "stop*postgresql@17*"),
     "the former cluster gets its port": ("/usr/bin/pg_conftool", "15\\ main*"),
     "the new cluster gets its port": ("/usr/bin/pg_conftool", "17\\ main*"),
-    "the sites start": ("/usr/bin/systemctl", "start*django-shop*"),
+    "the sites start": ("/usr/bin/systemctl", "enable*--now*django-shop*"),
 }
 
 

@@ -71,6 +71,9 @@ def plan(name: str, to: str | None = None) -> dict[str, Any]:
         DeploymentError: the site has no cluster on this host.
     """
     port, state = upgrade_plan.port_of(sites.find(name)), _read()
+    if state and state["held"] and _is_free(port):
+        problem = f"an upgrade was interrupted: salt-call django.upgrade_database {name} back has its sites serve"
+        return {"upgrade": _summary(state), "problems": [problem]}
     found = upgrade_plan.make(port, to)
     is_newest = bool(state) and state["phase"] == _DONE and not found.version
     answer: dict[str, Any] = {
@@ -86,6 +89,11 @@ def plan(name: str, to: str | None = None) -> dict[str, Any]:
     if not is_newest:
         answer |= {"way": found.way, **({"because": found.reasons} if found.reasons else {})}
     return answer | {"problems": [] if is_newest else found.problems}
+
+
+def _is_free(port: int) -> bool:
+    """Return whether no cluster runs at a port."""
+    return not any(one.is_running and one.port == port for one in clusters.clusters())
 
 
 def _summary(state: State) -> dict[str, Any]:
