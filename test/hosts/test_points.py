@@ -228,7 +228,7 @@ PROXY = """server {
     ssl_certificate /root/s3.crt;
     ssl_certificate_key /root/s3.key;
     client_max_body_size 0;
-    location / { proxy_pass http://127.0.0.1:9001; proxy_set_header Host $http_host; proxy_request_buffering off; }
+    location / { proxy_pass http://127.0.0.1:9001; proxy_request_buffering off; }
 }
 """
 
