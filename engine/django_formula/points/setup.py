@@ -184,7 +184,8 @@ def _config(wanted: Mapping[str, Any], clusters: Sequence[Cluster]) -> str:
     options |= {} if wanted["prune"] else {"expire-auto": "n"}
     options |= {"compress-type": "zst", "start-fast": "y", "archive-async": "y", "process-max": 2}
     options |= {"archive-push-queue-max": _queue(clusters), "lock-path": "/run/postgresql/django-pgbackrest"}
-    options |= {"log-level-console": "warn", "log-level-file": "off"}
+    # A store that is away is tried for so long at each of several requests: a check ends within its time, and says why.
+    options |= {"io-timeout": 20, "log-level-console": "warn", "log-level-file": "off"}
     lines = [config_files.OURS, "[global]", *(f"{key}={value}" for key, value in options.items())]
     lines += ["", "[global:archive-get]", "archive-async=n"]
     for one in clusters:

@@ -236,6 +236,7 @@ def test_configuration_of_a_store(versioned):
         "repo1-cipher-pass=grenadier-of-the-archive\n",
         "repo1-retention-full=14\n",
         "archive-push-queue-max=10240MiB\n",
+        "io-timeout=20\n",
         "[15-main]\npg1-path=/var/lib/postgresql/15/main\npg1-port=5432\n",
     ):
         assert line in text
