@@ -19,6 +19,7 @@ from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.metrics import access_log
 from django_formula.proxy import proxies
+from django_formula.proxy.contract import Proxy
 from django_formula.release import health, releases
 from django_formula.site import sites
 from django_formula.site.sites import Site
@@ -91,6 +92,7 @@ class _SiteSeen(NamedTuple):
     row: dict[str, Any]
     need: int = decide.BAD
     is_deployed: bool = False
+    proxy: Proxy | None = None
 
 
 def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
@@ -108,7 +110,7 @@ def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
     problems: Known = {}
     events: list[Message] = []
     walking = time.monotonic() + _WALKING
-    rivals = walk.rivals(names, state, now)
+    rivals = walk.rivals({one.proxy for one in found.values() if one.proxy}, state, now)
     is_apply = any(one.is_deployed for one in found.values())
     for name, one in found.items():
         own, happened = machine.of_units(name, names, units, state)
@@ -177,7 +179,8 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
         command = in_command("salt-call", "django.drift", name)
         files = "1 file differs" if own["drift"] == 1 else f"{own['drift']} files differ"
         found.append(Problem("drift", f"{files} from the active release", command, "drift"))
-    return _SiteSeen(found, list(_attempts(site, own, now, config.get("fleet", ""))), row, need, is_deployed)
+    events = list(_attempts(site, own, now, config.get("fleet", "")))
+    return _SiteSeen(found, events, row, need, is_deployed, proxies.serving(site))
 
 
 def _explained(name: str, found: list[Problem], state: dict[str, Any], now: float, walking: float) -> list[Problem]:

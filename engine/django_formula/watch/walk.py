@@ -5,7 +5,7 @@ A unit of its own does both: a proxy that tests its configuration binds ports an
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -57,22 +57,21 @@ def _have_walked(name: str) -> None:
 # Other servers of the proxy that answer in place of a site: its health page may be a good page of theirs
 
 
-def rivals(names: Iterable[str], state: dict[str, Any], now: float) -> dict[str, list[Problem]]:
+def rivals(used: Collection[Proxy], state: dict[str, Any], now: float) -> dict[str, list[Problem]]:
     """Return for each site that another server answers for what that is, and what ends it.
 
     The proxies are asked for their configuration once a file of it has changed; else files are compared only.
 
     Args:
-        names: of the sites.
+        used: the proxies that serve sites of this host.
         state: of the watch; what the next look needs is put there.
         now: seconds since 1970.
     """
-    used = {proxy.etc: proxy for proxy in map(_serving, names) if proxy}
-    kept, files = state.get("proxies") or {"files": "", "at": 0.0}, _files(used.values())
+    kept, files = state.get("proxies") or {"files": "", "at": 0.0}, _files(used)
     is_due = files != kept["files"] or (not files and now - kept["at"] > _UNKNOWN)
     if used and is_due:
         _have_walked(PROXIES)
-        state["proxies"] = {"files": _files(used.values()), "at": now}
+        state["proxies"] = {"files": _files(used), "at": now}
     read = file.read_json(_path(PROXIES), _READ) if used else None
     return {
         name: [Problem("down", f"visitors do not reach it: {rival['text']}", rival["command"], "unreached")]
@@ -80,16 +79,9 @@ def rivals(names: Iterable[str], state: dict[str, Any], now: float) -> dict[str,
     }
 
 
-def _files(used: Iterable[Proxy]) -> str:
+def _files(used: Collection[Proxy]) -> str:
     """Return what the files of some proxies are now; empty where none is known."""
-    return "".join(reach.Configuration(proxy).present() for proxy in used)
-
-
-def _serving(name: str) -> Proxy | None:
-    try:
-        return proxies.serving(sites.find(name))
-    except (DeploymentError, OSError):
-        return None  # that it cannot be read is a problem of its own
+    return "".join(reach.Configuration(proxy).present() for proxy in sorted(used, key=lambda proxy: proxy.etc))
 
 
 def _read_proxies() -> int:

@@ -38,27 +38,26 @@ def proxy(monkeypatch, tmp_path):
 
 def test_proxy_is_asked_once_its_files_have_changed(proxy):
     state = {}
-    assert [walk.rivals(["forum"], state, float(now)) for now in (0, 60, 120)] == [{}] * 3 and proxy.asked == 1
+    assert [walk.rivals([proxy], state, float(now)) for now in (0, 60, 120)] == [{}] * 3 and proxy.asked == 1
     proxy.files, proxy.rival = "2", Broken("forum is answered by aaa.conf:1", "mv aaa.conf /root/")
-    assert [walk.rivals(["forum"], state, float(now)) for now in (180, 240)] == [{"forum": [FORUM]}] * 2
+    assert [walk.rivals([proxy], state, float(now)) for now in (180, 240)] == [{"forum": [FORUM]}] * 2
     proxy.files, proxy.rival = "3", None
-    assert walk.rivals(["forum"], state, 300.0) == {} and proxy.asked == 3
+    assert walk.rivals([proxy], state, 300.0) == {} and proxy.asked == 3
 
 
 def test_proxy_whose_files_are_not_known_is_asked_now_and_then(proxy):
     state, proxy.files = {}, ""
     for now in (1000, 1060, 1599, 1601):
-        walk.rivals(["forum"], state, float(now))
+        walk.rivals([proxy], state, float(now))
     assert proxy.asked == 2
 
 
 def test_what_answered_before_a_proxy_refused_its_files_still_does(proxy):
     state, proxy.rival = {}, Broken("forum is answered by aaa.conf:1", "mv aaa.conf /root/")
-    walk.rivals(["forum"], state, 0.0)
+    walk.rivals([proxy], state, 0.0)
     proxy.files, proxy.rival = "2", DeploymentError("nginx refuses it")
-    assert walk.rivals(["forum"], state, 60.0) == {"forum": [FORUM]} and proxy.asked == 2
+    assert walk.rivals([proxy], state, 60.0) == {"forum": [FORUM]} and proxy.asked == 2
 
 
-def test_host_without_a_proxy_asks_nothing(proxy, monkeypatch):
-    monkeypatch.setattr(walk.proxies, "serving", lambda _site: None)
-    assert walk.rivals(["forum"], {}, 0.0) == {} and proxy.asked == 0
+def test_host_without_a_proxy_asks_nothing(proxy):
+    assert walk.rivals([], {}, 0.0) == {} and proxy.asked == 0
