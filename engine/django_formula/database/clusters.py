@@ -122,9 +122,9 @@ def psql(cluster: Cluster, script: str, *, database: str = "postgres", doing: st
     )
 
 
-def query(cluster: Cluster, script: str, *, database: str = "postgres", doing: str) -> Any:
+def query(cluster: Cluster, script: str, *, database: str = "postgres", doing: str, **variables: str) -> Any:
     """Return the JSON that a script answers."""
-    return json.loads(psql(cluster, script, database=database, doing=doing))
+    return json.loads(psql(cluster, script, database=database, doing=doing, **variables))
 
 
 def _as_owner(argv: list[str], *, doing: str, stdin: str = "", timeout: float = _PATIENCE) -> str:

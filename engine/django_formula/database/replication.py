@@ -8,8 +8,11 @@ from django_formula.database import clusters
 from django_formula.database.clusters import Cluster
 from django_formula.host.commands import DeploymentError
 
-# Publications and subscriptions are named formula_upgrade, replication slots likewise with a number.
+# Publications and subscriptions are named formula_upgrade, replication slots likewise with a number. PostgreSQL makes
+# more slots while it copies tables, and leaves them where it is killed then: pg_16400_sync_16385_….
 
+#: Of names of slots and of connections for replication, those of the copy.
+OWN = "^(formula_upgrade|pg_[0-9]+_sync_[0-9]+_)"
 #: Seconds that the copy, and the last of what was written, may take.
 _COPYING, _REST = 86400.0, 60.0
 #: Bytes of the WAL that may be left when requests are held.
@@ -33,8 +36,8 @@ SELECT 'ALTER SUBSCRIPTION formula_upgrade SET (slot_name = NONE)' FROM pg_subsc
 DROP SUBSCRIPTION IF EXISTS formula_upgrade;
 """
 _DROP_SLOTS = """SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
-  WHERE slot_name LIKE 'formula_upgrade%' AND active_pid IS NOT NULL;
-SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'formula_upgrade%';
+  WHERE slot_name ~ :'own' AND active_pid IS NOT NULL;
+SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name ~ :'own';
 """
 
 
@@ -83,7 +86,7 @@ def finish(former: Cluster, new: Cluster, names: Iterable[str]) -> None:
 
 def remove(former: Cluster, names: Iterable[str]) -> None:
     """Remove what the replication has made in the former cluster: a slot that is left keeps its WAL for ever."""
-    clusters.psql(former, _DROP_SLOTS, doing="removing the replication slots")
+    clusters.psql(former, _DROP_SLOTS, doing="removing the replication slots", own=OWN)
     for name in names:
         script = "SET client_min_messages = error;\nDROP PUBLICATION IF EXISTS formula_upgrade;\n"
         clusters.psql(former, script, database=name, doing=f"removing the publication of {name}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from django_formula.backup.backups import in_words
-from django_formula.database import clusters, served
+from django_formula.database import clusters, replication, served
 from django_formula.database import server as database_server
 from django_formula.database.clusters import Cluster
 from django_formula.database.engines import POSTGRES
@@ -33,8 +33,8 @@ _SERVER = """SELECT json_build_object(
   'wal_level', current_setting('wal_level'),
   'slots', least(current_setting('max_replication_slots')::int, current_setting('max_wal_senders')::int),
   'tablespaces', (SELECT count(*) FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')),
-  'replicas', (SELECT count(*) FROM pg_stat_replication) + (SELECT count(*) FROM pg_replication_slots
-    WHERE slot_name NOT LIKE 'formula_upgrade%'),
+  'replicas', (SELECT count(*) FROM pg_stat_replication WHERE application_name !~ :'own')
+    + (SELECT count(*) FROM pg_replication_slots WHERE slot_name !~ :'own'),
   'subscriptions', (SELECT count(*) FROM pg_subscription),
   'prepared', (SELECT count(*) FROM pg_prepared_xacts),
   'archive', CASE current_setting('archive_mode') WHEN 'off' THEN ''
@@ -157,7 +157,7 @@ def make(port: int, to: str | None = None) -> Plan:
         raise DeploymentError(
             f"no cluster of PostgreSQL runs at port {port}", hint="look at pg_lsclusters", transient=True
         )
-    server = clusters.query(former, _SERVER, doing=f"querying {former}")
+    server = clusters.query(former, _SERVER, doing=f"querying {former}", own=replication.OWN)
     places, version = of_port(port), _version(former, to)
     own = {name: one for name, one in server["databases"].items() if name not in OWN}
     facts = {

@@ -40,7 +40,7 @@ def looked(own_host, monkeypatch):
         answers = {"postgres": {**SERVER, **dict(server), "databases": databases}}
         free[0] = room
 
-        def query(_cluster, script, *, database="postgres", doing):
+        def query(_cluster, script, *, database="postgres", doing, **_variables):
             if script == upgrade_plan._SERVER:
                 return answers["postgres"]
             return {**FACTS, **dict(facts)} if database == "blog" else {**FACTS, "tables": 0}
