@@ -312,22 +312,23 @@ def _upgrade(found: Plan, state: State, took: Callable[[str], None]) -> dict[str
     """Copy the cluster, and have the copy serve; return how long the sites did not serve, and what visitors saw."""
     former, names, is_live, waits = found.former, [*state["limits"]], found.way == upgrade_plan.LIVE, False
     meanwhile = replication.needs(len(names)) if is_live else None
-    new = clusters.create(former, found.version, former.name, state["other_port"], meanwhile)
-    lacking = clusters.extensions_without_files(found.extensions, found.version)
-    if lacking:
-        raise DeploymentError(f"{found.version} does not have the extensions {', '.join(lacking)}")
-    clusters.copy_roles(former, new)
-    took("new cluster")
-    if is_live:
-        replication.copy(former, new, names)
-        took("copied")
-        clusters.analyze(new)
-        took("analyzed")
-        clusters.checkpoint(former, new)
-        counting = time.monotonic()
-        clusters.rows(former, names)
-        waits = time.monotonic() - counting < _COUNTING  # for the rows are counted again while requests wait
-        took("counted")
+    with _guarded(state):  # a copy that is left would have the former cluster keep its WAL
+        new = clusters.create(former, found.version, former.name, state["other_port"], meanwhile)
+        lacking = clusters.extensions_without_files(found.extensions, found.version)
+        if lacking:
+            raise DeploymentError(f"{found.version} does not have the extensions {', '.join(lacking)}")
+        clusters.copy_roles(former, new)
+        took("new cluster")
+        if is_live:
+            replication.copy(former, new, names)
+            took("copied")
+            clusters.analyze(new)
+            took("analyzed")
+            clusters.checkpoint(former, new)
+            counting = time.monotonic()
+            clusters.rows(former, names)
+            waits = time.monotonic() - counting < _COUNTING  # for the rows are counted again while requests wait
+            took("counted")
     with _no_backups(state), _guarded(state, waits=waits) as holders:
         began = time.monotonic()
         _hold(state, holders, waits=waits)
