@@ -269,9 +269,9 @@ def upgrade_database(site, what="plan", to=None, lose=False):
     databases there. The former cluster is kept, stopped. See docs/guides/upgrade-database.md.
 
     what
-        ``plan`` shows what there is, and what is against an upgrade; the return code is 1 then. ``rehearse`` loads the
-        newest backup into a cluster of the new version, which is removed. ``run`` upgrades. ``back`` has the former
-        cluster serve again.
+        ``plan`` shows the cluster and each reason that prevents an upgrade; with a reason the return code is 1.
+        ``rehearse`` loads the newest backup into a cluster of the new version, which is removed. ``run`` upgrades.
+        ``back`` has the former cluster serve again.
     to
         The new major version. The newest one that is installed or that apt has by default.
     lose

@@ -2,7 +2,7 @@
 
 `compare` runs as the site's user. Requests have no cookies and no login, and a header that names them. An answer counts
 where the new release gives it each time, and the active one never does: what both have in common, such as a database
-that does not answer, is nobody's fault.
+that does not answer, is no fault of the new one.
 """
 
 import http.client

@@ -17,7 +17,7 @@ def test_ids_and_names_of_users_and_groups():
 @pytest.mark.parametrize("free", range(4))
 def test_failed_lookup_of_a_user_is_an_error(free):
     """With none, or a few, of the files that a look opens at once."""
-    lookups = {users.find_user: "nobody-at-all", users.user_id: "nobody-at-all", users.group_id: "nobody-at-all"}
+    lookups = {users.find_user: "no-such-user", users.user_id: "no-such-user", users.group_id: "no-such-user"}
     lookups |= {users.user_name: 999999, users.group_name: 999999}
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     begin = os.dup(0)
@@ -29,7 +29,7 @@ def test_failed_lookup_of_a_user_is_an_error(free):
                 look_up(what)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert users.find_user("nobody-at-all") is None and users.user_id("nobody-at-all") == -2
+    assert users.find_user("no-such-user") is None and users.user_id("no-such-user") == -2
     assert users.user_name(999999) == "" and users.group_name(999999) == "root"
 
 
