@@ -28,13 +28,26 @@ def with_active(name: str, act: Callable[[Release, list[str]], Sequence[Deployme
     Args:
         act: gets the release, and the secrets that no output may show; it returns what has failed, or raises it.
     """
-    try:
+
+    def work() -> Sequence[DeploymentError]:
         site = sites.find(name)
         live = releases.linked(site, site.current)
         if not live:
             tell(f"{name} has no active release yet")
-            return 0
-        failures = act(live, secret_secrets.known(site))
+            return []
+        return act(live, secret_secrets.known(site))
+
+    return exit_code(work)
+
+
+def exit_code(work: Callable[[], Sequence[DeploymentError]]) -> int:
+    """Do the work of a program, print what has failed, and return the exit code: 1 where something has.
+
+    Args:
+        work: returns what has failed, or raises it.
+    """
+    try:
+        failures = work()
     except (DeploymentError, OSError) as error:
         tell(error, is_error=True)
         return 1

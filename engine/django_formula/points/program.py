@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from django_formula.backup import program
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.points import archive
 from django_formula.points.archive import BACKUP, CHECK, Cluster
-from django_formula.untrusted.text import tell
 
 _DAY = 86400.0
 #: Seconds between two backups of all files, and of what has changed since; by which the timer may be early.
@@ -17,14 +17,7 @@ _FULL, _DIFF, _EARLY = 7 * _DAY, _DAY, 1800.0
 
 def main() -> int:
     """Do what is due of each cluster, and return the exit code."""
-    try:
-        failures = work("django-points.service", "1h")
-    except (DeploymentError, OSError) as error:
-        tell(error, is_error=True)
-        return 1
-    for failure in failures:
-        tell(failure, is_error=True)
-    return 1 if failures else 0
+    return program.exit_code(lambda: work("django-points.service", "1h"))
 
 
 def work(holder: str, patience: str = "10s") -> list[DeploymentError]:
