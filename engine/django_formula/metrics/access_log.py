@@ -1,26 +1,16 @@
-"""The requests of a site, counted from the JSON access log of its proxy: each look reads what the log has grown by.
+"""The requests of a site, counted from the JSON access log of its proxy.
 
-A log that is rotated by renaming is read to its end; of one that is cut in place the new content is read. Lines are
-data of visitors: only three numbers of each are taken, where the quotes around them cannot be a visitor's.
+Lines are data of visitors: only three numbers of each are taken, where the quotes around them cannot be a visitor's.
 """
 
 import bisect
 import contextlib
-import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
-
-from django_formula.proxy import access_log as proxy_access_log
 
 #: The upper bounds of the durations that are counted, in seconds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-#: The most bytes of one look; the next one reads on.
-_MOST = 64 << 20
-#: The bytes at the beginning of a log by which it is known again.
-_HEAD = 200
 _LINE = re.compile(rb'"protocol":"[^"]*","status":(\d{3}),"bytes":(\d{1,18}),"seconds":(\d[\d.e+-]{0,20})')
 
 
@@ -31,50 +21,6 @@ class Requests(NamedTuple):
     bytes: int
     seconds: float
     buckets: list[int]
-
-
-def read(path: Path, place: dict[str, Any]) -> bytes:
-    """Return the whole lines by which a log has grown; the first look reads nothing.
-
-    Args:
-        path: of the log.
-        place: where the last look has ended, which is updated: ``inode``, ``offset``, ``head``.
-    """
-    file = proxy_access_log.opened(path)
-    if not file:
-        return b""
-    with file:
-        status, rest = os.fstat(file.fileno()), b""
-        if "inode" not in place:
-            place |= {"inode": status.st_ino, "offset": status.st_size}
-        elif place["inode"] != status.st_ino:
-            rest = _rest_of_rotated(path, place)
-            place |= {"inode": status.st_ino, "offset": 0}
-        elif place["offset"] > status.st_size or not _is_same(file, place):
-            place["offset"] = 0
-        file.seek(place["offset"])
-        data = file.read(_MOST)
-        place["offset"] += len(data) if len(data) == _MOST and b"\n" not in data else data.rfind(b"\n") + 1
-        file.seek(0)
-        head = file.read(min(_HEAD, place["offset"]))
-        place |= {"head": hashlib.sha256(head).hexdigest(), "bytes": len(head)}
-        return rest + data[: data.rfind(b"\n") + 1]
-
-
-def _is_same(file: Any, place: dict[str, Any]) -> bool:
-    """Return whether a log begins as it did: one that was cut may have grown beyond the offset since."""
-    return "head" not in place or hashlib.sha256(file.read(place["bytes"])).hexdigest() == place["head"]
-
-
-def _rest_of_rotated(path: Path, place: dict[str, Any]) -> bytes:
-    file = proxy_access_log.opened(path.with_name(f"{path.name}.1"))
-    if not file:
-        return b""
-    with file:
-        if os.fstat(file.fileno()).st_ino != place["inode"]:
-            return b""
-        file.seek(place["offset"])
-        return file.read(_MOST)
 
 
 def count(lines: bytes) -> Requests:

@@ -4,6 +4,7 @@ Lines are data of visitors. Only what is printable, of the site's own domains an
 """
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -21,6 +22,10 @@ from django_formula.site.sites import Site
 
 #: The most bytes of the end of a log that are read, and of a line and a URL.
 _MOST, _LINE, _URL = 8 << 20, 1 << 14, 1000
+#: The most bytes of one look at what a log has grown by; the next one reads on.
+_MOST_OF_LOOK = 64 << 20
+#: The bytes at the beginning of a log by which it is known again.
+_HEAD = 200
 #: Answers that took longer or are larger are left out: streams and downloads.
 _SECONDS, _BYTES = 5.0, 4 << 20
 #: How the formula's own requests call themselves.
@@ -70,6 +75,50 @@ def opened(path: Path, owner: int | None = None) -> BinaryIO | None:
         return file
 
 
+def grown(path: Path, place: dict[str, Any], owner: int | None = None) -> bytes:
+    """Return the whole lines by which a log has grown since the last look; the first look reads nothing.
+
+    A log that is rotated by renaming is read to its end; of one that is cut in place the new content is read.
+
+    Args:
+        path: of the log.
+        place: where the last look has ended, which is updated: ``inode``, ``offset``, ``head``.
+        owner: see `opened`.
+    """
+    file = opened(path, owner)
+    if not file:
+        return b""
+    with file:
+        status, rest = os.fstat(file.fileno()), b""
+        if "inode" not in place:
+            place |= {"inode": status.st_ino, "offset": status.st_size}
+        elif place["inode"] != status.st_ino:
+            rest = _rest_of_rotated(path, place, owner)
+            place |= {"inode": status.st_ino, "offset": 0}
+        elif place["offset"] > status.st_size or not _is_same(file, place):
+            place["offset"] = 0
+        file.seek(place["offset"])
+        data = file.read(_MOST_OF_LOOK)
+        place["offset"] += len(data) if len(data) == _MOST_OF_LOOK and b"\n" not in data else data.rfind(b"\n") + 1
+        file.seek(0)
+        head = file.read(min(_HEAD, place["offset"]))
+        place |= {"head": hashlib.sha256(head).hexdigest(), "bytes": len(head)}
+        return rest + data[: data.rfind(b"\n") + 1]
+
+
+def tail(path: Path, owner: int | None = None) -> bytes:
+    """Return the end of a log, and before it that of the rotated one, if the log is short."""
+    text = b""
+    for one in (path, path.with_name(f"{path.name}.1")):
+        file = opened(one, owner)
+        if file and len(text) < _MOST:
+            with file:
+                left = _MOST - len(text)
+                file.seek(max(file.seek(0, os.SEEK_END) - left, 0))
+                text = file.read(left) + text
+    return text
+
+
 def visited(site: Site, log: Path, apart: Sequence[str], most: int) -> list[Url]:
     """Return URLs that visitors got with status 200, of each kind of page in turn, the newest first.
 
@@ -81,7 +130,9 @@ def visited(site: Site, log: Path, apart: Sequence[str], most: int) -> list[Url]
         most: how many at most.
     """
     own = site.config["path"].rstrip("/")
-    rows = [row for row in _rows(_text(site, log)) if domains.has(site.config["domains"], row["host"])]
+    rows = [
+        row for row in _rows(tail(log, users.user_id(site.user))) if domains.has(site.config["domains"], row["host"])
+    ]
     written = {_path(row["uri"]) for row in rows if row["method"] not in _SAFE_METHODS}
     kinds: dict[tuple[Any, ...], dict[Url, None]] = {}
     for row in reversed(rows):
@@ -109,17 +160,20 @@ def masked(target: str) -> str:
     return f"{path}?{names}" if names else path
 
 
-def _text(site: Site, log: Path) -> bytes:
-    """Return the end of a log, and before it that of the rotated one, if the log is short."""
-    text = b""
-    for path in (log, log.with_name(f"{log.name}.1")):
-        file = opened(path, users.user_id(site.user))
-        if file and len(text) < _MOST:
-            with file:
-                left = _MOST - len(text)
-                file.seek(max(file.seek(0, os.SEEK_END) - left, 0))
-                text = file.read(left) + text
-    return text
+def _is_same(file: BinaryIO, place: dict[str, Any]) -> bool:
+    """Return whether a log begins as it did: one that was cut may have grown beyond the offset since."""
+    return "head" not in place or hashlib.sha256(file.read(place["bytes"])).hexdigest() == place["head"]
+
+
+def _rest_of_rotated(path: Path, place: dict[str, Any], owner: int | None) -> bytes:
+    file = opened(path.with_name(f"{path.name}.1"), owner)
+    if not file:
+        return b""
+    with file:
+        if os.fstat(file.fileno()).st_ino != place["inode"]:
+            return b""
+        file.seek(place["offset"])
+        return file.read(_MOST_OF_LOOK)
 
 
 def _rows(text: bytes) -> Iterator[dict[str, Any]]:

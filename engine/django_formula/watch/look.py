@@ -18,6 +18,7 @@ from django_formula.doctor.walks import Link
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.metrics import access_log
+from django_formula.proxy import access_log as proxy_access_log
 from django_formula.proxy import proxies
 from django_formula.proxy.contract import Proxy
 from django_formula.release import health, releases
@@ -268,7 +269,7 @@ def _of_requests(site: Site, row: dict[str, Any], own: dict[str, Any], now: floa
     path = proxies.access_log(site)
     if not path:
         return
-    new = access_log.count(access_log.read(path, own.setdefault("log", {})))
+    new = access_log.count(proxy_access_log.grown(path, own.setdefault("log", {})))
     own["requests"] = access_log.add(own.get("requests") or {}, new)
     row["hour"] = access_log.of_hour(own.setdefault("hour", []), own["requests"], now)
     all_of_them, errors = sum(new.codes.values()), new.codes.get("5xx", 0)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from django_formula.metrics import access_log
+from django_formula.proxy import access_log as proxy_access_log
 
 LINE = (
     '{{"time":"2026-03-01T12:00:00+00:00","client":"192.0.2.1","host":"blog.example.org","method":"GET","uri":"{uri}",'
@@ -57,7 +58,7 @@ def log(tmp_path):
 
 
 def codes(path, place):
-    return access_log.count(access_log.read(path, place)).codes
+    return access_log.count(proxy_access_log.grown(path, place)).codes
 
 
 def test_first_look_counts_no_history_and_later_ones_what_is_new(log):
@@ -94,14 +95,14 @@ def test_log_that_is_none_is_not_read(tmp_path):
     secret.write_text(line())
     link = tmp_path / "django-blog.log"
     link.symlink_to(secret)
-    assert access_log.read(link, {}) == b"" and access_log.read(tmp_path / "missing.log", {}) == b""
-    assert access_log.read(tmp_path, {}) == b""
+    assert proxy_access_log.grown(link, {}) == b"" and proxy_access_log.grown(tmp_path / "missing.log", {}) == b""
+    assert proxy_access_log.grown(tmp_path, {}) == b""
 
 
 def test_line_longer_than_what_is_read_is_passed(log, monkeypatch):
     place = {}
     codes(log, place)
-    monkeypatch.setattr(access_log, "_MOST", 1000)
+    monkeypatch.setattr(proxy_access_log, "_MOST_OF_LOOK", 1000)
     with log.open("a") as file:
         file.write(f"{'x' * 2500}\n{line(404)}")
     assert {"4xx": 1} in [codes(log, place) for _look in range(4)]

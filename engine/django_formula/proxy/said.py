@@ -1,0 +1,120 @@
+"""What two releases of a site answer to visitors, line by line, from the JSON access log of its proxy.
+
+The overlay of a site that proves its releases has each response name its release, route, CPU, queries and exception
+(django_formula_said.py); nginx logs that, with the release that it has chosen, and removes the header. Lines are text
+of visitors and of the project: of each only what has the expected form is taken. A visitor is a number that differs
+between visitors while this process runs: no address and no browser is kept.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from django_formula.proxy import access_log
+from django_formula.release.judge import Line
+
+#: The most bytes of a line.
+_LINE = 1 << 14
+#: How the formula's own requests call themselves: health checks, the probe, replay.
+_OWN_AGENT = "django-formula"
+_SAFE_METHODS = ("GET", "HEAD")
+#: Release, route, milliseconds of CPU (`~`: one of the first answers of a route by a process), queries, exception.
+_SAID = re.compile(
+    r"([\w.-]{1,80}) ([!-~]{1,200}) (~?)(\d{1,9}(?:\.\d{1,6})?|-) (\d{1,7}|-) ([\w.<>]{1,100}@[\w.<>]{1,100}|-)",
+    re.ASCII,
+)
+_FILE = re.compile(r"/[\w./%+~@-]{1,199}", re.ASCII)
+_METHOD = re.compile(r"[A-Z]{1,10}")
+_SECONDS = re.compile(r"\d{1,9}\.\d{1,6}")
+#: What nginx answers for a release that does not: refused, no answer in time, and a client that has not waited.
+_NO_ANSWER = (499, 502, 504)
+
+
+class Reader:
+    """Reads the log while it grows."""
+
+    def __init__(
+        self, log: Path, releases: Mapping[str, str], static: Sequence[str], owner: int | None = None, salt: bytes = b""
+    ):
+        """Begin at the end of the log.
+
+        Args:
+            log: the site's access log.
+            releases: the full names of the releases that are compared: ``old``, ``new``.
+            static: paths whose files the proxy serves by itself.
+            owner: the uid of the site's user, to whom the log may not belong.
+            salt: by which visitors become numbers; another one for each reader, unless given.
+        """
+        self._log, self._releases, self._static, self._owner = log, dict(releases), tuple(static), owner
+        self._salt = salt or os.urandom(16)
+        self._place: dict[str, Any] = {}
+        access_log.grown(log, self._place, owner)
+
+    def past(self) -> Iterator[Line]:
+        """Yield what was answered before, as far as the end of the log has it."""
+        yield from self._lines(access_log.tail(self._log, self._owner))
+
+    def new(self) -> Iterator[Line]:
+        """Yield what was answered since the last look."""
+        yield from self._lines(access_log.grown(self._log, self._place, self._owner))
+
+    def _lines(self, text: bytes) -> Iterator[Line]:
+        for raw in text.split(b"\n"):
+            if 0 < len(raw) <= _LINE and (line := self._line(raw)):
+                yield line
+
+    def _line(self, raw: bytes) -> Line | None:
+        """Return what a line of the log has; None for one that is no request of a visitor to one of the releases."""
+        try:
+            row = json.loads(raw.decode(errors="replace"))
+        except (ValueError, RecursionError):
+            return None
+        names = ("client", "agent", "method", "uri", "upstream_seconds")
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in names):
+            return None
+        time, took, status = (_number(row.get(name)) for name in ("at", "seconds", "status"))
+        is_own = row["agent"].startswith(_OWN_AGENT)
+        if time is None or took is None or status is None or is_own or not _METHOD.fullmatch(row["method"]):
+            return None
+        path, visitor = row["uri"].partition("?")[0], self._visitor(row)
+        is_answered = row["upstream_seconds"] not in ("", "-")
+        is_static = not is_answered and path.startswith(self._static) and row["method"] in _SAFE_METHODS
+        if not is_answered and not is_static and status not in _NO_ANSWER:
+            return None
+        said = _SAID.fullmatch(row["said"]) if isinstance(row.get("said"), str) else None
+        if is_static or not said or said[1] not in self._releases.values():
+            route = path if is_static and _FILE.fullmatch(path) else "-"
+            return Line(time, self._chosen(row), visitor, route, took, None, None, "", int(status), is_static)
+        release, route, is_cold, cpu, queries, exception = said.groups()
+        return Line(
+            time, release, visitor, _route(row["method"], route), _seconds(row["upstream_seconds"], took),
+            None if cpu == "-" else float(cpu), None if queries == "-" else int(queries),
+            "" if exception == "-" else exception, int(status), False, bool(is_cold),
+        )  # fmt: skip
+
+    def _chosen(self, row: Mapping[str, Any]) -> str:
+        """Return the release that nginx has chosen; empty where it does not tell."""
+        chosen = row.get("canary")
+        return self._releases.get(chosen, "") if isinstance(chosen, str) else ""
+
+    def _visitor(self, row: Mapping[str, str]) -> str:
+        text = f"{row['client']}\0{row['agent']}".encode(errors="replace")
+        return hashlib.blake2b(text, digest_size=8, key=self._salt).hexdigest()
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and 0 <= value < 1e12 else None
+
+
+def _route(method: str, route: str) -> str:
+    return route if method in _SAFE_METHODS or route == "-" else f"{method} {route}"
+
+
+def _seconds(of_upstream: str, took: float) -> float:
+    """Return how long the release took, without what a slow client adds."""
+    values = _SECONDS.findall(of_upstream[:200])
+    return sum(map(float, values)) if values else took
