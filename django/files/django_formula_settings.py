@@ -46,6 +46,11 @@ def _over(project, data):
         email = importlib.import_module("django_formula_email")
         values.update(email.settings({**project, **data["settings"]}, values, data["email"]))
     values = {**values, **data["settings"]}
+    if data.get("proves"):
+        values["MIDDLEWARE"] = [
+            "django_formula_said.middleware",
+            *values.get("MIDDLEWARE", project.get("MIDDLEWARE", [])),
+        ]
     if "silenced_checks" in data:
         silenced = values.get("SILENCED_SYSTEM_CHECKS", project.get("SILENCED_SYSTEM_CHECKS", []))
         values["SILENCED_SYSTEM_CHECKS"] = [*silenced, *data["silenced_checks"]]

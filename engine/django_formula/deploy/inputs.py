@@ -30,6 +30,8 @@ PROGRAMS = [
 OVERLAY = "salt://django/files/django_formula_settings.py"
 #: What the overlay imports whatever the site is.
 LOGS = "salt://django/files/django_formula_logs.py"
+#: What it imports where releases prove themselves; no input, since to begin with that makes no release.
+SAID = "salt://django/files/django_formula_said.py"
 
 
 def hashes(

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 from django_formula.database import databases
 from django_formula.deploy.deployment import Changes, Deployment
-from django_formula.deploy.inputs import LOGS, OVERLAY, PROGRAMS
+from django_formula.deploy.inputs import LOGS, OVERLAY, PROGRAMS, SAID
 from django_formula.email import mail
 from django_formula.host import environment_files, file, folders
 from django_formula.proxy import maintenance, moves, page
 from django_formula.release import settings as release_settings
+from django_formula.release import templates as release_templates
 from django_formula.release.releases import Release
 from django_formula.secret import secrets as secret_secrets
 from django_formula.server import servers
@@ -69,7 +70,8 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
     files = release_settings.project_files(site, deployment.templates, variables, key)
     contents = {"environment": environment_files.environment_file(environment), **_programs(deployment)}
     overlay = [f"{release_settings.MODULE}.py", "django_formula_logs.py", "settings.json"]
-    written = [*contents, *(overlay if site.config["overlay"] else [])]
+    proof = ["django_formula_said.py"] if release_templates.proves(site.config) else []
+    written = [*contents, *([*overlay, *proof] if site.config["overlay"] else [])]
     yield {"config": written, **({"files": sorted(files)} if files else {})}
     config = release.path / "config"
     folders.make(folders.Folder(config, "root", site.user, 0o750))
@@ -96,6 +98,7 @@ def _overlay(deployment: Deployment, release: Release, leaving: list[str]) -> di
     email = {"django_formula_email.py": deployment.templates[mail.MODULE]} if site.config.get("email") else {}
     return {
         **email,
+        **({"django_formula_said.py": deployment.templates[SAID]} if release_templates.proves(site.config) else {}),
         "django_formula_logs.py": deployment.templates[LOGS],
         f"{release_settings.MODULE}.py": deployment.templates[OVERLAY],
         "settings.json": release_settings.overlay(site, release.path, module, leaving=leaving, keeps_threads=keeps),

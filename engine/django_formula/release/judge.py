@@ -291,7 +291,7 @@ class Judge:
             self._decide("memory", f"{text}; {self._old.name} {others / 1000:.0f} kB", len(self._new.visitors), None)
 
     def _weigh_cpu(self) -> None:
-        """Find CPU that no request explains: threads, and processes beside those that serve."""
+        """Find CPU that no request explains: threads, and processes that do not serve."""
         (new, requests), (old, others) = self._new.unexplained(), self._old.unexplained()
         if new > _BUSY and new > _BUSY_TIMES * old * max(requests / others, 1.0):
             text = f"{self._new.name} takes {new:.2f} s of CPU between two looks apart from requests"

@@ -13,6 +13,7 @@ from django_formula.email import mail
 from django_formula.host import environment_files, template, users
 from django_formula.host.commands import PATH, DeploymentError
 from django_formula.kind import kinds
+from django_formula.release import templates as release_templates
 from django_formula.site import domains as site_domains
 from django_formula.site import sites
 from django_formula.site.sites import Site
@@ -56,6 +57,7 @@ def overlay(
         **({"silenced_checks": config["silenced_checks"]} if config.get("silenced_checks") else {}),
         **({"shared_folder": os.path.realpath(site.shared.top)} if uses_shared(site) else {}),
         **({"https": origins(site)} if site.public_https else {}),
+        **({"proves": True} if release_templates.proves(config) else {}),
         **({"stores": stores} if (stores := store_stores.overlay_data(site)) else {}),
     }
     return json.dumps(data, indent=1, sort_keys=True) + "\n"

@@ -38,4 +38,14 @@ def of_kinds(site: Mapping[str, Any]) -> list[str]:
         names = [*proxy.site, proxy.domain, proxy.redirect, proxy.default_server, *([proxy.tls] if has_https else [])]
     if kinds.own_stores(site):
         names += kinds.STORE_TEMPLATES[site["process"]]
+    names += ["django_formula_said.py"] if proves(site) else []
     return [*of_instance(site), *(f"{kinds.FILES}{name}" for name in names if name)]
+
+
+def proves(site: Mapping[str, Any]) -> bool:
+    """Return whether releases of a site prove themselves, so that each response names what is compared.
+
+    Args:
+        site: its configuration.
+    """
+    return any(site["releases"].get(name) for name in ("canary", "bake"))
