@@ -21,14 +21,14 @@ from django_formula.release.judge import Line
 _LINE = 1 << 14
 #: How the formula's own requests call themselves: health checks, the probe, replay.
 _OWN_AGENT = "django-formula"
-_SAFE_METHODS = ("GET", "HEAD")
+#: Methods that make a route of their own of that of a view; all others, which a visitor may invent, are one.
+_SAFE_METHODS, _METHODS = ("GET", "HEAD"), ("POST", "PUT", "PATCH", "DELETE")
 #: Release, route, milliseconds of CPU (`~`: one of the first answers of a route by a process), queries, exception.
 _SAID = re.compile(
     r"([\w.-]{1,80}) ([!-~]{1,200}) (~?)(\d{1,9}(?:\.\d{1,6})?|-) (\d{1,7}|-) ([\w.<>]{1,100}@[\w.<>]{1,100}|-)",
     re.ASCII,
 )
 _FILE = re.compile(r"/[\w./%+~@-]{1,199}", re.ASCII)
-_METHOD = re.compile(r"[A-Z]{1,10}")
 _SECONDS = re.compile(r"\d{1,9}\.\d{1,6}")
 #: What nginx answers for a release that does not: refused, no answer in time, and a client that has not waited.
 _NO_ANSWER = (499, 502, 504)
@@ -78,7 +78,7 @@ class Reader:
             return None
         time, took, status = (_number(row.get(name)) for name in ("at", "seconds", "status"))
         is_own = row["agent"].startswith(_OWN_AGENT)
-        if time is None or took is None or status is None or is_own or not _METHOD.fullmatch(row["method"]):
+        if time is None or took is None or status is None or is_own:
             return None
         path, visitor = row["uri"].partition("?")[0], self._visitor(row)
         is_answered = row["upstream_seconds"] not in ("", "-")
@@ -111,7 +111,9 @@ def _number(value: Any) -> float | None:
 
 
 def _route(method: str, route: str) -> str:
-    return route if method in _SAFE_METHODS or route == "-" else f"{method} {route}"
+    if method in _SAFE_METHODS or route == "-":
+        return route
+    return f"{method if method in _METHODS else 'other'} {route}"
 
 
 def _seconds(of_upstream: str, took: float) -> float:
