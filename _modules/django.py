@@ -34,6 +34,7 @@ from django_formula.verbs import history as verbs_history
 from django_formula.verbs import hook as verbs_hook
 from django_formula.verbs import logs as verbs_logs
 from django_formula.verbs import promotion as verbs_promotion
+from django_formula.verbs import proof as verbs_proof
 from django_formula.verbs import requests as verbs_requests
 from django_formula.verbs import schedule as verbs_schedule
 from django_formula.verbs import status as verbs_status
@@ -149,15 +150,53 @@ def record(site, release=None):
 
 
 @_verb("blog", "blog v2.4.1", shows=("revision",))
-def release(site, revision=None):
+def release(site, revision=None, canary=True, wait=False):
     """
     Release a site now, also when nothing has changed, its commit is on hold, or it failed before.
 
     revision
         Branch, tag or commit to release instead of the revision of the last apply. The next apply uses the pillar's
         revision again, unless the site has ``deploy: manual``.
+    canary
+        With ``False`` all visitors get it at once, also where the pillar has ``releases:canary``.
+    wait
+        Wait until its canary has ended, and fail where it was taken back.
     """
-    return operations.answer(*operations.release(site, revision, _asked_by("release")))
+    made, changes = operations.release(site, revision, _asked_by("release"), is_proved=not canary)
+    waits = wait and made.findings.is_proving
+    return {**operations.answer(made, changes), **(verbs_proof.wait(site) if waits else {})}
+
+
+@_verb("blog", reads=True)
+def proof(site):
+    """
+    Return how the release fares that gets a share of the visitors, or has had one last: requests, errors, the routes
+    that differ most, and the verdict. See docs/guides/proof.md.
+    """
+    return verbs_proof.show(site)
+
+
+@_verb("blog share=20", "blog token=True", "blog share=0 token=True", shows=("share", "token"))
+def canary(site, share=None, token=None):
+    """
+    Change who gets the release that is proved: a share of the visitors, and people with a cookie.
+
+    share
+        Percent of the visitors, from 0 to 50. The steps of the pillar do not go on then: ``django.promote`` and
+        ``django.back`` end it.
+    token
+        With ``True`` the answer has a cookie by which people get that release, with ``False`` no cookie does.
+    """
+    percent = None if share is None else int(str(share).rstrip("%"))
+    return verbs_proof.share(site, percent, token=token)
+
+
+@_verb("blog")
+def back(site):
+    """
+    Give all visitors the former release again, where a canary or a bake runs, and put the new one on hold.
+    """
+    return verbs_proof.back(site)
 
 
 @_verb("blog", "blog v2.4.1", "blog 3f2a9c1b77de wait=False", shows=("revision", "wait"))
@@ -198,13 +237,16 @@ def requests(site, full=None):
 def promote(site, commit=None, wait=True):
     """
     Request the release of the commit that is active on another site of this host, the one of ``promote:from``, once it
-    has proved itself there: see docs/guides/promotion.md. The answer has the plan of the release too.
+    has proved itself there: see docs/guides/promotion.md. The answer has the plan of the release too. While a release
+    of the site gets a share of the visitors, give it to all of them instead, whatever is known of it.
 
     commit
         The commit that is expected to be active there, at least seven digits of it.
     wait
         Wait for the final status. With ``False`` the answer is that it waits.
     """
+    if verbs_proof.runs(site):
+        return verbs_proof.finish(site)
     by, salt_call = deploy_origin.caller(__opts__), deploy_origin.salt_call(__opts__)
     commit = None if commit is None else str(commit)
     options = {"wait": bool(wait), "asked_by": _asked_by("promote")}

@@ -298,8 +298,8 @@ def test_the_page_of_options_is_up_to_date() -> None:
     subprocess.run([sys.executable, ROOT / "docs/reference/options.py", "--check"], check=True)
 
 
-def test_schema_has_at_most_165_kb() -> None:
-    assert (ROOT / "django/schema.yaml").stat().st_size < 165_000
+def test_schema_has_at_most_168_kb() -> None:
+    assert (ROOT / "django/schema.yaml").stat().st_size < 168_000
 
 
 # Rules between options

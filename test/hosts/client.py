@@ -5,7 +5,7 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ class Answer:
     status: int | None
     release: str | None
     error: str | None
+    visitor: str = ""
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Load:
     url: what is asked, under the name `host_header`
     release: finds in an answer's body which release gave it
     method: one that is not GET is never sent twice by nginx
+    visitors: the browsers that ask in turn; none says which it is without
+    paths: what is asked in turn, in place of that of the URL
     seconds, requests: the load stops by itself at either
     """
 
@@ -46,11 +49,14 @@ class Load:
     requests: int = 200_000
     timeout: float = 30
     method: str = "GET"
+    visitors: Sequence[str] = ()
+    paths: Sequence[str] = ()
     answers: list[Answer] = field(default_factory=list)
 
     def __enter__(self) -> "Load":
         self.stopped = threading.Event()
         self.limit, self.begun = time.monotonic() + self.seconds, itertools.count()
+        self.turns = itertools.count()
         self.threads = [threading.Thread(target=self.ask_on, daemon=True) for _ in range(self.connections)]
         for thread in self.threads:
             thread.start()
@@ -103,17 +109,20 @@ class Load:
             time.sleep(max(self.pause, 0.05 if answer.error else 0))
 
     def ask(self) -> Answer:
-        where = urlsplit(self.url)
+        where, turn = urlsplit(self.url), next(self.turns)
+        visitor = self.visitors[turn % len(self.visitors)] if self.visitors else ""
+        path = self.paths[turn % len(self.paths)] if self.paths else where.path or "/"
         sent, started = time.time(), time.perf_counter()
         connection = http.client.HTTPConnection(where.hostname or "", where.port or 80, timeout=self.timeout)
         try:
-            target = f"{where.path or '/'}?{where.query}" if where.query else where.path or "/"
-            connection.request(self.method, target, headers={"Host": self.host_header, "Connection": "close"})
+            target = f"{path}?{where.query}" if where.query else path
+            own = {"User-Agent": visitor} if visitor else {}
+            connection.request(self.method, target, headers={"Host": self.host_header, "Connection": "close", **own})
             response = connection.getresponse()
             body = response.read()
-            return Answer(sent, time.perf_counter() - started, response.status, self.release(body), None)
+            return Answer(sent, time.perf_counter() - started, response.status, self.release(body), None, visitor)
         except (OSError, http.client.HTTPException) as error:
-            return Answer(sent, time.perf_counter() - started, None, None, repr(error))
+            return Answer(sent, time.perf_counter() - started, None, None, repr(error), visitor)
         finally:
             connection.close()
 

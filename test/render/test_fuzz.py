@@ -133,6 +133,7 @@ ELSEWHERE = {"engine": "redis", "host": "redis1", "password": "x", "tls": True}
 #: What a value that is needed as well has to be, where it is not the first that does.
 NEEDED = {
     ("environment", "*=", "from"): "domains",
+    ("releases", "canary", "steps", "*="): "5m",
     ("push", "keys", "*=", "key"): KNOWN_HOST.removeprefix("qzx "),
 }
 SECRET = "some-secret"
@@ -217,7 +218,7 @@ def harmless(path: Place, similar_to: str = "") -> str | None:
 def some_name(path: Place) -> str:
     """A name for which a map takes a value."""
     rules = rules_of((*path, "*")) if rules_of(path).get("propertyNames") else {}
-    names = ["some_name", "some-name", "SOME_NAME", "SomeName", "/some-name/", "192.0.2.1:80"]
+    names = ["some_name", "some-name", "SOME_NAME", "SomeName", "/some-name/", "192.0.2.1:80", "10%"]
     return next(name for name in [*names, *rules.get("enum", [])[-1:]] if not check.check(name, rules))
 
 

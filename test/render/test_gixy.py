@@ -11,6 +11,7 @@ REASONS = {
     "hsts_header": "Django sends it, by SECURE_HSTS_SECONDS, which tls sets",
     "host_spoofing": "$http_host, on ports of its own: Django needs the port; the server knows its own names only",
     "return_bypasses_allow_deny": "everybody may see the page of maintenance",
+    "if_is_evil": "a canary: `if` sets a variable alone, in locations without try_files",
     "try_files_is_evil_too": "an open_file_cache would serve files of the release before",
 }
 

@@ -73,6 +73,10 @@ class Deployment:
     paused_at = 0.0
     #: The requests for the health page during the switch.
     probe: Probe | None = None
+    #: Whether a new release has served a share of the visitors already, or is not to: it is given to all.
+    is_proved = False
+    #: Whether the former release goes on for a share of the visitors.
+    keeps_old = False
     #: Whether it is still being decided if anything is done: a failure is recorded as refused.
     _is_undecided = False
     _reported = 0
@@ -268,6 +272,16 @@ class Deployment:
         """Set the requests of the switch; the deployment ends them."""
         self.probe = probe
         return probe
+
+    def set_proved(self, *, keeps_old: bool = False) -> None:
+        """Set that the release gets all visitors without a proof, and whether the former one goes on for some."""
+        self.is_proved, self.keeps_old = True, keeps_old
+
+    def set_proving(self) -> None:
+        """Let the steps work on the active release: a proof goes on with the new one, which runs."""
+        self.end_probe()
+        self.is_new, self.findings.is_proving = False, True
+        self.release = self.live
 
     def end_probe(self) -> None:
         """End the requests of the switch, which another process begins anew."""

@@ -22,6 +22,7 @@ class Findings:
         healthy_pid: the main process of the new release when its health check passed.
         waiting: why the proxy has not given the site its domains yet; empty where it has.
         switch_report: the requests of the switch.
+        is_proving: whether this deployment has begun the proof of its release.
     """
 
     takeover: Takeover | None = None
@@ -32,3 +33,4 @@ class Findings:
     healthy_pid: int | None = None
     waiting: str = ""
     switch_report: dict[str, Any] = field(default_factory=dict)
+    is_proving: bool = False

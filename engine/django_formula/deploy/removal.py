@@ -15,6 +15,8 @@ from django_formula.host import file, mounts, proc
 from django_formula.host.commands import DeploymentError
 from django_formula.host.outcome import Outcome
 from django_formula.process import build_user, systemd
+from django_formula.proof import lease, state
+from django_formula.proof import unit as proof_unit
 from django_formula.proxy import listener, site_files, switch
 from django_formula.release import claim, instances, releases
 from django_formula.request import entrance, hook_unit, push_setup, queue, unit
@@ -61,6 +63,7 @@ def present(site: Site) -> dict[str, str]:
         *entrance.present(site),
         *push_setup.present(site),
         *unit.present(site),
+        *proof_unit.present(site),
         *_certificates(site),
         *mount.present(site),
     ]
@@ -96,6 +99,7 @@ def _paths(site: Site) -> list[Path]:
         claim.path(site),
         claim.next_link(site),
         claim.lock(site).path,
+        state.folder(site),
         site.run,
         site.runtime,
         site.tmpfiles,
@@ -178,6 +182,8 @@ def _remove(site: Site) -> None:
     push_setup.remove(site)
     entrance.remove(site)
     unit.remove(site)
+    proof_unit.remove(site)
+    lease.end(site)
     for manager in instances.PROCESS_MANAGERS.values():
         manager.end_tasks(site)
     sequences = instances.numbers(site)

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from django_formula.database import setup
-from django_formula.deploy import migration, switch
+from django_formula.deploy import canary, migration, switch
 from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host.commands import DeploymentError, redact
+from django_formula.proof import state
 from django_formula.proxy import maintenance
 from django_formula.release import claim, disk, instances
 from django_formula.release import workers as release_workers
@@ -23,7 +24,14 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     site, release, old = deployment.site, deployment.release, deployment.live
     if not release:
         return
-    keeps = claim.current(site) is not None
+    if canary.is_wanted(site) and _begins_proof(deployment, release):
+        assert old  # noqa: S101 - the active release, next to which it runs
+        yield {"canary": canary.outlook(site)}
+        deployment.take_lock()
+        canary.begin(deployment, release, old)
+        return
+    is_proved_alone = deployment.is_proved and not deployment.keeps_old
+    keeps = claim.current(site) is not None or (state.current(site) is not None and not is_proved_alone)
     strays = [] if keeps else instances.strays(site, release.path)
     switches = not old or old.name != release.name
     reopens = migration.is_in_maintenance(site) and not migration.is_in_maintenance(site, release)
@@ -55,6 +63,16 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     if switches and old and setup.has_new_password(site, old.record, release.record):
         changes |= _revoke_passwords(deployment, release)
     deployment.warn(stuck)
+
+
+def _begins_proof(deployment: Deployment, release: Release) -> bool:
+    """Return whether a new release gets a share of the visitors first; with a warning where it cannot."""
+    old = deployment.live
+    if not (deployment.is_new and old and old.name != release.name) or deployment.is_proved:
+        return False
+    why = canary.why_not(deployment, release, old)
+    deployment.warn([f"{release.name} gets all visitors at once, without a canary: {why}"] if why else [])
+    return not why
 
 
 def _switch(deployment: Deployment, release: Release, leaving: set[Path], *, switches: bool) -> dict[Path, int]:

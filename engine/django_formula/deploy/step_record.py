@@ -46,6 +46,7 @@ def record(deployment: Deployment) -> Iterator[Changes]:
     elif (
         release
         and deployment.findings.is_resolved
+        and not deployment.findings.is_proving
         and not deployment.test
         and releases.failed_attempts(deployment.site)
     ):

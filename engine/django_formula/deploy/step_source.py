@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from django_formula.container import file as container_file
-from django_formula.deploy import difference, preflight, replay
+from django_formula.deploy import canary, difference, preflight, replay
 from django_formula.deploy.deployment import Changes, Deployment, RepeatedFailure
 from django_formula.host import clock, folders
 from django_formula.host import file as host_file
 from django_formula.host.commands import redact
 from django_formula.inspect import project
 from django_formula.process import contract
+from django_formula.proof import state, unit
 from django_formula.release import claim as release_claim
 from django_formula.release import disk, instances, releases
 from django_formula.release.releases import Release
@@ -34,7 +35,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     recorded, inputs = deployment.find_inputs()
     python = disk.interpreter_difference(site, live)
     is_made = _is_made_of(live, inputs) and not python
-    if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
+    if not deployment.again and (is_made or _is_proving(deployment, inputs) or _is_on_hold(deployment, inputs)):
         return
     changes = {**differences(deployment, recorded, inputs), **({"python": python} if python else {})}
     deployment.plan(releases.next_name(site, deployment.findings.commit, deployment.sequence))
@@ -88,6 +89,16 @@ def _waits_for_push(deployment: Deployment) -> bool:
     return True
 
 
+def _is_proving(deployment: Deployment, inputs: dict[str, str]) -> bool:
+    """Return whether a release with these inputs gets a share of the visitors now; with a warning."""
+    site, proof = deployment.site, state.current(deployment.site)
+    release = Release(site, proof.release) if proof else None
+    if not proof or not release or release.record.get("inputs") != inputs:
+        return False
+    deployment.warn([f"{canary.described(site, proof)}: see salt-call django.proof {site.name}"])
+    return True
+
+
 def _is_made_of(release: Release | None, inputs: dict[str, str]) -> bool:
     return bool(release and release.record.get("inputs") == inputs and disk.is_whole(release))
 
@@ -96,6 +107,7 @@ def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
     """Make the folder and the record of a new release, and export its source."""
     site = deployment.site
     release = Release(site, releases.next_name(site, deployment.findings.commit, deployment.sequence))
+    unit.supersede(site, f"{release.name} is made")
     disk.clear_leftovers(site)
     release.path.mkdir(mode=0o755)
     if site.config.get("fleet"):
@@ -137,9 +149,10 @@ def _foresee(deployment: Deployment, live: Release) -> Changes:
         **({"replay": proof} if proof else {}),
     }
     stores = {f"django-{site.name}-{part}": "removed" for part in setup.obsolete(site)}
+    shares = {"canary": canary.outlook(site)} if canary.is_wanted(site) and not deployment.is_proved else {}
     known = {
         "instance": instance,
-        "live": {"stops": ", ".join(stops)} if stops else {},
+        "live": {**({"stops": ", ".join(stops)} if stops else {}), **shares},
         "record": {"stores": stores} if stores else {},
     }
     deployment.plan(deployment.findings.planned, {step: changes for step, changes in known.items() if changes})

@@ -18,6 +18,8 @@ IS_PACKED = not _PACKAGE.is_dir()
 #: What a source imports: of a family, of a module, and by a name that it composes.
 _OF_FAMILY = re.compile(r"^ *from django_formula\.(\w+) import (\([^)]*\)|.*)", re.MULTILINE)
 _OF_MODULE = re.compile(r"^ *from django_formula\.(\w+)\.(\w+) import", re.MULTILINE)
+#: A file next to modules that a source reads, also where that is in an archive.
+_DATA = re.compile(r"""get_data\(["']django_formula\.(\w+)["'], ["']([\w.]+)["']\)""")
 _COMPOSED = re.compile(r"""import_module\(f["']django_formula\.(\w+)\.{""")
 
 
@@ -39,11 +41,14 @@ def packed(module: str, without: frozenset[str] = frozenset()) -> bytes:
         names += [other for other in imported if other not in names and other not in without]
     packages = dict.fromkeys([_PACKAGE.name, *(name.rpartition(".")[0] for name in sources)])
     sources |= {f"{name}.__init__": _path(f"{name}.__init__").read_text(encoding="utf-8") for name in packages}
+    data = {f"{family}/{name}" for source in sources.values() for family, name in _DATA.findall(source)}
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as members:
         members.writestr(zipfile.ZipInfo("__main__.py"), main)
         for name, source in sources.items():
             members.writestr(zipfile.ZipInfo(f"{name.replace('.', '/')}.py"), source)
+        for path in sorted(data):
+            members.writestr(zipfile.ZipInfo(f"{_PACKAGE.name}/{path}"), (_PACKAGE / path).read_bytes())
     return archive.getvalue()
 
 

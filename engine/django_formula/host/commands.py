@@ -492,6 +492,18 @@ def ending_with_this_process() -> Iterator[None]:
         _beginning = before
 
 
+def detach(argv: Sequence[str]) -> None:
+    """Start a program that outlives this process, without input and output."""
+    subprocess.Popen(  # noqa: S603 # nosec B603 - an argument list, never a shell
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+    )
+
+
 def identity(user: str | None) -> dict[str, Any]:
     """Return the options of `Popen` for a process of a user, with that user's group and no other; none for None."""
     if not user:

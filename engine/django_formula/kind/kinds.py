@@ -29,6 +29,7 @@ class WorkerKind(NamedTuple):
         is_single: whether a site may have only one of it.
         has_schedule: whether it keeps what it has sent on a schedule in a folder of the site, ``beat``.
         takes_tasks: whether it takes tasks from a queue, whose length can be shown.
+        parks_unknown: whether a task that a release does not know waits for one that does, instead of failing.
         broker: the word of ``environment`` for the queue that tasks are sent to; in upper case it is the variable by
             which its client finds the queue. Empty where the project's settings have it.
     """
@@ -37,6 +38,7 @@ class WorkerKind(NamedTuple):
     is_single: bool = False
     has_schedule: bool = False
     takes_tasks: bool = False
+    parks_unknown: bool = False
     broker: str = ""
 
 
@@ -52,6 +54,7 @@ WORKERS = {
             *_WORKER_PROGRAMS,
         ),
         takes_tasks=True,
+        parks_unknown=True,
         broker="celery_broker_url",
     ),
     "celery_beat": WorkerKind(

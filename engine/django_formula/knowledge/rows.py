@@ -6,12 +6,12 @@ become another user (`untrusted.delegate`) cannot read the engine's files.
 """
 
 import json
-from pathlib import Path
+import pkgutil
 from typing import Any
 
 from django_formula.site.sites import Site
 
-_KNOWN: dict[str, Any] = json.loads(Path(__file__).with_name("knowledge.json").read_text(encoding="utf-8"))
+_KNOWN: dict[str, Any] = json.loads(pkgutil.get_data("django_formula.knowledge", "knowledge.json") or b"")
 
 
 def rows(part: str, site: Site | None = None) -> Any:

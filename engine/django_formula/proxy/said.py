@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,13 @@ class Reader:
 
         Args:
             log: the site's access log.
-            releases: the full names of the releases that are compared: ``old``, ``new``.
+            releases: the full names of the releases that are compared: of ``current`` and of ``next``.
             static: paths whose files the proxy serves by itself.
             owner: the uid of the site's user, to whom the log may not belong.
             salt: by which visitors become numbers; another one for each reader, unless given.
         """
+        #: The buckets of the visitors who get `next` now: of a file nothing else tells whose page has named it.
+        self.keys: Collection[str] = ()
         self._log, self._releases, self._static, self._owner = log, dict(releases), tuple(static), owner
         self._salt = salt or os.urandom(16)
         self._place: dict[str, Any] = {}
@@ -98,7 +100,7 @@ class Reader:
 
     def _chosen(self, row: Mapping[str, Any]) -> str:
         """Return the release that nginx has chosen; empty where it does not tell."""
-        chosen = row.get("canary")
+        chosen = row.get("canary") or ("next" if row.get("bucket") in self.keys else "current")
         return self._releases.get(chosen, "") if isinstance(chosen, str) else ""
 
     def _visitor(self, row: Mapping[str, str]) -> str:

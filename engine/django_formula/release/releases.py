@@ -39,6 +39,7 @@ RECORD = {
     "container?": shapes.CONTAINER,
     "receipt?": {"sent": int, "failed": int},
     "replay?": {"compared": int, "refused": int, "differences?": [str], "why?": str},
+    "proof?": {"began": float, "share": int, "evidence": {}, "exceptions": [str]},
     "page?": {
         "domain": str,
         "path": str,
@@ -55,7 +56,8 @@ class Release:
     The record holds ``state`` (building, good, failed, held), ``commit`` with ``author``, ``subject`` and ``committed``
     (when), ``inputs`` (keyed hashes), ``packages`` (name → version), ``relaxed`` (what gave way of the requirements),
     ``facts`` (what was found in the source, what the start of Django has answered, the migrations of its databases),
-    ``replay`` (what it answered worse than the active release), ``steps`` (seconds) and ``asked_by``.
+    ``replay`` (what it answered worse than the active release), ``proof`` (what visitors met of both), ``steps``
+    (seconds) and ``asked_by``.
     """
 
     def __init__(self, site: Site, name: str, folder: Path | None = None):

@@ -4,7 +4,6 @@ A unit of paths starts the program, also after a boot or a kill: as long as a re
 Without systemd each request starts the program.
 """
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,14 +98,7 @@ def start(site: Site) -> None:
         service = _paths(site)[0].name
         units.control("start", "--no-block", service, doing=f"starting {service}")
         return
-    subprocess.Popen(  # noqa: S603 # nosec B603 - it outlives this process
-        _command(site),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        start_new_session=True,
-    )
+    commands.detach(_command(site))
 
 
 def present(site: Site) -> list[Path]:

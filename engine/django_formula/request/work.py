@@ -20,7 +20,10 @@ from django_formula.audit import caller
 from django_formula.git_server import servers
 from django_formula.host import commands, daemons, file, units
 from django_formula.host.commands import DeploymentError
+from django_formula.proof import state, unit
+from django_formula.proof.state import Proof
 from django_formula.release import progress, releases
+from django_formula.release.releases import Release
 from django_formula.request import checks, queue
 from django_formula.request.queue import Request
 from django_formula.site import sites
@@ -176,7 +179,14 @@ def _released(site: Site, request: Request, stop: _Stop) -> tuple[str, str, bool
     options = ["--out=json", "--retcode-passthrough", "--no-parse=revision"]
     steps = queue.steps(site)
     steps.unlink(missing_ok=True)
-    argv = [*configuration["salt_call"], *options, "django.release", site.name, f"revision={request.commit}"]
+    argv = [
+        *configuration["salt_call"],
+        *options,
+        "django.release",
+        site.name,
+        f"revision={request.commit}",
+        "wait=True",
+    ]
     environment = {
         **configuration["environment"],
         "PATH": commands.PATH,
@@ -194,8 +204,24 @@ def _released(site: Site, request: Request, stop: _Stop) -> tuple[str, str, bool
             if stop.is_of_host():
                 process.terminate()
                 return "", "", False
+            if _is_overtaken(site, request):
+                unit.supersede(site, "a newer request waits")
             time.sleep(_TICK)
+        last = state.last(site)
+        if last and last.outcome == state.SUPERSEDED and _proves(site, last, request):
+            return queue.SUPERSEDED, last.why, True
         return _ending(process.returncode, output)
+
+
+def _proves(site: Site, proof: Proof, request: Request) -> bool:
+    return Release(site, proof.release).record.get("commit") == request.commit
+
+
+def _is_overtaken(site: Site, request: Request) -> bool:
+    """Return whether the release of a request gets a share of the visitors only, while a newer request waits."""
+    proof = state.current(site)
+    is_its = proof is not None and proof.phase == state.CANARY and _proves(site, proof, request)
+    return is_its and queue.waiting(site) is not None
 
 
 def _configuration(site: Site) -> dict[str, Any] | None:

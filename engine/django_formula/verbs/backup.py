@@ -12,6 +12,7 @@ from django_formula.offsite import copies, fetching, program, repository
 from django_formula.offsite import rebuild as offsite_rebuild
 from django_formula.points import archive, moment
 from django_formula.points import program as points_program
+from django_formula.proof import unit as proof_unit
 from django_formula.proxy import maintenance
 from django_formula.release import claim, disk, releases
 from django_formula.release.releases import Release
@@ -61,6 +62,8 @@ def restore(
     site = sites.find(name)
     if rollback:
         claim.refuse_alone(site, "rollback")
+    if not compare:
+        proof_unit.supersede(site, "a restore was asked for")
     if sum(map(bool, (offsite, at, which if at else None))) > 1:
         raise DeploymentError("at names a moment: neither a backup nor offsite has an effect with it")
     if offsite:

@@ -24,6 +24,7 @@ from django_formula.offsite import copies
 from django_formula.points import archive
 from django_formula.project import command as project_command
 from django_formula.project import program
+from django_formula.proof import unit
 from django_formula.proxy import maintenance as proxy_maintenance
 from django_formula.release import claim, releases
 from django_formula.release.releases import Release
@@ -97,9 +98,12 @@ def every_status() -> list[dict[str, Any]]:
 
 
 def release(
-    name: str, revision: str | None = None, asked_by: str = "django.release"
+    name: str, revision: str | None = None, asked_by: str = "django.release", *, is_proved: bool = False
 ) -> tuple[Deployment, dict[str, Any]]:
     """Release a site as its last apply configured it, even if the commit is on hold, has failed or is unchanged.
+
+    Args:
+        is_proved: give it to all visitors at once, where the site has a canary.
 
     Raises:
         DeploymentError: a step fails.
@@ -107,6 +111,8 @@ def release(
     site = sites.find(name)
     claim.refuse_alone(site, "deploy")
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by, revision=revision, again=True)
+    if is_proved:
+        deployment.set_proved()
     return deployment, steps.walk(deployment, steps.RELEASE)
 
 
@@ -183,6 +189,7 @@ def returning(
     with deployment.step("rollback"):
         with deployment.deciding():
             deployment.take_lock(look_again=True)
+            unit.supersede(site, "a rollback was asked for")
             left = _live(site)
             if is_judged:
                 target, outlook = deploy_rollback.target(site, left, to), deploy_rollback.Outlook({}, [])
@@ -363,6 +370,7 @@ def maintenance(name: str, switch: str, message: str, asked_by: str = "django.ma
         hint = f"django.maintenance {name} on 'back soon'"
         raise DeploymentError(f"maintenance is on or off, not {switch!r}", hint=hint)
     if switch == "on":
+        unit.supersede(site, "maintenance was switched on")
         proxy_maintenance.on(site, message, by=asked_by)
     elif switch == "off":
         proxy_maintenance.off(site)

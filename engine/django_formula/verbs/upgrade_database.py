@@ -20,6 +20,7 @@ from django_formula.database.clusters import Cluster
 from django_formula.host import clock, commands, file, folders
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
+from django_formula.proof import unit as proof_unit
 from django_formula.release import releases
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
@@ -379,6 +380,7 @@ def _hold(state: State, holders: Holders, *, waits: bool) -> None:
     chosen = [(site, live) for site, live in upgrade_plan.of_port(state["port"]) if live]
     for site, _live in chosen:
         restore.refuse_running_commands(site)
+        proof_unit.supersede(site, "its database server is upgraded")
     state["held"] = {site.name: upgrade_hold.before(site, live, waits=waits) for site, live in chosen}
     state["phase"] = _HELD if state["phase"] == _COPYING else state["phase"]
     _write(state)
@@ -386,6 +388,7 @@ def _hold(state: State, holders: Holders, *, waits: bool) -> None:
         upgrade_hold.hold(site, live, state["held"][site.name], holders.get(site.name), _BY)
     for site, _live in chosen:
         restore.refuse_running_commands(site)
+        proof_unit.supersede(site, "its database server is upgraded")
     _for_each(restore.stop, chosen)
 
 

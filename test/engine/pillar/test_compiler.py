@@ -599,6 +599,8 @@ def test_pillar_example_has_every_option() -> None:
     for site in (shown["kiosk"], shown["blog"], shown["stable"]):
         given |= {f"backup:offsite:{name}" for name in site["backup"]["offsite"]}
     given |= {f"backup:points:{name}" for name in shown["stable"]["backup"]["points"]}
+    given |= {f"releases:canary:{name}" for name in shown["stable"]["releases"]["canary"]}
+    given |= {f"releases:canary:worse:{name}" for name in shown["stable"]["releases"]["canary"]["worse"]}
     given |= {f"backup:offsite:keep:{name}" for name in shown["blog"]["backup"]["offsite"]["keep"]}
     given |= {f"media:mount:{name}" for name in shown["blog"]["media"]["mount"]}
     given |= {f"tls:eab:{name}" for name in shown["blog"]["tls"]["eab"]}

@@ -1,0 +1,306 @@
+"""The verbs of the proof of a release, and how it ends: all visitors get it, or none of them.
+
+At each moment `current` alone decides which release is active. The lease ends before it changes, and what is killed in
+between leaves a share that ends by itself.
+"""
+
+import contextlib
+import secrets
+import time
+from typing import Any
+
+from django_formula.deploy import canary, step_instance, steps
+from django_formula.deploy.deployment import Deployment
+from django_formula.deploy.step_live import live
+from django_formula.deploy.step_record import record
+from django_formula.host import clock, file
+from django_formula.host.commands import DeploymentError, seconds
+from django_formula.proof import lease, state, unit
+from django_formula.proof.state import Proof
+from django_formula.release import claim, instances
+from django_formula.release.releases import Release
+from django_formula.site import sites
+from django_formula.site.sites import Site
+from django_formula.untrusted.text import Log, in_command
+
+log = Log.of(__name__)
+#: Percent of the visitors who stay on the former release after the switch.
+KEPT = 10
+#: The step of a share of the command line.
+_BY_HAND = -1
+#: The cookie with a token.
+COOKIE = "django_release"
+#: Seconds between two looks at a proof that is waited for.
+_LOOK = 0.5
+#: Seconds for which the static files of a release that is taken back stay, for pages that visitors have just got.
+_PAGES = 5.0
+
+
+def activate(site: Site, proof: Proof) -> None:
+    """Give all visitors the new release, by the switch of every release; a tenth of them the former one for a while.
+
+    Raises:
+        DeploymentError: the switch fails, and the former release is active; or another deployment holds the lock.
+    """
+    own, release = _deployment(site, proof), Release(site, proof.release)
+    own.take_lock()
+    own.resume(release)
+    own.seconds = dict(proof.steps)
+    own.warn(proof.warnings)
+    bakes = seconds(site.config["releases"]["bake"]) > 0
+    own.set_proved(keeps_old=bakes)
+    try:
+        with own.step("instance"):
+            step_instance.take_up(own)
+        steps.walk(own, (live, record))
+    except DeploymentError as error:
+        _mark_failed(site, proof)
+        _end(site, proof, state.BACK, error.message)
+        raise
+    release.update(proof=_summary(site))
+    lease.end(site)  # after the rename: the visitors of the share keep the release
+    if bakes:
+        file.link(claim.next_link(site), f"releases/{proof.old}")
+        state.change(site, proof, phase=state.BAKE, share=KEPT, since=time.time(), token="")
+        log.info("%s: %s is active; %s %% of the visitors stay on %s", site.name, release.name, KEPT, proof.old)
+    else:
+        _end(site, proof, state.ACTIVE, f"{release.name} is active")
+
+
+def end_bake(site: Site, proof: Proof) -> None:
+    """Give all visitors the active release, and stop the former one.
+
+    Raises:
+        DeploymentError: another deployment holds the lock for too long.
+    """
+    Release(site, proof.release).update(proof=_summary(site))
+    _end(site, proof, state.ACTIVE, f"{proof.release} is active")
+    own = _deployment(site, proof)
+    steps.walk(own, (live,))
+    own.lock.release()
+
+
+def take_back(site: Site, proof: Proof, why: str, *, is_asked_for: bool = False) -> None:
+    """Give all visitors the former release, and give the new one up.
+
+    Args:
+        is_asked_for: whether people ask for it: the release is put on hold then, else it has failed.
+
+    Raises:
+        DeploymentError: another deployment holds the lock for too long, or the former one cannot be activated again.
+    """
+    log.warning("%s: %s; returning to %s", site.name, why, proof.old)
+    if proof.phase == state.BAKE:
+        _return_to_old(site, proof, why)
+        return
+    lease.end(site)
+    new, own = Release(site, proof.release), _deployment(site, proof)
+    own.take_lock()
+    own.resume(new)
+    instances.drain(site, new.path)
+    summary = _summary(site)
+    if is_asked_for:
+        instances.stop(site, new.path)
+        new.update(state="held", held_since=clock.now(), steps=proof.steps, proof=summary)
+        own.write_attempt("taken back")
+        own.lock.release()
+    else:
+        time.sleep(_PAGES)
+        again = in_command("salt-call", "django.release", site.name, new.record.get("commit", ""), "canary=False")
+        with contextlib.suppress(DeploymentError), own.step("canary"):
+            raise DeploymentError(why, hint=f"{again} releases it without a canary")
+        _mark_failed(site, proof)
+        Release(site, proof.release).update(proof=summary)
+    _end(site, proof, state.BACK, why)
+
+
+def _return_to_old(site: Site, proof: Proof, why: str) -> None:
+    """Activate the former release again; visitors get it at once by the lease, for as long as the switch takes."""
+    lease.hold(site, [*lease.rest(lease.BUCKETS), lease.NONE])
+    new, old, own = Release(site, proof.release), Release(site, proof.old), _deployment(site, proof)
+    own.take_lock()
+    own.return_to(old, new)
+    own.set_proved()
+    with own.step("instance"):
+        step_instance.take_up(own)
+    steps.walk(own, (live, record))
+    new.update(proof=_summary(site))
+    _end(site, proof, state.BACK, why)
+
+
+def interrupt(site: Site, proof: Proof) -> None:
+    """End a proof that a boot of the host has interrupted: the active release serves all; the next apply begins again.
+
+    Raises:
+        DeploymentError: another deployment holds the lock for too long.
+    """
+    if proof.phase == state.BAKE:
+        end_bake(site, proof)
+        return
+    with site.lock("a proof").held():
+        instances.stop(site, Release(site, proof.release).path)
+        _end(site, proof, state.INTERRUPTED, "the host was started anew")
+
+
+def _end(site: Site, proof: Proof, outcome: str, why: str) -> None:
+    lease.end(site)
+    claim.next_link(site).unlink(missing_ok=True)
+    state.end(site, proof, outcome, why)
+    log.info("%s: %s", site.name, why)
+
+
+def _mark_failed(site: Site, proof: Proof) -> None:
+    """Complete the record of a release that has failed, by which the next apply knows whether to try it again."""
+    release = Release(site, proof.release)
+    if release.record.get("state") == "failed":
+        release.update(judged_by=proof.judged_by)
+
+
+def _summary(site: Site) -> dict[str, Any]:
+    """Return what the record of a release keeps of its proof."""
+    proof = state.last(site)
+    assert proof  # noqa: S101 - the caller ends it
+    evidence = proof.evidence
+    return {
+        **{"began": proof.began, "share": proof.share, "evidence": evidence},
+        "exceptions": [name for name, counts in (evidence.get("exceptions") or {}).items() if counts.get("new")],
+    }
+
+
+def _deployment(site: Site, proof: Proof) -> Deployment:
+    return Deployment(site, {}, site.kept_templates(), asked_by=proof.by, again=True)
+
+
+# The verbs
+
+
+def _running(site: Site) -> Proof:
+    """Return the proof of a site that runs.
+
+    Raises:
+        DeploymentError: none does.
+    """
+    proof = state.current(site)
+    if not proof:
+        last = state.last(site)
+        said = f": the last one has ended, {last.why}" if last else ""
+        raise DeploymentError(f"no release of {site.name} gets a share of the visitors now{said}")
+    return proof
+
+
+def runs(name: str) -> bool:
+    """Return whether a release of a site gets a share of the visitors, or leaves one to the former release.
+
+    Raises:
+        DeploymentError: there is no such site.
+    """
+    return state.current(sites.find(name)) is not None
+
+
+def show(name: str) -> dict[str, Any]:
+    """Return what is known of the proof of a site that runs, or of the last one.
+
+    Raises:
+        DeploymentError: there is no such site, or it has had none.
+    """
+    site = sites.find(name)
+    proof = state.last(site)
+    if not proof:
+        raise DeploymentError(
+            f"no release of {name} has had a proof", hint=f"set {site.at}:releases:canary, see docs/guides/proof.md"
+        )
+    known = {"release": proof.release, "active": proof.old if proof.phase == state.CANARY else proof.release}
+    if proof.outcome:
+        ended = {"ended": proof.outcome, "why": proof.why}
+    else:
+        runs = bool(unit.run_lock(site).holder())
+        ended = {
+            "now": canary.described(site, proof),
+            **({} if runs else {"problem": f"start it: {unit.command(site)}"}),
+        }
+    return {**known, **ended, **proof.evidence}
+
+
+def share(name: str, percent: int | None, *, token: bool | None) -> dict[str, Any]:
+    """Change which share of the visitors gets the release that is not active, and whether a token does.
+
+    Args:
+        percent: from 0 to 50; the steps of the pillar do not go on then. None leaves the share as it is.
+        token: make a new one, or remove it; None leaves it.
+
+    Raises:
+        DeploymentError: no proof runs.
+    """
+    site = sites.find(name)
+    proof = _running(site)
+    values: dict[str, Any] = {}
+    if percent is not None:
+        if not 0 <= percent <= 50:
+            raise DeploymentError(f"a share is from 0 to 50 percent, not {percent}")
+        values |= {"share": percent, "stage": _BY_HAND, "since": time.time()}
+    if token is not None:
+        values["token"] = secrets.token_hex(16) if token else ""
+    proof = state.change(site, proof, **values) or _running(site)
+    cookie = {"cookie": f"{COOKIE}={proof.token}"} if proof.token else {}
+    return {"release": proof.release, "share": f"{proof.share} %", **cookie}
+
+
+def finish(name: str) -> dict[str, Any]:
+    """Give all visitors the new release now, whatever is known of it; in a bake, stop the former one.
+
+    Raises:
+        DeploymentError: no proof runs, or the switch fails.
+    """
+    site = sites.find(name)
+    proof = _stopped(site)
+    if proof.phase == state.BAKE:
+        end_bake(site, proof)
+    else:
+        activate(site, proof)
+        if state.current(site):
+            unit.start(site)
+    return {"release": proof.release}
+
+
+def back(name: str) -> dict[str, Any]:
+    """Give all visitors the former release now; the new one is put on hold.
+
+    Raises:
+        DeploymentError: no proof runs, or the former release does not start.
+    """
+    site = sites.find(name)
+    proof = _running(site)
+    if proof.phase == state.CANARY:
+        lease.end(site)
+    proof = _stopped(site)
+    take_back(site, proof, "it was taken back on the command line", is_asked_for=True)
+    return {"release": proof.old, "on hold": proof.release}
+
+
+def _stopped(site: Site) -> Proof:
+    """Return the proof of a site whose program has been ended, so that this process goes on with it.
+
+    Raises:
+        DeploymentError: no proof runs.
+    """
+    _running(site)
+    unit.stop(site)
+    return _running(site)
+
+
+def wait(name: str) -> dict[str, Any]:
+    """Wait until the proof of a site has ended, without the bake; return how.
+
+    Raises:
+        DeploymentError: the release was taken back, or given up.
+    """
+    site = sites.find(name)
+    proof = state.last(site)
+    while proof and not proof.outcome and proof.phase == state.CANARY:
+        time.sleep(_LOOK)
+        proof = state.last(site)
+    if proof and proof.outcome not in ("", state.ACTIVE):
+        raise DeploymentError(
+            f"{proof.release} was not activated: {proof.why}", hint=f"{proof.old} serves all visitors"
+        )
+    return {"canary": proof.why or f"{proof.release} is active"} if proof else {}

@@ -1,0 +1,180 @@
+"""Carry on the proof of a release until it has ended: the program of its unit.
+
+It holds the lease, has the judge look at each request of both releases, and ends the proof by its verdict or when its
+steps are over. Killed it begins the present step again; after a boot of the host it ends what that has interrupted.
+"""
+
+import contextlib
+import logging
+import time
+from typing import Any
+
+from django_formula.host import proc, users
+from django_formula.host.commands import DeploymentError, seconds
+from django_formula.proof import lease, state, unit
+from django_formula.proof.state import Proof
+from django_formula.proxy import proxies
+from django_formula.proxy.said import Reader
+from django_formula.release import instances
+from django_formula.release import workers as release_workers
+from django_formula.release.judge import Judge, Use
+from django_formula.release.releases import Release
+from django_formula.site import sites
+from django_formula.site.sites import Site
+from django_formula.untrusted.text import Log, tell
+
+log = Log.of(__name__)
+#: Seconds between two looks at the log, and between two of the lease, of what the instances use, and of the record.
+_TICK, _HELD, _WEIGHED, _RECORDED = 0.2, 2.0, 2.0, 3.0
+
+
+def main(name: str) -> int:
+    """Carry on the proof of a site; return the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        site = sites.find(name)
+        lock = unit.run_lock(site)
+        lock.take()
+        try:
+            while proof := state.current(site):
+                _carry_on(site, proof)
+            unit.disable(site)
+        finally:
+            lock.release()
+    except (DeploymentError, OSError) as error:
+        tell(error, is_error=True)
+        return 1
+    return 0
+
+
+def _carry_on(site: Site, proof: Proof) -> None:
+    """Carry on a proof until its phase is over, or another process has ended it."""
+    if proof.boot != proc.boot_id():
+        _ending().interrupt(site, proof)
+        return
+    if proof.phase == state.CANARY:  # killed, this process begins the step again
+        proof = state.change(site, proof, since=time.time()) or proof
+    run = _Run(site, proof)
+    while not run.is_over():
+        time.sleep(_TICK)
+
+
+def _ending() -> Any:
+    """Return what ends a proof, with all steps of a deployment: loaded when it is due."""
+    from django_formula.verbs import proof
+
+    return proof
+
+
+def _reader(site: Site, proof: Proof) -> Reader:
+    """Return what reads the log of both releases.
+
+    Raises:
+        DeploymentError: nginx writes no log of the site alone.
+    """
+    log = proxies.access_log(site)
+    if not log:
+        raise DeploymentError(
+            "nginx does not write the access log of the site", hint=f"apply, then {unit.command(site)}"
+        )
+    former, chosen = (proof.old, proof.release) if proof.phase == state.CANARY else (proof.release, proof.old)
+    facts = Release(site, former).facts
+    urls = [str(facts.get(name) or "") for name in ("static_url", "media_url")]
+    static = [url for url in urls if url.startswith("/") and url != "/"]
+    return Reader(log, {"current": former, "next": chosen}, static, users.user_id(site.user))
+
+
+class _Run:
+    """A phase of a proof that this process carries on."""
+
+    def __init__(self, site: Site, proof: Proof):
+        self._site, self._proof = site, proof
+        self._new, self._old = Release(site, proof.release), Release(site, proof.old)
+        self._pid = instances.pid(site, self._new.path)
+        self._answered = 0
+        self._reader = _reader(site, proof)
+        self._due = {self._hold: 0.0, self._weigh: 0.0, self._record: 0.0}
+        known = (self._old.record.get("proof") or {}).get("exceptions", [])
+        self.judge = Judge(proof.old, proof.release, site.config["releases"]["canary"]["worse"], known)
+        for line in self._reader.past():
+            self.judge.past(line)
+
+    def is_over(self) -> bool:
+        """Judge by new requests and do what is due; return whether the phase is over."""
+        for line in self._reader.new():
+            self.judge.see(line, self._share_of_new())
+            self._answered += line.release == self._new.name and not line.is_static
+        for act, every in ((self._hold, _HELD), (self._weigh, _WEIGHED), (self._record, _RECORDED)):
+            if time.monotonic() - self._due[act] >= every:
+                self._due[act] = time.monotonic()
+                if act() is False:
+                    return True
+        if self.judge.verdict:
+            self._record()
+            _ending().take_back(self._site, self._proof, self.judge.verdict.text)
+            return True
+        return self._is_step_over() if self._proof.phase == state.CANARY else self._is_bake_over()
+
+    def _share_of_new(self) -> float:
+        share = self._proof.share / 100
+        return share if self._proof.phase == state.CANARY else 1 - share
+
+    def _hold(self) -> bool:
+        """Hold the lease; return whether the proof is still this one."""
+        known = state.current(self._site)
+        own = (self._proof.release, self._proof.began, self._proof.phase)
+        if not known or (known.release, known.began, known.phase) != own:
+            return False
+        self._proof = known
+        chosen = lease.first(known.share) if known.phase == state.CANARY else lease.rest(known.share)
+        lease.hold(self._site, [*chosen, *([known.token] if known.token else [])])
+        self._reader.keys = chosen
+        return True
+
+    def _weigh(self) -> None:
+        pid = instances.pid(self._site, self._new.path)
+        if pid is None or pid != self._pid:
+            self.judge.failed("its application server has ended")
+        if self._proof.phase == state.BAKE:
+            for name in release_workers.failed_after_switch(self._site, self._new.path):
+                self.judge.failed(f"the command of its worker {name} has failed")
+        self.judge.weigh(self._use(self._old), self._use(self._new))
+
+    def _use(self, release: Release) -> Use | None:
+        pid = instances.pid(self._site, release.path)
+        return Use(proc.memory_of_tree(pid), proc.cpu_of_tree(pid)) if pid else None
+
+    def _record(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk decides nothing
+            state.change(self._site, self._proof, evidence=self.judge.evidence())
+
+    def _is_bake_over(self) -> bool:
+        if time.time() - self._proof.since < seconds(self._site.config["releases"]["bake"]):
+            return False
+        self._record()
+        _ending().end_bake(self._site, self._proof)
+        return True
+
+    def _is_step_over(self) -> bool:
+        """Begin the next step of a canary where one is over; return whether that was the last one."""
+        options, steps = self._site.config["releases"]["canary"], state.stages(self._site)
+        if not 0 <= self._proof.stage < len(steps):  # a share of the command line, or another pillar
+            return False
+        took, duration = time.time() - self._proof.since, seconds(steps[self._proof.stage][1])
+        has_enough = self._answered >= options["requests"]
+        if took < duration or (not has_enough and took < seconds(options["limit"])):
+            return False
+        self._record()
+        if not has_enough and options["undecided"] == "back":
+            why = f"{self._new.name} had {self._answered} requests in {took:.0f} s, fewer than {options['requests']}"
+            _ending().take_back(self._site, self._proof, why)
+            return True
+        following = self._proof.stage + 1
+        if following == len(steps):
+            _ending().activate(self._site, self._proof)
+            return True
+        share = steps[following][0]
+        log.info("%s: %s gets %s %% of the visitors", self._site.name, self._new.name, share)
+        state.change(self._site, self._proof, stage=following, share=share, since=time.time())
+        self._answered = 0
+        return not self._hold()

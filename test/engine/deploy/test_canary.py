@@ -1,0 +1,282 @@
+"""The proof of a release in deployments: how it begins, what goes on meanwhile, and how it ends."""
+
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+from django_formula.deploy import canary
+from django_formula.deploy.deployment import RepeatedFailure
+from django_formula.host.commands import DeploymentError
+from django_formula.proof import lease, state, unit
+from django_formula.release import releases
+from django_formula.verbs import operations, proof
+from django_formula.verbs.status import status
+
+WHY_NOT = canary.why_not
+CANARY = {"steps": {"30%": "5m", "10%": "2m"}}
+
+
+@pytest.fixture
+def site(world, monkeypatch, tmp_path):
+    """A site with an active release, whose next one gets a share of the visitors."""
+    world.options = {"proxy": {"access_log": "json"}, "releases": {"canary": CANARY}}
+    world.started, world.why_not = [], ""
+    runtime = tmp_path / "run-django"
+    runtime.mkdir()
+    monkeypatch.setattr(lease, "RUNTIME", runtime)
+    monkeypatch.setattr(unit, "start", lambda site: world.started.append(site.name))
+    monkeypatch.setattr(canary, "why_not", lambda deployment, release, live: world.why_not)
+    monkeypatch.setattr(proof, "_PAGES", 0.0)
+    world.apply()
+    world.push("two")
+    return world
+
+
+def proven(site):
+    """The proof that runs."""
+    found = state.current(site.site)
+    assert found is not None
+    return found
+
+
+def test_first_release_gets_all_visitors(site):
+    assert state.last(site.site) is None and site.live.startswith("0001-")
+
+
+def test_apply_gives_the_new_release_a_share_and_goes_on_with_the_active_one(site):
+    changes = site.apply()
+    assert changes["live"] == {"canary": "10 % for 2m, 30 % for 5m of the visitors"}
+    assert site.live.startswith("0001-") and site.started == ["blog"] and not site.last.lock.is_held
+    known = proven(site)
+    assert (known.phase, known.share, known.old) == ("canary", 10, site.live) and known.release.startswith("0002-")
+    assert os.readlink(site.site.root / "next") == f"releases/{known.release}"
+    assert {"source", "instance"} <= known.steps.keys() and len(site.running) >= 2
+    assert json.loads(site.site.deploys.read_text().splitlines()[-1])["result"] == "proving"
+
+
+def test_dry_run_says_which_shares_it_gets(site):
+    assert site.apply(test=True)["live"]["canary"] == "10 % for 2m, 30 % for 5m of the visitors"
+    assert site.started == [] and state.last(site.site) is None
+
+
+def test_second_apply_changes_nothing(site):
+    site.apply()
+    before = proven(site)
+    assert site.apply() == {}
+    assert f"{before.release} gets 10 % of the visitors, until " in site.last.warnings[0]
+    assert proven(site) == before and site.started == ["blog"]
+
+
+def test_release_without_a_canary_says_why(site):
+    site.why_not = "nginx reaches the server by a port"
+    site.apply()
+    assert site.live.startswith("0002-") and state.last(site.site) is None
+    text = f"{site.live} gets all visitors at once, without a canary: nginx reaches the server by a port"
+    assert text in site.last.warnings
+
+
+def test_newer_commit_takes_its_place(site):
+    site.apply()
+    former = proven(site).release
+    site.push("three")
+    site.apply()
+    assert proven(site).release.startswith("0003-") and former not in os.listdir(site.site.releases)
+    assert site.live.startswith("0001-") and not any(former.split("-")[0] in name for name in site.running)
+
+
+def test_release_that_is_good_gets_all_visitors(site):
+    site.apply()
+    known = proven(site)
+    proof.activate(site.site, known)
+    assert site.live == known.release and state.current(site.site) is None
+    assert not os.path.lexists(site.site.root / "next") and not lease.folder(site.site).exists()
+    record = releases.Release(site.site, known.release).record
+    assert record["state"] == "good" and record["proof"]["share"] == 10 and {"source", "live"} <= record["steps"].keys()
+    assert json.loads(site.site.deploys.read_text().splitlines()[-1])["result"] == "released"
+    site.check()
+    assert site.apply() == {}
+
+
+def test_release_that_is_worse_is_taken_back_and_not_tried_again(site):
+    site.apply()
+    known = proven(site)
+    proof.take_back(site.site, known, "0002 raised KeyError in item for 2 visitors")
+    assert site.live == known.old and state.current(site.site) is None
+    ended = state.last(site.site)
+    assert (ended.outcome, ended.why) == ("back", "0002 raised KeyError in item for 2 visitors")
+    record = releases.Release(site.site, known.release).record
+    assert record["state"] == "failed" and record["step"] == "canary"
+    assert "canary=False releases it without a canary" in record["error"]
+    with pytest.raises(RepeatedFailure, match="canary: 0002 raised KeyError"):
+        site.apply()
+    site.push("three")
+    site.apply()
+    assert proven(site).release.startswith("0003-")
+
+
+def test_release_that_people_take_back_is_on_hold(site):
+    site.apply()
+    known = proven(site)
+    assert proof.back("blog") == {"release": known.old, "on hold": known.release}
+    assert releases.Release(site.site, known.release).record["state"] == "held" and site.live == known.old
+    assert site.apply() == {} and "is on hold since it was rolled back" in site.last.warnings[0]
+    with pytest.raises(DeploymentError, match="no release of blog gets a share of the visitors now: the last one has"):
+        proof.back("blog")
+
+
+def test_bake_keeps_the_former_release_for_a_tenth(site):
+    site.options = {**site.options, "releases": {"canary": CANARY, "bake": "5m"}}
+    site.apply()
+    known = proven(site)
+    proof.activate(site.site, known)
+    baking = proven(site)
+    assert site.live == known.release and (baking.phase, baking.share) == ("bake", 10)
+    assert os.readlink(site.site.root / "next") == f"releases/{known.old}"
+    assert any(known.old.split("-")[0] in name for name in site.running)
+    assert site.apply() == {} and any(known.old.split("-")[0] in name for name in site.running)
+    proof.end_bake(site.site, baking)
+    assert not any(known.old.split("-")[0] in name for name in site.running) and state.current(site.site) is None
+    site.check()
+
+
+def test_release_that_is_worse_in_the_bake_is_left(site):
+    site.options = {**site.options, "releases": {"canary": CANARY, "bake": "5m"}}
+    site.apply()
+    known = proven(site)
+    proof.activate(site.site, known)
+    proof.take_back(site.site, proven(site), "it leaks")
+    assert site.live == known.old and releases.Release(site.site, known.release).record["state"] == "held"
+    assert not any(known.release.split("-")[0] in name for name in site.running)
+    assert not lease.folder(site.site).exists() and state.last(site.site).outcome == "back"
+    site.check()
+
+
+def test_share_of_the_command_line_and_a_token(site):
+    site.apply()
+    answer = proof.share("blog", 20, token=True)
+    known = proven(site)
+    assert answer == {"release": known.release, "share": "20 %", "cookie": f"django_release={known.token}"}
+    assert (known.share, known.stage, len(known.token)) == (20, -1, 32)
+    assert proof.share("blog", None, token=False) == {"release": known.release, "share": "20 %"}
+    with pytest.raises(DeploymentError, match="a share is from 0 to 50 percent, not 60"):
+        proof.share("blog", 60, token=None)
+
+
+def test_promotion_on_request_switches_now(site):
+    site.apply()
+    known = proven(site)
+    assert proof.finish("blog") == {"release": known.release} and site.live == known.release
+
+
+@pytest.mark.parametrize("begun", ["rollback", "maintenance"])
+def test_what_else_is_done_with_the_site_ends_it(site, begun):
+    site.apply()
+    known = proven(site)
+    if begun == "rollback":
+        with pytest.raises(DeploymentError, match="no older good release"):
+            operations.rollback("blog")
+    else:
+        operations.maintenance("blog", "on", "")
+    assert state.last(site.site).outcome == "superseded" and site.live == known.old
+    assert not any(known.release.split("-")[0] in name for name in site.running)
+
+
+def test_boot_of_the_host_gives_all_visitors_the_active_release(site):
+    site.apply()
+    known = proven(site)
+    proof.interrupt(site.site, known)
+    assert state.last(site.site).outcome == "interrupted" and site.live == known.old
+    site.apply()
+    assert proven(site).release.startswith("0003-")
+
+
+def test_status_says_what_runs(site):
+    site.apply()
+    text = status(site.site, visits=False)["canary"]
+    assert "gets 10 % of the visitors, until " in text and text.endswith("at least; its program does not run")
+
+
+def test_switch_that_fails_leaves_the_active_release(site):
+    site.apply()
+    known = proven(site)
+    site.problems["0002"] = "returned 500"
+    with pytest.raises(DeploymentError, match="returned 500"):
+        proof.activate(site.site, known)
+    assert site.live == known.old and state.last(site.site).outcome == "back"
+    assert releases.Release(site.site, known.release).record["state"] == "failed"
+
+
+def test_failing_program_of_the_proof_leaves_no_share(site, monkeypatch):
+    def refuse(site):
+        raise DeploymentError("starting django-blog-proof.service failed")
+
+    monkeypatch.setattr(unit, "start", refuse)
+    with pytest.raises(DeploymentError, match="starting django-blog-proof"):
+        site.apply()
+    assert state.current(site.site) is None and site.live.startswith("0001-")
+    assert not any("0002" in name for name in site.running)
+
+
+def test_release_for_all_visitors_at_once_on_request(site):
+    operations.release("blog", is_proved=True)
+    assert site.live.startswith("0002-") and state.last(site.site) is None
+
+
+@pytest.fixture
+def judged(site, monkeypatch, tmp_path):
+    """The site with what decides whether a release may have a canary: all of it allows one, until a test changes it."""
+    nginx = SimpleNamespace(main_file=lambda site: tmp_path / "django-blog.conf")
+    nginx.main_file(site.site).write_text(f"upstream django-blog-next {{ server unix:{site.site.root}/next/socket; }}")
+    monkeypatch.setattr(canary, "proxies", SimpleNamespace(serving=lambda site: nginx))
+    files = SimpleNamespace(files_of_site=lambda own, facts, templates: facts.get("static_url"))
+    monkeypatch.setattr(canary, "site_files", files)
+    monkeypatch.setattr(canary, "why_not", WHY_NOT)
+    site.nginx = nginx
+    return site
+
+
+def reason(judged):
+    """Why the next release gets no canary; empty where it gets one."""
+    judged.apply()
+    texts = [text for text in judged.last.warnings if "without a canary: " in text]
+    assert bool(texts) == (state.current(judged.site) is None)
+    return texts[0].partition("without a canary: ")[2] if texts else ""
+
+
+def test_release_that_both_can_serve_beside_the_other_gets_a_canary(judged):
+    assert reason(judged) == ""
+
+
+def test_nginx_without_the_configuration_yet(judged):
+    judged.nginx.main_file(judged.site).write_text("upstream django-blog {}")
+    assert reason(judged) == "nginx does not have its configuration yet, the next release can"
+
+
+def test_other_files_of_nginx(judged):
+    judged.answers = {"static_url": "/files/"}
+    assert reason(judged) == "nginx needs other files for it, such as for another STATIC_URL"
+
+
+def test_server_on_a_port(judged):
+    judged.options = {**judged.options, "server": {"kind": "gunicorn", "bind": "127.0.0.1:8001"}}
+    assert reason(judged).startswith("nginx reaches one by unix and uwsgi, the other by tcp and http")
+
+
+def test_database_that_is_not_shared(judged):
+    judged.options = {**judged.options, "cache": {"engine": "redis", "host": "192.0.2.1"}}
+    assert reason(judged).startswith("it does not share its caches with 0001-")
+
+
+@pytest.mark.parametrize(("kind", "fails"), [("celery", False), ("rq", True), ("huey", True), ("command", False)])
+def test_workers_that_fail_unknown_tasks(judged, kind, fails):
+    own = {"command": "manage.py listen"} if kind == "command" else {}
+    judged.options = {**judged.options, "workers": {"tasks": {"kind": kind, **own}}}
+    text = f"workers of the kind {kind} fail tasks that they do not know, which it may send" if fails else ""
+    assert reason(judged) == text
+
+
+def test_active_release_that_does_not_run(judged):
+    judged.running.clear()
+    judged.running.update()
+    assert reason(judged).endswith("does not run")

@@ -1,0 +1,107 @@
+"""Releases that get a share of the visitors first, and are given to all of them, or taken back."""
+
+import collections
+import json
+import re
+
+import pytest
+from client import Load
+from conftest import live_site
+from sites import Site, release_of, until, version
+
+#: Visitors of the site; the odds that none or all of them get a share of 30 % are nothing.
+VISITORS = [f"browser {number}" for number in range(60)]
+CANARY = {"steps": {"30%": "20s", "50%": "4s"}, "requests": 10, "limit": "1m"}
+OUTLOOK = "30 % for 20s, 50 % for 4s of the visitors"
+#: A view that fails on some of its pages.
+BROKEN = """
+def release(request):
+    if request.META.get("HTTP_USER_AGENT", "").endswith("7"):
+        raise KeyError("seven")
+    return JsonResponse({"release": os.environ["DJANGO_RELEASE"]})
+"""
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts, repositories) -> Site:
+    blog = live_site(module_hosts, repositories, proxy={"access_log": "json"}, releases={"canary": CANARY})
+    blog.deploy()
+    blog.good = f"import os\n{blog.repository.read('guestbook/views.py')}"
+    return blog
+
+
+def visitors(blog: Site) -> Load:
+    """Have all visitors ask in turn which release answers, about 40 times a second."""
+    address = f"http://{blog.host.address}/release"
+    return Load(address, blog.domain, connections=4, release=release_of, visitors=VISITORS)
+
+
+def proof(blog: Site) -> dict:
+    return dict(blog.host.call("django.proof", "blog"))
+
+
+def ended(blog: Site, within: float = 60) -> dict:
+    return until(lambda: (found := proof(blog)).get("ended") and found, within)
+
+
+def moved(load: Load) -> dict[str, list[str]]:
+    """The releases that each visitor has got, in their order, without repetition."""
+    found = collections.defaultdict(list)
+    for answer in sorted(load.answers, key=lambda answer: answer.time):
+        seen = found[answer.visitor]
+        if answer.release and seen[-1:] != [answer.release]:
+            seen.append(answer.release)
+    return found
+
+
+def broken(blog: Site, subject: str, views: str) -> None:
+    """Commit a view more, which nothing requests, or one that fails in place of the one that visitors get."""
+    blog.repository.commit({"guestbook/views.py": f"{blog.good}\n{views}"}, subject)
+
+
+def test_good_release_gets_a_share_and_then_all_visitors(blog):
+    old = blog.live
+    blog.repository.commit(version("2.0"), "Good")
+    planned = blog.apply(test=True)["blog is live"].changes
+    assert planned["canary"] == OUTLOOK, planned
+    with visitors(blog) as load:
+        load.wait(20)
+        applied = blog.deploy()
+        assert applied["blog is live"].changes["canary"] == OUTLOOK and blog.live == old
+        new = proof(blog)["release"]
+        again = blog.deploy()
+        assert not again.changed and f"{new} gets 30 % of the visitors" in json.dumps(again.warnings), again
+        status = blog.host.call("django.status", "blog")[0]
+        assert status["release"] == old and f"{new} gets 30 %" in status["canary"]
+        load.wait(60)
+        few = {visitor for visitor, seen in moved(load).items() if new in seen}
+        assert 5 <= len(few) <= 32, len(few)
+        result = ended(blog)
+        load.wait(40)
+    assert load.failed == [] and result["ended"] == "active" and blog.live == new
+    assert {*map(tuple, moved(load).values())} <= {(old, new), (new,)}, "a visitor keeps a release"
+    assert {answer.release for answer in load.answers[-20:]} == {new}
+    assert not blog.deploy().changed
+    assert blog.units == [blog.unit]
+    record = blog.record()
+    assert (
+        record["state"] == "good" and record["proof"]["evidence"]["new"]["visitors"] > 5 and "static" in record["steps"]
+    )
+
+
+def test_release_that_raises_is_taken_back(blog):
+    old = blog.live
+    broken(blog, "Broken", BROKEN)
+    with visitors(blog) as load:
+        blog.deploy()
+        result = ended(blog)
+        load.wait(40)
+    why = r"\S+ raised KeyError in guestbook\.views\.release for 2 visitors; \S+ never did"
+    assert result["ended"] == "back" and re.fullmatch(why, result["why"]), result
+    assert blog.live == old and {answer.release for answer in load.answers[-20:]} == {old}
+    assert {answer.status for answer in load.answers} == {200, 500} and len({one.visitor for one in load.failed}) <= 4
+    failed = blog.record(blog.releases[-1])
+    assert failed["state"] == "failed" and failed["step"] == "canary" and "KeyError" in failed["error"]
+    again = blog.apply()
+    assert "failed before with the same inputs: canary: " in again.failed["blog has its source"], again
+    assert blog.units == [blog.unit]
