@@ -3,6 +3,7 @@
 import collections
 import json
 import re
+import time
 
 import pytest
 from client import Load
@@ -105,3 +106,63 @@ def test_release_that_raises_is_taken_back(blog):
     again = blog.apply()
     assert "failed before with the same inputs: canary: " in again.failed["blog has its source"], again
     assert blog.units == [blog.unit]
+
+
+def test_people_see_it_first_and_switch(blog):
+    old = blog.live
+    blog.repository.commit({"guestbook/views.py": blog.good, **version("3.0")}, "Good again")
+    blog.deploy()
+    answer = blog.host.call("django.canary", "blog", share=0, token=True)
+    name, _, token = answer["cookie"].partition("=")
+    new = answer["release"]
+    until(lambda: release_of(blog.get("/release", cookies={name: token}).content) == new, 10)
+    with visitors(blog) as load:
+        load.wait(80)
+    assert {answer.release for answer in load.answers} == {old}
+    assert release_of(blog.get("/release", cookies={name: "0" * 32}).content) == old
+    assert [row["role"] for row in blog.host.call("django.releases", "blog")[:2]] == ["canary", "live"]
+    with blog.load() as load:
+        load.wait(10)
+        assert blog.host.call("django.promote", "blog") == {"release": new}
+        load.wait(20)
+    assert load.failed == [] and load.releases == [old, new] and blog.live == new
+
+
+def test_bake_keeps_a_tenth_and_goes_back(blog):
+    old = blog.live
+    blog.repository.commit(version("4.0"), "Leaks")
+    bake = {"canary": {"steps": {"50%": "2s"}, "requests": 0}, "bake": "10m"}
+    with visitors(blog) as load:
+        blog.deploy(releases=bake)
+        until(lambda: blog.live != old, 60)
+        until(lambda: proof(blog)["now"].startswith("10 % of the visitors stay on"), 20)
+        time.sleep(4)
+        before = len(load.answers)
+        load.wait(120)
+        some = {answer.release for answer in load.answers[before:]}
+        assert some == {old, blog.live}
+        kept = {answer.visitor for answer in load.answers[before:] if answer.release == old}
+        assert 1 <= len(kept) <= 18, kept
+        blog.host.call("django.back", "blog")
+        load.wait(40)
+    assert load.failed == [] and blog.live == old and {answer.release for answer in load.answers[-20:]} == {old}
+    assert blog.units == [blog.unit] and blog.host.call("django.releases", "blog")[0]["state"] == "held"
+
+
+def test_share_ends_by_itself_when_its_program_is_killed(blog):
+    old = blog.live
+    blog.repository.commit(version("5.0"), "Killed")
+    blog.deploy(releases={"canary": {"steps": {"50%": "10m"}}})
+    new = proof(blog)["release"]
+    with visitors(blog) as load:
+        until(lambda: new in load.releases, 20)
+        blog.host.run(["systemctl", "kill", "--signal=SIGKILL", "django-blog-proof.service"])
+        until(lambda: blog.host.run(["systemctl", "is-active", "django-blog-proof"], check=False).stdout == "active\n")
+        assert "gets 50 %" in proof(blog)["now"]
+        blog.host.run(["systemctl", "mask", "--runtime", "--now", "django-blog-proof.service"])
+        killed = time.time()
+        until(lambda: {answer.release for answer in load.answers[-80:]} == {old}, 30)
+        assert time.time() - killed < 25
+    assert load.failed == [] and "its program does not run" in blog.host.call("django.status", "blog")[0]["canary"]
+    blog.host.run(["systemctl", "unmask", "--runtime", "django-blog-proof.service"])
+    assert blog.host.call("django.back", "blog")["on hold"] == new

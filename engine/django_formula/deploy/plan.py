@@ -8,6 +8,7 @@ from typing import Any
 
 from django_formula.container import images
 from django_formula.deploy import (
+    canary,
     difference,
     migration,
     preflight,
@@ -243,4 +244,10 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
     if kind != "none":
         restarts.append(f"{kind} is reloaded: {', '.join(reloads)}" if reloads else f"{kind} is not reloaded")
     proof = replay.outlook(site, live)
-    return {**({"rendered": files} if files else {}), "restarts": restarts, **({"replay": proof} if proof else {})}
+    shares = {"canary": canary.outlook(site)} if live and canary.is_wanted(site) else {}
+    return {
+        **({"rendered": files} if files else {}),
+        "restarts": restarts,
+        **({"replay": proof} if proof else {}),
+        **shares,
+    }

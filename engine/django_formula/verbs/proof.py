@@ -21,7 +21,7 @@ from django_formula.release import claim, instances
 from django_formula.release.releases import Release
 from django_formula.site import sites
 from django_formula.site.sites import Site
-from django_formula.untrusted.text import Log, in_command
+from django_formula.untrusted.text import Log
 
 log = Log.of(__name__)
 #: Percent of the visitors who stay on the former release after the switch.
@@ -106,7 +106,7 @@ def take_back(site: Site, proof: Proof, why: str, *, is_asked_for: bool = False)
         own.lock.release()
     else:
         time.sleep(_PAGES)
-        again = in_command("salt-call", "django.release", site.name, new.record.get("commit", ""), "canary=False")
+        again = f"{site.to_release(new.record.get('commit', ''))} canary=False"
         with contextlib.suppress(DeploymentError), own.step("canary"):
             raise DeploymentError(why, hint=f"{again} releases it without a canary")
         _mark_failed(site, proof)

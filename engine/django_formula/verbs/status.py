@@ -9,6 +9,7 @@ from django_formula.deploy import canary, order
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.process import command, contract
+from django_formula.proof import state
 from django_formula.proxy import maintenance, reach
 from django_formula.release import disk, instances
 from django_formula.release import releases as release_releases
@@ -22,7 +23,9 @@ from django_formula.verbs import workers as verbs_workers
 def releases(site: Site) -> list[dict[str, Any]]:
     """Return the rows of `django.releases`: failed attempts without a release on disk, then releases, newest first."""
     live, previous = release_releases.linked(site, site.current), release_releases.linked(site, site.previous)
-    roles = {release.name: role for role, release in (("previous", previous), ("live", live)) if release}
+    proof = state.current(site)
+    other = {(proof.release if proof.phase == state.CANARY else proof.old): proof.phase} if proof else {}
+    roles = {release.name: role for role, release in (("previous", previous), ("live", live)) if release} | other
     present = release_releases.releases(site)
     records = [release.record for release in present if release.record]
     has = databases.applied_migrations(site, records)
