@@ -38,6 +38,7 @@ from minion import Pair
 from repository import Repository
 from rolling import Rolling
 from scale import Cost, Scale
+from trial import Trial
 
 
 @dataclass(frozen=True)
@@ -740,6 +741,29 @@ def told(bench: Bench) -> list[Figure]:
     ]
 
 
+def proof(bench: Bench) -> list[Figure]:
+    """Releases with a canary under visitors, half of them broken."""
+    trial = Trial(bench.host, bench.formula, bench.commit, bench.say)
+    trial.run(bench.deployments)
+    broken = [one for one in trial.ended if one.broken]
+    missed = [one.broken for one in broken if one.seconds is None]
+    details = "; ".join(
+        f"{kind}: {', '.join('missed' if one.seconds is None else f'{one.seconds:.0f} s' for one in rows)}"
+        for kind, rows in trial.summary().items()
+        if kind != "good"
+    )
+    share = 100 * len(missed) / max(len(broken), 1)
+    return [
+        Figure("broken releases that their canary has not found", "percent", 10, [share], details),
+        Figure("the others: taken back after", "seconds", 20, [trial.median()], "median"),
+        Figure("the same: visitors who met it", "visitors", 3, [one.visitors for one in trial.found] or [0], ""),
+        Figure(
+            "good releases taken back", "releases", 0, [len(trial.wrongly)], str([one.why for one in trial.wrongly])
+        ),
+        Figure("requests that no release answered", "requests", 0, [len(trial.lost)], f"of {trial.requests}"),
+    ]
+
+
 def copied(bench: Bench) -> list[Figure]:
     """What a backup and its copy elsewhere cost, and what the copy of the next day adds."""
     rows = 100_000
@@ -792,4 +816,5 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "channels": told,
     "copies": copied,
     "sites": sites,
+    "proof": proof,
 }
