@@ -28,6 +28,8 @@ _SAID = re.compile(
     r"([\w.-]{1,80}) ([!-~]{1,200}) (~?)(\d{1,9}(?:\.\d{1,6})?|-) (\d{1,7}|-) ([\w.<>]{1,100}@[\w.<>]{1,100}|-)",
     re.ASCII,
 )
+#: What may be requested again, and the exceptions of which one such request is kept.
+_TARGET, _RAISED = re.compile(r"/[!-~]{0,999}", re.ASCII), 100
 _FILE = re.compile(r"/[\w./%+~@-]{1,199}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,9}\.\d{1,6}")
 #: What nginx answers for a release that does not: refused, no answer in time, and a client that has not waited.
@@ -51,6 +53,8 @@ class Reader:
         """
         #: The buckets of the visitors who get `next` now: of a file nothing else tells whose page has named it.
         self.keys: Collection[str] = ()
+        #: For an exception a request that has raised it and may be sent again: domain and path with its query.
+        self.raised: dict[str, tuple[str, str]] = {}
         self._log, self._releases, self._static, self._owner = log, dict(releases), tuple(static), owner
         self._salt = salt or os.urandom(16)
         self._place: dict[str, Any] = {}
@@ -92,15 +96,24 @@ class Reader:
             route = path if is_static and _FILE.fullmatch(path) else "-"
             return Line(time, self._chosen(row), visitor, route, took, None, None, "", int(status), is_static)
         release, route, is_cold, cpu, queries, exception = said.groups()
+        if exception != "-" and row["method"] == "GET" and isinstance(row.get("host"), str):
+            self._keep(exception, row["host"], row["uri"])
         return Line(
             time, release, visitor, _route(row["method"], route), _seconds(row["upstream_seconds"], took),
             None if cpu == "-" else float(cpu), None if queries == "-" else int(queries),
             "" if exception == "-" else exception, int(status), False, bool(is_cold),
         )  # fmt: skip
 
+    def _keep(self, exception: str, host: str, target: str) -> None:
+        is_kept = exception in self.raised or len(self.raised) < _RAISED
+        if is_kept and _TARGET.fullmatch(target) and access_log.is_harmless(target):
+            self.raised[exception] = (host, target)
+
     def _chosen(self, row: Mapping[str, Any]) -> str:
         """Return the release that nginx has chosen; empty where it does not tell."""
-        chosen = row.get("canary") or ("next" if row.get("bucket") in self.keys else "current")
+        chosen, bucket = row.get("canary"), row.get("bucket")
+        if chosen == "" and isinstance(bucket, str):  # a file, whose location chooses none
+            chosen = "next" if bucket in self.keys else "current"
         return self._releases.get(chosen, "") if isinstance(chosen, str) else ""
 
     def _visitor(self, row: Mapping[str, str]) -> str:

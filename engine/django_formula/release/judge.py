@@ -139,8 +139,10 @@ class Judge:
             known: exceptions that the old release is known to raise.
         """
         self.verdict: Verdict | None = None
+        #: The exception that the verdict is about; empty for another one.
+        self.exception = ""
         self._worse = {**WORSE, **(worse or {})}
-        self._known = {*known}
+        self._known, self._acquitted = {*known}, set[str]()
         self._old, self._new = _Side(old), _Side(new)
         self._events = {kind: _Events(self._worse["errors"]) for kind in _ODDS}
         self._missing: dict[str, None] = {}
@@ -160,7 +162,7 @@ class Judge:
             share: of the visitors who have the new release now, from 0 to 1.
         """
         side = {self._old.name: self._old, self._new.name: self._new}.get(line.release)
-        if side is None or self.verdict:
+        if side is None or self.verdict or (line.exception and _printable(line.exception) in self._acquitted):
             return
         if side is self._new and not _trouble(line):
             self._compare(line, share)
@@ -181,6 +183,11 @@ class Judge:
     def failed(self, why: str) -> None:
         """Take that a process of the new release has ended: `its main process exited with status 1`."""
         self._decide("exit", f"{self._new.name}: {_printable(why)}", len(self._new.visitors), None)
+
+    def acquit(self) -> None:
+        """Take that the old release raises the exception of the verdict too, and go on."""
+        self._acquitted.add(self.exception)
+        self.verdict, self.exception = None, ""
 
     def evidence(self) -> dict[str, Any]:
         """Return what is known of both, as JSON: bounded, and all of its texts printable."""
@@ -216,6 +223,7 @@ class Judge:
         if visitors >= needed:
             where = " in ".join(name.split("@", 1))
             text = f"{self._new.name} raised {where} for {visitors} visitors; {self._old.name} never did"
+            self.exception = "" if self.verdict else name
             self._decide("exception", text, visitors, None)
 
     def _count(self, side: "_Side", line: Line, share: float) -> None:

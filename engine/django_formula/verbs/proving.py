@@ -16,11 +16,13 @@ from django_formula.proof.state import Proof
 from django_formula.proxy import proxies
 from django_formula.proxy.said import Reader
 from django_formula.release import instances
+from django_formula.release import replay as release_replay
 from django_formula.release import workers as release_workers
 from django_formula.release.judge import Judge, Use
 from django_formula.release.releases import Release
-from django_formula.site import sites
+from django_formula.site import domains, sites
 from django_formula.site.sites import Site
+from django_formula.untrusted import delegate
 from django_formula.untrusted.text import Log, tell
 
 log = Log.of(__name__)
@@ -109,11 +111,28 @@ class _Run:
                 self._due[act] = time.monotonic()
                 if act() is False:
                     return True
+        if self.judge.verdict and self.judge.exception and self._raises_too():
+            self.judge.acquit()
         if self.judge.verdict:
             self._record()
             _ending().take_back(self._site, self._proof, self.judge.verdict.text)
             return True
         return self._is_step_over() if self._proof.phase == state.CANARY else self._is_bake_over()
+
+    def _raises_too(self) -> bool:
+        """Return whether the old release fails too in the request that has raised an exception in the new one.
+
+        What a scanner requests by chance from one of them first is no fault of that one.
+        """
+        host, target = self._reader.raised.get(self.judge.exception, ("", ""))
+        if not domains.has(self._site.config["domains"], host):
+            return False
+        side = release_replay.side(self._site, self._old.path, self._old.facts)
+        with contextlib.suppress(DeploymentError):
+            doing = "requesting from the former release what has failed in the new one"
+            answer = delegate.ask(self._site.user, release_replay.ask, side, (host, target), doing=doing)
+            return str(answer).startswith("returned 5")
+        return False
 
     def _share_of_new(self) -> float:
         share = self._proof.share / 100

@@ -19,7 +19,7 @@ def line(**more):
         "time": "2026-03-01T12:00:00+00:00", "client": "192.0.2.1", "host": "blog.example.org", "method": "GET",
         "uri": "/item/7/?q=1", "protocol": "HTTP/1.1", "status": 200, "bytes": 10, "seconds": 0.9,
         "upstream_seconds": "0.012", "referrer": "", "agent": "Firefox", "user": "", "id": "0", "at": 1772366400.25,
-        "said": SAID, "canary": "new",
+        "said": SAID, "canary": "next",
     }  # fmt: skip
     return json.dumps({**values, **more}) + "\n"
 
@@ -34,7 +34,7 @@ def log(tmp_path):
 @pytest.fixture
 def read(log):
     """Write some text to the log; return the lines that the reader makes of it."""
-    reader = Reader(log, {"old": OLD, "new": NEW}, ["/static/"])
+    reader = Reader(log, {"current": OLD, "next": NEW}, ["/static/"])
 
     def read(*texts):
         with log.open("ab") as file:
@@ -75,7 +75,7 @@ def test_first_answer_of_a_process_failed_post_and_unknown_figures(read):
     ("more", "expected"),
     [
         ({"status": 502, "said": ""}, (NEW, "-", 502, False)),
-        ({"status": 504, "said": "", "canary": "old", "upstream_seconds": "60.001"}, (OLD, "-", 504, False)),
+        ({"status": 504, "said": "", "canary": "current", "upstream_seconds": "60.001"}, (OLD, "-", 504, False)),
         ({"status": 499, "said": "", "upstream_seconds": "-"}, (NEW, "-", 499, False)),
         ({"status": 502, "said": "", "canary": ""}, ("", "-", 502, False)),
         ({"status": 502, "said": "", "canary": "x"}, ("", "-", 502, False)),
@@ -84,7 +84,7 @@ def test_first_answer_of_a_process_failed_post_and_unknown_figures(read):
             (NEW, "/static/a.1.js", 404, True),
         ),
         (
-            {"uri": "/static/a.css", "upstream_seconds": "", "said": "", "canary": "old"},
+            {"uri": "/static/a.css", "upstream_seconds": "", "said": "", "canary": "current"},
             (OLD, "/static/a.css", 200, True),
         ),
         ({"uri": "/static/<script>", "upstream_seconds": "", "said": "", "status": 404}, (NEW, "-", 404, True)),
@@ -108,7 +108,7 @@ def test_methods_that_a_visitor_invents_are_one_route(read):
 
 
 def test_release_that_has_answered_counts_more_than_the_one_that_nginx_chose(read):
-    assert [answer.release for answer in read(line(canary="old"), line(canary=7))] == [NEW, NEW]
+    assert [answer.release for answer in read(line(canary="current"), line(canary=7))] == [NEW, NEW]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_header_of_another_form_tells_nothing(read, said):
 def test_visitors_are_numbers_by_address_and_browser_that_another_reader_has_not(read, log):
     answers = read(line(), line(), line(agent="Chrome"), line(client="192.0.2.2"), line(agent="\udcff"))
     assert len({answer.visitor for answer in answers}) == 4 and answers[0].visitor == answers[1].visitor
-    (other,) = list(Reader(log, {"old": OLD, "new": NEW}, ["/static/"]).past())[:1]
+    (other,) = list(Reader(log, {"current": OLD, "next": NEW}, ["/static/"]).past())[:1]
     assert other.visitor != answers[0].visitor
 
 
@@ -187,16 +187,16 @@ def test_half_a_line_waits_for_its_other_half_and_rotation_loses_none(read, log)
 
 def test_past_is_the_end_of_the_log_and_the_reader_goes_on_after_it(log):
     log.write_text(line(status=201))
-    reader = Reader(log, {"old": OLD, "new": NEW}, ["/static/"])
+    reader = Reader(log, {"current": OLD, "next": NEW}, ["/static/"])
     assert [answer.status for answer in reader.past()] == [201] and list(reader.new()) == []
 
 
 def test_log_that_a_user_of_the_site_has_laid_is_not_read(tmp_path, log):
     log.write_text(line())
     (tmp_path / "link").symlink_to(log)
-    assert list(Reader(tmp_path / "link", {"old": OLD, "new": NEW}, []).past()) == []
-    assert list(Reader(log, {"old": OLD, "new": NEW}, [], os.getuid()).past()) == []
-    reader = Reader(tmp_path / "missing", {"old": OLD, "new": NEW}, [])
+    assert list(Reader(tmp_path / "link", {"current": OLD, "next": NEW}, []).past()) == []
+    assert list(Reader(log, {"current": OLD, "next": NEW}, [], os.getuid()).past()) == []
+    reader = Reader(tmp_path / "missing", {"current": OLD, "next": NEW}, [])
     assert list(reader.new()) == [] and list(reader.past()) == []
 
 
@@ -224,7 +224,7 @@ def test_nginx_logs_the_header_and_removes_it_where_releases_prove_themselves(re
     site.config["releases"] = {**site.config["releases"], **({"canary": {"steps": {"10%": "5m"}}} if proves else {})}
     text = "\n".join(filter(None, site_files.files_of_site(site, FACTS, formula_templates()).values()))
     form = "".join(re.findall("'(.*)'", re.search(r"log_format [^;]+;", text)[0]))
-    values = {"msec": "1772366400.250", "upstream_http_x_django_said": SAID, "django_canary_blog": "new"}
+    values = {"msec": "1772366400.250", "upstream_http_x_django_said": SAID, "django_canary_side": "next"}
     values |= {"status": "200", "request_time": "0.012", "body_bytes_sent": "1", "request_method": "GET"}
     written = re.sub(r"\$(\w+)", lambda name: values.get(name[1], "0.012"), form) + "\n"
     hidden = re.findall(r"(?m)^ +(?:uwsgi|proxy)_hide_header X-Django-Said;$", text)
@@ -233,3 +233,19 @@ def test_nginx_logs_the_header_and_removes_it_where_releases_prove_themselves(re
         assert (answer.release, answer.route, answer.cpu, len(hidden)) == (NEW, "item/<int:pk>/", 4.25, 1)
     else:
         assert json.loads(written) and not hidden and "said" not in text.lower()
+
+
+def test_request_that_raised_is_kept_where_it_may_be_sent_again(read):
+    raised = f"{NEW} item/<int:pk>/ 4.25 3 KeyError@shop.views.item"
+    read(line(said=raised, method="POST", uri="/order/1/"))
+    assert read.reader.raised == {}
+    read(line(said=raised, uri="/item/7/?token=abc"), line(said=raised, uri="/item/7/\u00e9"))
+    assert read.reader.raised == {}
+    read(line(said=raised, uri="/item/7/?q=1"), line(said=raised, uri="/logout/"))
+    assert read.reader.raised == {"KeyError@shop.views.item": ("blog.example.org", "/item/7/?q=1")}
+
+
+def test_static_file_is_of_the_release_that_the_bucket_gets(read):
+    missing = {"uri": "/static/a.css", "status": 404, "upstream_seconds": "-", "said": "", "canary": ""}
+    read.reader.keys = ["07"]
+    assert [one.release for one in read(line(**missing, bucket="07"), line(**missing, bucket="08"))] == [NEW, OLD]

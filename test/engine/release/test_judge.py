@@ -39,6 +39,20 @@ def test_exception_that_the_old_release_never_raised_is_a_verdict_for_two_visito
     )
 
 
+def test_exception_that_the_old_release_raises_when_it_is_asked_is_forgotten():
+    both, raised = judged(), {"exception": "KeyError@item", "status": 500}
+    for visitor in "ab":
+        both.see(line(visitor=visitor, **raised), 0.1)
+    assert both.verdict and both.exception == "KeyError@item"
+    both.acquit()
+    assert both.verdict is None and both.exception == ""
+    both.see(line(visitor="c", **raised), 0.1)
+    assert both.verdict is None
+    for visitor in "de":
+        both.see(line(visitor=visitor, exception="TypeError@item", status=500), 0.1)
+    assert both.verdict
+
+
 @pytest.mark.parametrize(
     ("exception", "known"),
     [("OperationalError@item", ()), ("ReadTimeout@item", ()), ("KeyError@item", ("KeyError@item",))],
