@@ -210,7 +210,7 @@ def test_no_other_module_makes_the_types():
 
 
 #: A program that imports nothing of ours: what it prints is the output of a command, which the engine shows.
-ALONE = {"untrusted/reaper", "observe/program"}
+ALONE = {"untrusted/reaper", "observe/program", "proxy/relay"}
 
 
 def test_what_is_printed_and_logged_is_shown():

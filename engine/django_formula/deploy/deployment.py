@@ -24,6 +24,7 @@ from django_formula.host import clock, disk
 from django_formula.host.commands import DeploymentError, redact
 from django_formula.knowledge import hints
 from django_formula.project import program
+from django_formula.proxy import waiting
 from django_formula.push import static_files
 from django_formula.release import bus, instances, progress, releases
 from django_formula.release import workers as release_workers
@@ -71,6 +72,7 @@ class Deployment:
     #: The active release, where it was stopped before the new one starts, and when (by the monotonic clock).
     paused: Release | None = None
     paused_at = 0.0
+    _hold: "waiting.Hold | None" = None
     #: The requests for the health page during the switch.
     probe: Probe | None = None
     #: Whether a new release has served a share of the visitors already, or is not to: it is given to all.
@@ -238,7 +240,16 @@ class Deployment:
     def pause(self, live: Release) -> None:
         """Stop the active instance before the new one starts; where that fails, it is started again."""
         self.paused, self.paused_at = live, time.monotonic()
+        if waiting.works(self.site, live):
+            self._hold = waiting.Hold(self.site, live, self.asked_by)
+            instances.drain(self.site, live.path)
         instances.pause(self.site, live.path)
+
+    def open_way(self) -> bool:
+        """Have requests reach the site again where they wait for it; return whether they have waited."""
+        if self._hold:
+            self._hold.end()
+        return self._hold is not None
 
     def hold_tasks(self, leaving: Release | None, coming: Release) -> None:
         """Keep all workers of the site from taking tasks, until `let_tasks_go` or the end of this process.
@@ -496,6 +507,8 @@ class Deployment:
         if self.findings.takeover:
             self.findings.takeover.release_data()
         self.let_tasks_go()
+        with contextlib.suppress(OSError):
+            self.open_way()
         self.lock.release()
 
     def _resume(self, live: Release) -> str:
@@ -505,6 +518,8 @@ class Deployment:
         except (DeploymentError, OSError) as error:
             again = self.site.to_release(live.record["commit"])
             return f"{live.name} does not start again: {str(error).splitlines()[0]}\n{again} releases it anew"
+        finally:
+            self.open_way()
         return f"{live.name} runs again"
 
     def _clear_away(self, release: Release, step: str, error: DeploymentError) -> None:

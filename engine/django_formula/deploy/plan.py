@@ -25,7 +25,7 @@ from django_formula.host.commands import DeploymentError, redact
 from django_formula.inspect import project
 from django_formula.process import contract
 from django_formula.project import program as project_program
-from django_formula.proxy import moves
+from django_formula.proxy import moves, waiting
 from django_formula.release import disk, instances, releases
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
@@ -221,6 +221,10 @@ def _workers(live: Release, release: Release) -> list[str]:
     return [text for text in (starts, stops) if text]
 
 
+def _meanwhile(deployment: Deployment, live: Release) -> str:
+    return "requests wait" if waiting.works(deployment.site, live) else "visitors get errors"
+
+
 def _differences(deployment: Deployment, live: Release, release: Release) -> Plan:
     """Return the files that would change, and what would be started, stopped and reloaded."""
     site, templates, masked = deployment.site, deployment.templates, deployment.secrets.masked()
@@ -232,7 +236,7 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
     restarts = (
         [f"{new} starts next to {old}, which is stopped after the switch once it is idle, at the latest after {drain}"]
         if site.config["releases"]["overlap"]
-        else [f"{old} is stopped, then {new} starts: visitors get errors meanwhile (releases:overlap)"]
+        else [f"{old} is stopped, then {new} starts: {_meanwhile(deployment, live)} meanwhile (releases:overlap)"]
     )
     restarts += _workers(live, release)
     kind = instances.next_kind(site)

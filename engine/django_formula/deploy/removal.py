@@ -17,7 +17,7 @@ from django_formula.host.outcome import Outcome
 from django_formula.process import build_user, systemd
 from django_formula.proof import lease, state
 from django_formula.proof import unit as proof_unit
-from django_formula.proxy import listener, site_files, switch
+from django_formula.proxy import listener, site_files, switch, waiting
 from django_formula.release import claim, instances, releases
 from django_formula.request import entrance, hook_unit, push_setup, queue, unit
 from django_formula.schedule import schedules, timer
@@ -60,6 +60,7 @@ def present(site: Site) -> dict[str, str]:
         *(path for task in timer.TASKS for path in timer.present(site, task)),
         *schedules.present(site),
         *hook_unit.present(site),
+        *waiting.present(site),
         *entrance.present(site),
         *push_setup.present(site),
         *unit.present(site),
@@ -179,6 +180,7 @@ def _remove(site: Site) -> None:
         timer.remove(site, task)
     schedules.remove(site)
     hook_unit.remove(site)
+    waiting.remove(site)
     push_setup.remove(site)
     entrance.remove(site)
     unit.remove(site)

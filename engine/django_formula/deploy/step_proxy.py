@@ -7,7 +7,7 @@ from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host import config_files, file
 from django_formula.host.commands import DeploymentError
 from django_formula.proxy import listener as proxy_listener
-from django_formula.proxy import moves, page, proxies, reach, site_files, switch
+from django_formula.proxy import moves, page, proxies, reach, site_files, switch, waiting
 from django_formula.proxy.moves import Move
 from django_formula.site.sites import Site
 from django_formula.tls import acme as tls_acme
@@ -48,7 +48,7 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     if move.waits and deployment.coming is None:  # of the site alone: no other one is released after it
         deployment.warn([f"{site.name} keeps the domains that it has: {move.waits}"])
     changes = config_files.differences(files)
-    pages = {} if upcoming else page.of_errors(site, release.path, release.facts["folder"])
+    pages = {} if upcoming else page.of_errors(site, release.path, release.facts["folder"]) | waiting.pages(site)
     stale = {} if upcoming else page.differences(site, pages)
     moving = [] if move.waits else move.sites
     leftovers = [path for one in moving for path in site_files.leftovers(one, files)]

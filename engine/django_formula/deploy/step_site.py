@@ -15,7 +15,7 @@ from django_formula.host import folders as host_folders
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
 from django_formula.offsite import rebuild
-from django_formula.proxy import listener, ports, site_files
+from django_formula.proxy import listener, ports, site_files, waiting
 from django_formula.push import static_files
 from django_formula.release import claim, workers
 from django_formula.release import releases as release_releases
@@ -155,11 +155,12 @@ def _look(deployment: Deployment) -> _Pending:
 
 
 def _of_requests(deployment: Deployment) -> Changes:
-    """Return what differs of the socket of requests, and of the webhook that asks there."""
+    """Return what differs of the socket of requests, of the webhook that asks there, and of the relay of visitors."""
     site = deployment.site
     found = {
         "requests": entrance.pending(site, deployment.salt_call) | push_setup.pending(site),
         "webhook": hook_unit.pending(site, deployment.secrets.hook_secret),
+        "waiting": waiting.pending(site),
     }
     return {name: changes for name, changes in found.items() if changes}
 
@@ -209,6 +210,8 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
         push_setup.apply(site)
     if "webhook" in pending.changes:
         hook_unit.apply(site, deployment.secrets.hook_secret)
+    if "waiting" in pending.changes:
+        waiting.apply(site)
     for task in pending.tasks:
         timer.apply(site, templates, task)
     schedule_schedules.drop(site)

@@ -81,7 +81,10 @@ def activate(deployment: Deployment, release: Release) -> None:
         deployment.left.update(state="held", held_since=clock.now())
     if deployment.paused:
         gap = time.monotonic() - deployment.paused_at
-        deployment.warn([f"the site did not answer for {gap:.1f} s, since releases:overlap is false"])
+        if deployment.open_way():
+            deployment.warn([f"requests waited for {gap:.1f} s, since releases:overlap is false"])
+        else:
+            deployment.warn([f"the site did not answer for {gap:.1f} s, since releases:overlap is false"])
 
 
 def _prepare_proxy(deployment: Deployment, release: Release) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from django_formula.pillar.check import Problem
 #: What git calls a branch, and what is none.
 _NO_BRANCH = re.compile(r"[0-9a-f]{40}|refs/.*")
 #: What the names of users and groups end in that a site has besides its own, by the option.
-_OWN = {"push": ("-push", "-ask"), "hook": ("-hook", "-ask")}
+_OWN = {("push",): ("-push", "-ask"), ("hook",): ("-hook", "-ask"), ("releases", "wait"): ("-wait",)}
 
 
 def contradictions(sites: Mapping[str, Any]) -> Iterator[Problem]:
@@ -35,12 +36,13 @@ def contradictions(sites: Mapping[str, Any]) -> Iterator[Problem]:
 def _taken_names(sites: Mapping[str, Any]) -> Iterator[Problem]:
     users = {user: name for name, site in sites.items() for user in (name, site["user"])}
     for name, site in sorted(sites.items()):
-        for option, endings in _OWN.items():
-            is_used = site["state"] != "absent" and site.get(option)
+        for path, endings in _OWN.items():
+            *maps, option = path
+            is_used = site["state"] != "absent" and functools.reduce(dict.__getitem__, maps, site).get(option)
             for own in (f"{name}{ending}" for ending in endings if is_used):
                 if own in users:
                     text = f"needs the name {own}, which site {users[own]} has: rename one of them"
-                    yield ("django", "sites", name, option), text
+                    yield ("django", "sites", name, *path), text
 
 
 def _key(entry: Any) -> str:

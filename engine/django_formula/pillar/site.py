@@ -63,6 +63,13 @@ def domains(site: Site, _own: Site) -> Iterator[Problem]:
         yield ("redirect_domains",), f"{domain} is in domains too: remove one of them"
 
 
+def ways(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield that requests wait for a server at a port, which nginx asks whatever `socket` of its release leads to."""
+    if site["releases"]["wait"] and site["server"]["bind"] != "unix":
+        text = f"not supported with server:bind: {site['server']['bind']}: remove that, and nginx has a unix socket"
+        yield ("releases", "wait"), text
+
+
 def paths(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield a root that is too long, and folders that contain each other."""
     root = site["root"]
@@ -425,6 +432,7 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     server_threads,
     embedded_options,
     paths,
+    ways,
     hook,
     pillar_listen.server_port,
     pillar_listen.networks,

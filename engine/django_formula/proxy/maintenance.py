@@ -167,6 +167,11 @@ def refuse_missing_page(site: Site, release: Path, folder: str) -> None:
         _of_project(site, release, folder)
 
 
+def page(site: Site) -> str:
+    """Return the page without a message."""
+    return _page(site, "")[0]
+
+
 def _page(site: Site, message: str) -> tuple[str, str]:
     """Return the page and its origin: the project's, or the formula's where that cannot be read."""
     safe = html.escape(message)

@@ -13,6 +13,7 @@ from django_formula.host.config_files import OURS, Files
 from django_formula.kind.kinds import FILES
 from django_formula.process import command
 from django_formula.proxy import proxies as proxy_proxies
+from django_formula.proxy import waiting
 from django_formula.proxy.contract import Proxy
 from django_formula.server import servers as server_servers
 from django_formula.site import domains as site_domains
@@ -130,12 +131,14 @@ def _server_variables(site: Site, recorded: Mapping[str, Any]) -> dict[str, Any]
     address = str(recorded.get("address", "/" if server["bind"] == "unix" else server["bind"]))
     protocol = recorded.get("protocol", server["protocol"])
     keeps_alive = recorded.get("keepalive", not recorded)
+    waits = waiting.longest(site) if address.startswith("/") else 0
     return {
         "site": {**site.config, "server": {**server, "protocol": protocol}},
         "unix": address.startswith("/"),
         "address": address,
         "keepalive": site.config["proxy"].get("keepalive") if keeps_alive else None,
-        "timeout": kind.timeout(site) + 5,
+        "waits": str(waiting.socket(site)) if waits else "",
+        "timeout": kind.timeout(site) + 5 + waits,
         "websockets": recorded.get("interface", kind.interface(site)) == "asgi",
     }
 

@@ -1,0 +1,304 @@
+"""The relay of a site: requests that nginx cannot pass to the site's server wait here until it accepts them.
+
+It is the program of `proxy.waiting`, run by the host's Python as a user without rights, and imports nothing of ours.
+What it relays it does not look into: uwsgi, http and WebSockets pass unchanged. nginx has read a request as a whole
+before, and nothing of it has been sent: docs/decisions/0167.
+"""
+
+import asyncio
+import contextlib
+import grp
+import json
+import os
+import pwd
+import re
+import select
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NamedTuple
+
+#: The header by which the checks of balancers are recognized, as http and uwsgi write it.
+CHECK = "X-Django-Check"
+_CHECK = (CHECK.lower().encode(), f"HTTP_{CHECK}".replace("-", "_").upper().encode())
+#: The link in a release that is closed: to the socket of its server, which `socket` points to otherwise.
+HELD = "held"
+#: Connections in the kernel's queue, which nginx is refused beyond.
+_BACKLOG = 4096
+#: The least seconds between two tries to connect, and the most.
+_SHORT, _LONG = 0.02, 0.2
+#: Seconds without a connection after which a relay that systemd starts again ends, and for which a visitor that was
+#: refused is listened to.
+_IDLE, _LINGER = 60.0, 10.0
+_BLOCK = 1 << 16
+_FIRST_FD = 3
+#: nginx's defaults, and the part of its connections that may wait: each request takes two of them.
+_CONNECTIONS, _PROCESSES, _PART = 512, 1, 8
+#: nginx's own file: a relay knows from it how many may wait.
+NGINX = Path("/etc/nginx/nginx.conf")
+
+
+class Waiting(NamedTuple):
+    """A connection of nginx that waits, and since when."""
+
+    connection: socket.socket
+    since: float
+
+
+class Relay:
+    """Passes connections on to a site's server, the oldest first; they wait while there is none.
+
+    Args:
+        listening: the socket that nginx connects to.
+        target: returns the path of the socket of the server.
+        is_held: returns whether all connections wait, although the server may accept them.
+        seconds: that a request waits; then, and where more than `most` wait, the oldest is answered with `late`.
+        idle: seconds without a connection after which `run` returns; None for never.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        target: Callable[[], str],
+        is_held: Callable[[], bool] = lambda: False,
+        seconds: float = 300.0,
+        most: Callable[[], int] = lambda: _BACKLOG,
+        idle: float | None = None,
+        late: Callable[[], bytes] = lambda: b"",
+    ):
+        self._listening, self._target, self._is_held, self._late = listening, target, is_held, late
+        self._seconds, self._most, self._idle = seconds, most, idle
+        self._waiting: deque[Waiting] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._down_since = 0.0
+
+    async def run(self) -> None:
+        """Relay until there has been no connection for the time of `idle`."""
+        self._arrived, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._listening.setblocking(False)
+        loop.add_reader(self._listening, self._accept)
+        last, pause = time.monotonic(), _SHORT
+        while self._is_busy() or self._idle is None or time.monotonic() - last < self._idle:
+            last = time.monotonic() if self._is_busy() else last
+            if not self._waiting:
+                self._arrived.clear()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._arrived.wait(), min(self._idle or 1, 1))
+            elif self._pass_on():
+                pause = _SHORT
+                await asyncio.sleep(0)
+            else:
+                self._end_late()
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.3, _LONG)
+        loop.remove_reader(self._listening)
+
+    def _is_busy(self) -> bool:
+        return bool(self._waiting or self._tasks)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _address = self._listening.accept()
+                connection.setblocking(False)
+                self._waiting.append(Waiting(connection, time.monotonic()))
+                self._arrived.set()
+                if len(self._waiting) > self._most():
+                    self._answer(self._waiting.popleft(), self._late())
+
+    def _pass_on(self) -> bool:
+        """Pass the oldest connection on; return whether there is something to do at once."""
+        first = self._waiting[0]
+        if _is_gone(first.connection):
+            self._waiting.popleft().connection.close()
+            return True
+        instance = None if self._is_held() else _connected(self._target())
+        if instance is None:
+            self._down_since = self._down_since or time.monotonic()
+            return False
+        self._down_since = 0.0
+        self._waiting.popleft()
+        self._begin(_carry(first.connection, instance))
+        return True
+
+    def _end_late(self) -> None:
+        """Answer what has waited for too long, and checks of balancers for as long as the visitors wait."""
+        now = time.monotonic()
+        while self._waiting and now - self._waiting[0].since > self._seconds:
+            self._answer(self._waiting.popleft(), self._late())
+        if now - self._down_since < self._seconds:
+            for one in [one for one in self._waiting if _is_check(one.connection)]:
+                self._waiting.remove(one)
+                self._answer(one, response("200 OK", b"requests wait\n", "text/plain"))
+
+    def _answer(self, one: Waiting, text: bytes) -> None:
+        self._begin(_refuse(one.connection, text))
+
+    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _connected(path: str) -> socket.socket | None:
+    """Return a connection to the socket of a server; None where it is missing, refuses it, or has too many."""
+    instance = socket.socket(socket.AF_UNIX)
+    instance.setblocking(False)
+    try:
+        instance.connect(path)  # asyncio's own takes EAGAIN, a full queue, for success
+    except OSError:
+        instance.close()
+        return None
+    return instance
+
+
+def _is_gone(connection: socket.socket) -> bool:
+    """Return whether nginx has closed a connection, since its visitor has gone."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    return any(events & select.POLLHUP for _number, events in poll.poll(0))
+
+
+def _is_check(connection: socket.socket) -> bool:
+    """Return whether a request is the check of a balancer, by its first bytes, which stay unread."""
+    with contextlib.suppress(OSError):
+        head = connection.recv(_BLOCK, socket.MSG_PEEK)
+        return _CHECK[1] in head or _CHECK[0] in head.partition(b"\r\n\r\n")[0].lower()
+    return False
+
+
+async def _carry(visitor: socket.socket, instance: socket.socket) -> None:
+    """Relay a connection until the server has answered."""
+    with visitor, instance:
+        request = asyncio.get_running_loop().create_task(_pump(visitor, instance))
+        try:
+            await _pump(instance, visitor)
+        finally:
+            request.cancel()  # the answer is complete, so that no more is sent
+            with contextlib.suppress(asyncio.CancelledError):
+                await request
+
+
+async def _pump(source: socket.socket, target: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):
+        while block := await loop.sock_recv(source, _BLOCK):
+            await loop.sock_sendall(target, block)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+async def _refuse(connection: socket.socket, text: bytes) -> None:
+    """Answer a connection; its request is read to the end, since nginx takes an unread one for an error."""
+    with connection, contextlib.suppress(OSError, asyncio.TimeoutError):
+        await asyncio.wait_for(_tell(connection, text), _LINGER)
+
+
+async def _tell(connection: socket.socket, text: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(connection, text)
+    connection.shutdown(socket.SHUT_WR)
+    while await loop.sock_recv(connection, _BLOCK):
+        pass
+
+
+def response(status: str, body: bytes, kind: str = "text/html; charset=utf-8", *more: str) -> bytes:
+    """Return a response as http and uwsgi have it."""
+    head = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {len(body)}", "Cache-Control: no-store"]
+    return "\r\n".join([*head, *more, "Connection: close", "", ""]).encode() + body
+
+
+def most(folder: Path, configuration: Path = NGINX) -> int:
+    """Return how many requests of one site may wait.
+
+    A quarter of the requests that nginx has connections for, shared by the sites whose requests wait: else static files
+    and other sites would be refused while one of them is down.
+    """
+    text = ""
+    with contextlib.suppress(OSError):
+        text = re.sub(r"#.*", "", configuration.read_text(errors="replace"))
+    connections, processes = _number(text, "worker_connections", _CONNECTIONS), _number(text, "worker_processes", None)
+    sites = len([*folder.glob("*.sock")])
+    return max(1, connections * processes // _PART // max(1, sites))
+
+
+def _number(text: str, name: str, default: int | None) -> int:
+    found = re.search(rf"\b{name}\s+(\w+)\s*;", text)
+    if found and found[1].isdigit():
+        return int(found[1])
+    return default or (_PROCESSES if not found else os.cpu_count() or _PROCESSES)
+
+
+def is_held(record: Path) -> bool:
+    """Return whether the way to a site is closed now, by the record of `proxy.waiting`."""
+    try:
+        return float(json.loads(record.read_text())["until"]) > time.monotonic()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def target(current: Path, own: str) -> str:
+    """Return the socket of the server of the active release, also while its link leads to the relay."""
+    with contextlib.suppress(OSError):
+        if os.readlink(current / "socket") == own:
+            return str(current / HELD)
+    return str(current / "socket")
+
+
+def bound(path: Path, group: int) -> socket.socket:
+    """Return a socket that listens at a path, for root and a group."""
+    listening = socket.socket(socket.AF_UNIX)
+    path.unlink(missing_ok=True)
+    listening.bind(str(path))
+    os.chown(path, 0, group)
+    path.chmod(0o660)
+    listening.listen(_BACKLOG)
+    return listening
+
+
+def _own(path: Path, user: str, group: str) -> socket.socket:
+    """Return a socket at a path, and be its user from then on: as supervisor starts it, which passes none."""
+    path.parent.mkdir(mode=0o755, exist_ok=True)
+    owner, group_id = pwd.getpwnam(user), grp.getgrnam(group).gr_gid
+    listening = bound(path, group_id)
+    os.setgroups([group_id])
+    os.setgid(owner.pw_gid)
+    os.setuid(owner.pw_uid)
+    return listening
+
+
+def main(path: str, current: str, seconds: str, page: str, user: str, group: str) -> int:
+    """Relay the requests of a site.
+
+    Args:
+        path: of the socket that nginx connects to.
+        current: the link to the active release.
+        seconds: that a request may wait.
+        page: the file that is shown then.
+        user: whom to be, where systemd does not start this.
+        group: of the proxy.
+    """
+    own, is_passed = Path(path), os.environ.get("LISTEN_FDS") == "1"
+    listening = socket.socket(fileno=_FIRST_FD) if is_passed else _own(own, user, group)
+
+    def late() -> bytes:
+        body = b"This site does not answer at the moment.\n"
+        with contextlib.suppress(OSError):
+            body = Path(page).read_bytes()
+        sys.stderr.write("a request gets 503: too many wait, or it has waited for too long\n")
+        return response("503 Service Unavailable", body, "text/html; charset=utf-8", "Retry-After: 10")
+
+    relay = Relay(
+        listening,
+        lambda: target(Path(current), path),
+        lambda: is_held(own.with_suffix(".json")),
+        float(seconds),
+        lambda: most(own.parent),
+        _IDLE if is_passed else None,
+        late,
+    )
+    asyncio.run(relay.run())
+    return 0

@@ -1,0 +1,381 @@
+"""Requests that wait while a site's server is stopped: the relay of a site as files, and its way, closed and opened.
+
+nginx has the relay as the `backup` server of a site: it gets what the site's own socket refuses, and all of it while
+the link `socket` of the active release leads to it. Sites without `releases:wait` have none of it. See
+docs/decisions/0167.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from django_formula.host import archive, clock, commands, config_files, daemons, file, units, users
+from django_formula.host.commands import DeploymentError
+from django_formula.host.config_files import Files
+from django_formula.kind import kinds
+from django_formula.proxy import maintenance, proxies, relay
+from django_formula.release import instances
+from django_formula.release.releases import Release
+from django_formula.site.sites import Site
+from django_formula.site.users import title
+
+MODULE = "django_formula.proxy.relay"
+PROGRAM = Path("/usr/local/lib/django-formula/relay.pyz")
+_FOLDER = Path("/run/django-wait")
+_PROGRAMS = Path("/etc/supervisor/conf.d")
+#: Seconds that a request waits by default, if any does.
+_SECONDS = 20
+#: Seconds that a closed way lasts without its process, and after which that renews it.
+_LEASE, _RENEWED = 10.0, 2.5
+#: Seconds that the relay has to end.
+_PATIENCE = 15.0
+_SHAPE = {"until": float, "since": str, "by": str}
+_SOCKET = """\
+[Unit]
+Description=Requests that wait for the Django site {site}
+
+[Socket]
+ListenStream={socket}
+SocketUser=root
+SocketGroup={proxy}
+SocketMode=0660
+DirectoryMode=0755
+Backlog=4096
+# Else as many requests as come in a moment would end the socket.
+TriggerLimitIntervalSec=0
+
+[Install]
+WantedBy=sockets.target
+"""
+_SERVICE = """\
+# {version}
+[Unit]
+Description=Requests that wait for the Django site {site}
+Requires=django-{site}-wait-relay.socket
+After=django-{site}-wait-relay.socket
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart={command}
+Restart=on-failure
+User={user}
+SupplementaryGroups={proxy}
+UMask=0077
+LimitNOFILE=65536
+MemoryMax=256M
+TasksMax=8
+CapabilityBoundingSet=
+AmbientCapabilities=
+NoNewPrivileges=yes
+PrivateNetwork=yes
+PrivateTmp=yes
+PrivateDevices=yes
+PrivateMounts=yes
+PrivateIPC=yes
+DevicePolicy=closed
+ProtectSystem=strict
+ProtectHome=read-only
+ProtectProc=invisible
+ProcSubset=pid
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+KeyringMode=private
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RestrictAddressFamilies=AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallErrorNumber=EPERM
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+"""
+_SUPERVISED = """\
+# {version}
+[program:django-{site}-wait-relay]
+command={command}
+directory=/
+autostart=true
+autorestart=true
+startsecs=0
+redirect_stderr=true
+stdout_logfile=/var/log/supervisor/django-{site}-wait-relay.log
+stdout_logfile_maxbytes=1MB
+stdout_logfile_backups=0
+"""
+
+
+def is_wanted(site: Site) -> bool:
+    """Return whether requests for a site wait."""
+    return longest(site) > 0
+
+
+def longest(site: Site) -> int:
+    """Return the seconds that a request waits; 0 where none does."""
+    is_served = site.config["server"]["kind"] != kinds.NO_SERVER and site.config["proxy"]["kind"] == "nginx"
+    wait = site.config["releases"].get("wait") if is_served else False
+    return _SECONDS if wait is True else int(wait[:-1]) if wait else 0
+
+
+def socket(site: Site) -> Path:
+    """Return the socket of a site's relay."""
+    return _FOLDER / f"{site.name}.sock"
+
+
+def user(site: Site) -> str:
+    """Return the user of the relay."""
+    return f"{site.name}-wait"
+
+
+def pages(site: Site) -> dict[Path, str]:
+    """Return the page that a request gets which has waited for too long, by its path; none without `releases:wait`."""
+    return {_page(site): maintenance.page(site)} if is_wanted(site) else {}
+
+
+def _page(site: Site) -> Path:
+    return site.errors / "wait.html"
+
+
+# The relay on the host
+
+
+def pending(site: Site) -> dict[str, str]:
+    """Return what `apply` would change: path → in what way."""
+    changes = {"way": "opened"} if _is_left_closed(site) else {}
+    if not is_wanted(site):
+        gone = [*map(str, present(site)), *([f"user {user(site)}"] if _has_user(site) else [])]
+        return changes | dict.fromkeys(gone, "removed")
+    changes |= config_files.differences(_files(site))
+    if not PROGRAM.exists():
+        changes[str(PROGRAM)] = "new"
+    if not _has_user(site):
+        changes[f"user {user(site)}"] = "new"
+    if daemons.has_systemd() and not os.path.lexists(_link(site)):
+        changes[_link(site).name] = "disabled"
+    return changes
+
+
+def apply(site: Site) -> None:
+    """Have the relay of a site as configured, or not any more, and its way open.
+
+    Raises:
+        DeploymentError: its user is another one's, or the process manager refuses it.
+    """
+    changes = pending(site)
+    if changes.pop("way", ""):
+        open_way(site)
+    if not is_wanted(site):
+        remove(site)
+    elif changes:
+        _make_user(site)
+        files = _files(site)
+        PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+        archive.install(MODULE, PROGRAM)
+        for path, text in files.items():
+            file.write(path, text or "")
+        _start_anew(site)
+
+
+def _start_anew(site: Site) -> None:
+    if not daemons.has_systemd():
+        if daemons.pid(daemons.SUPERVISOR) is None:
+            daemons.start(daemons.SUPERVISOR)
+        _supervisorctl("update", _name(site), doing=f"starting {_name(site)}")
+        _supervisorctl("restart", _name(site), doing=f"starting {_name(site)}")
+        return
+    socket_unit, service = (path.name for path in _units(site))
+    units.daemon_reload()
+    units.control("enable", "--quiet", socket_unit, doing=f"enabling {socket_unit}")
+    # systemd does not open a socket again while its service has it
+    units.control("stop", service, socket_unit, doing=f"stopping {service}")
+    units.control("start", socket_unit, doing=f"starting {socket_unit}")
+
+
+def present(site: Site) -> list[Path]:
+    """Return what the site has of it."""
+    paths = [*_units(site), _link(site), _program(site), socket(site), _record(site)]
+    if not any(path not in paths for pattern in _PLACES for path in pattern[0].glob(pattern[1])):
+        paths.append(PROGRAM)
+    return [path for path in paths if os.path.lexists(path)]
+
+
+_PLACES = ((daemons.UNITS, "django-*-wait-relay.service"), (_PROGRAMS, "django-*-wait-relay.conf"))
+
+
+def remove(site: Site) -> None:
+    """Remove the relay and its user, and with the last one of the host the program.
+
+    Raises:
+        DeploymentError: the process manager does not stop it.
+    """
+    gone, has_units, is_supervised = present(site), any(map(Path.exists, _units(site))), _program(site).exists()
+    if has_units and daemons.has_systemd():
+        names = [path.name for path in _units(site)]
+        doing = f"ending the relay of {site.name}"
+        units.stop("disable", "--quiet", "--now", units=names, doing=doing, within=_PATIENCE)
+    for path in gone:
+        path.unlink(missing_ok=True)
+    if is_supervised and daemons.pid(daemons.SUPERVISOR) is not None:
+        _supervisorctl("update", _name(site), doing=f"ending {_name(site)}")
+        socket(site).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it is missing, or another site has a relay
+        _FOLDER.rmdir()
+    if has_units and daemons.has_systemd():
+        units.daemon_reload()
+    if _has_user(site):
+        commands.run(["userdel", user(site)], doing=f"removing the user {user(site)}")
+
+
+def _supervisorctl(*arguments: str, doing: str) -> None:
+    commands.run(["supervisorctl", *arguments], doing=doing, timeout=60)
+
+
+def _has_user(site: Site) -> bool:
+    owner = users.find_user(user(site))
+    return owner is not None and owner.pw_gecos == title(site.name)
+
+
+def _make_user(site: Site) -> None:
+    if not _has_user(site) and users.find_user(user(site)):
+        raise DeploymentError(
+            f"the user {user(site)} exists on this host and does not belong to the site {site.name}",
+            hint=f"rename it, or leave out {site.at}:releases:wait",
+        )
+    if not _has_user(site):
+        argv = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+        argv += ["--shell", "/usr/sbin/nologin", "--comment", title(site.name), user(site)]
+        commands.run(argv, doing=f"creating the user {user(site)}")
+
+
+def _name(site: Site) -> str:
+    # with a hyphen, which no name of a worker has: another site may be called blog-0042 (process.contract.parse)
+    return f"django-{site.name}-wait-relay"
+
+
+def _units(site: Site) -> tuple[Path, Path]:
+    return daemons.UNITS / f"{_name(site)}.socket", daemons.UNITS / f"{_name(site)}.service"
+
+
+def _program(site: Site) -> Path:
+    return _PROGRAMS / f"{_name(site)}.conf"
+
+
+def _link(site: Site) -> Path:
+    return daemons.UNITS / "sockets.target.wants" / f"{_name(site)}.socket"
+
+
+def _record(site: Site) -> Path:
+    return _FOLDER / f"{site.name}.json"
+
+
+def _files(site: Site) -> Files:
+    argv = ["/usr/bin/python3", "-I", PROGRAM, socket(site), site.current, longest(site), _page(site), user(site)]
+    values = {
+        "site": site.name,
+        "socket": socket(site),
+        "proxy": site.proxy_group,
+        "version": archive.version(MODULE),
+        "command": " ".join(map(str, [*argv, site.proxy_group])).replace("%", "%%"),
+        "user": user(site),
+    }
+    if not daemons.has_systemd():
+        return {_program(site): f"{config_files.OURS}\n{_SUPERVISED.format(**values)}"}
+    texts = zip(_units(site), (_SOCKET, _SERVICE), strict=True)
+    return {path: f"{config_files.OURS}\n{text.format(**values)}" for path, text in texts}
+
+
+# The way to a site
+
+
+def works(site: Site, live: Release) -> bool:
+    """Return whether requests for a site would wait now: whether nginx has its relay, and reaches the release by it."""
+    if not is_wanted(site) or not instances.serves(live.path) or instances.kind(live.path)[0] != "unix":
+        return False
+    proxy = proxies.serving(site)
+    return proxy is not None and f"unix:{socket(site)} " in (file.read_text(proxy.main_file(site)) or "")
+
+
+def closed(site: Site) -> dict[str, Any] | None:
+    """Return since when the way to a site is closed, until when, and by whom; None where it is open."""
+    record = file.read_json(_record(site), _SHAPE)
+    return record if record and record["until"] > time.monotonic() else None
+
+
+def _is_left_closed(site: Site) -> bool:
+    with contextlib.suppress(OSError):
+        return os.readlink(site.current / "socket") == str(socket(site)) and closed(site) is None
+    return False
+
+
+def close_way(site: Site, release: Path, by: str, lasts: float) -> None:
+    """Have requests for a site wait from now on; those that its server has got, it answers.
+
+    Args:
+        release: the folder of the active release.
+        lasts: seconds after which they do not any more, without `open_way`.
+    """
+    _FOLDER.mkdir(mode=0o755, exist_ok=True)
+    _write(site, by, clock.now(), lasts)
+    link, own = release / "socket", str(socket(site))
+    target = os.readlink(link)
+    if target != own:
+        file.link(release / relay.HELD, target, durable=False)
+        file.link(link, own, durable=False)
+
+
+def _write(site: Site, by: str, since: str, lasts: float) -> None:
+    record = {"until": time.monotonic() + lasts, "since": since, "by": by}
+    file.write_json(_record(site), record, durable=False)
+
+
+def open_way(site: Site) -> None:
+    """Have requests reach the site, those that wait first; nothing happens where they do."""
+    _record(site).unlink(missing_ok=True)
+    for held in site.releases.glob(f"*/{relay.HELD}"):
+        file.link(held.with_name("socket"), os.readlink(held), durable=False)
+        held.unlink()
+
+
+class Hold:
+    """A way that is closed for as long as this process wants, and lives."""
+
+    def __init__(self, site: Site, live: Release, by: str):
+        self.site, self._by, self._since = site, by, clock.now()
+        self._ended = threading.Event()
+        close_way(site, live.path, by, _LEASE)
+        self._renewal = threading.Thread(target=self._renew, daemon=True)
+        self._renewal.start()
+
+    def _renew(self) -> None:
+        while not self._ended.wait(_RENEWED):
+            _write(self.site, self._by, self._since, _LEASE)
+
+    def end(self) -> None:
+        """Open the way; nothing happens the second time."""
+        if not self._ended.is_set():
+            self._ended.set()
+            self._renewal.join()
+            open_way(self.site)
+
+
+@contextlib.contextmanager
+def held(site: Site, live: Release | None, by: str) -> Iterator[bool]:
+    """Have requests for a site wait within a block, once its server has answered those that it has; say whether."""
+    if not live or not works(site, live):
+        yield False
+        return
+    hold = Hold(site, live, by)
+    try:
+        instances.drain(site, live.path)
+        yield True
+    finally:
+        hold.end()
