@@ -31,6 +31,7 @@ from django_formula.untrusted.text import shown_answer
 from django_formula.verbs import backup as verbs_backup
 from django_formula.verbs import documentation, operations, rotation, terminal, trial
 from django_formula.verbs import history as verbs_history
+from django_formula.verbs import hold as verbs_hold
 from django_formula.verbs import hook as verbs_hook
 from django_formula.verbs import logs as verbs_logs
 from django_formula.verbs import promotion as verbs_promotion
@@ -440,6 +441,18 @@ def maintenance(site, switch="", message=""):
     switch = {True: "on", False: "off"}.get(switch, switch) if isinstance(switch, bool) else switch
     message = "{:02}:{:02}".format(*divmod(message, 60)) if isinstance(message, int) else str(message)
     return operations.maintenance(site, switch, message, _asked_by("maintenance"))
+
+
+@_verb("blog", "blog 20", "blog off", shows=("lasts",))
+def hold(site, lasts=""):
+    """
+    Have the requests of visitors wait while you restart a database or another server of the site, once those that the
+    site's server has got are answered. They reach it again by themselves after the time. See ``releases:wait``.
+
+    lasts
+        For how many seconds, at most as long as a request waits, which is the default; or ``off``.
+    """
+    return verbs_hold.hold(site, "off" if lasts is False else str(lasts), _asked_by("hold"))
 
 
 @_verb(

@@ -35,7 +35,7 @@ from django_formula.host.commands import DeploymentError, redact
 from django_formula.host.outcome import Outcome
 from django_formula.page import serve
 from django_formula.points import setup as points_setup
-from django_formula.proxy import apache, proxies
+from django_formula.proxy import apache, proxies, waiting
 from django_formula.proxy import ports as proxy_ports
 from django_formula.release import bus
 from django_formula.release import console as release_console
@@ -704,7 +704,7 @@ def databases(name, sites, gone, platform, templates=()):
     given = _given()
     served = [given.of_databases(site_sites.Site(config, platform)) for config in json.loads(sites).values()]
     texts = given.texts(templates) if database_served.has_pools(served) else {}
-    return database_served.outcome(served, gone, texts, test=__opts__["test"])
+    return database_served.outcome(served, gone, texts, waiting.around_restart, test=__opts__["test"])
 
 
 @_state

@@ -12,6 +12,7 @@ from django_formula.host import clock, file
 from django_formula.host.commands import DeploymentError
 from django_formula.process import transient
 from django_formula.proxy import maintenance as proxy_maintenance
+from django_formula.proxy import waiting
 from django_formula.release import disk, health, instances, releases, workers
 from django_formula.release.releases import Release
 from django_formula.site import sites
@@ -19,6 +20,8 @@ from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log, proposal
 
 log = Log.of(__name__)
+
+_BY = "django.restore"
 
 
 def restore(
@@ -168,14 +171,12 @@ def _exchange(
 ) -> None:
     """Exchange the databases while the site is stopped, all of them or none.
 
-    The maintenance page is shown from before the site is stopped until its health check passes again.
+    From before the site is stopped until its health check passes again requests wait, or get the maintenance page.
     """
     refuse_running_commands(site)
     was_on = sites.known_maintenance(site) is not None
-    if not was_on:
-        proxy_maintenance.on(site, by="django.restore")
-    holds = not proxy_maintenance.holds_workers(site)
-    proxy_maintenance.hold_workers(site)
+    hold = None if was_on else waiting.begin(site, live, _BY)
+    holds = not hold and _shut(site, was_on=was_on)
     swapped: list[Database] = []
     try:
         refuse_running_commands(site)  # in maintenance no other begins
@@ -186,17 +187,34 @@ def _exchange(
     except BaseException:
         for one in reversed(swapped):
             dumper(one.kind).swap(one, kept[one.alias], names[one.alias])
-        start(site, live)
+        try:
+            start(site, live)
+        finally:
+            hold.end() if hold else None
         reopen(site, was_on=was_on, holds=holds)
         raise
     try:
         serve() if serve else start(site, live)
     except DeploymentError as error:
+        if hold:
+            _shut(site, was_on=was_on)
+            hold.end()
         restored = f"the backup is restored; the former databases are in {', '.join(kept.values())}"
         off = f"to end the maintenance: salt-call django.maintenance {site.name} off"
         error.hint = "\n".join(filter(None, [error.hint, restored, off]))
         raise
+    if hold:
+        hold.end()
     reopen(site, was_on=was_on, holds=holds)
+
+
+def _shut(site: Site, *, was_on: bool) -> bool:
+    """Show the maintenance page, and have workers take no tasks; return whether they took some before."""
+    if not was_on:
+        proxy_maintenance.on(site, by=_BY)
+    holds = not proxy_maintenance.holds_workers(site)
+    proxy_maintenance.hold_workers(site)
+    return holds
 
 
 def refuse_running_commands(site: Site) -> None:

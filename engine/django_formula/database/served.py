@@ -6,7 +6,8 @@ stay, but no other host can log in any more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django_formula.database import databases as database_databases
@@ -27,6 +28,9 @@ _END = "-----END CERTIFICATE-----\n"
 _SHAPE = {str: [{"engine": str, "database": str, "user": str, "port": int, "clients": [str]}]}
 
 Changes = dict[str, dict[str, str]]  # as a Salt state reports them, by engine
+
+#: What is done around the restart of a server, by the name of its engine.
+Around = Callable[[str], contextlib.AbstractContextManager[object]]
 
 
 class Served(NamedTuple):
@@ -58,12 +62,20 @@ def _own(site: Site) -> Iterator[tuple[str, dict[str, Any]]]:
             yield alias, database
 
 
-def serve(served: Sequence[Served], gone: Collection[str], templates: Mapping[str, str], *, test: bool) -> Changes:
+def serve(
+    served: Sequence[Served],
+    gone: Collection[str],
+    templates: Mapping[str, str],
+    around: Around = contextlib.nullcontext,
+    *,
+    test: bool,
+) -> Changes:
     """Have servers of this host serve the databases of sites to their hosts, and no longer those of others.
 
     Args:
         gone: sites of the pillar whose databases this host does not have.
         templates: those of PgBouncer, texts by their URLs.
+        around: within which a server is restarted.
         test: change nothing.
 
     Returns:
@@ -86,7 +98,7 @@ def serve(served: Sequence[Served], gone: Collection[str], templates: Mapping[st
         if later:
             record[name] = [*record.get(name, ()), *later]
     for engine, port in sorted({(database.engine, database.port or 0) for one in served for database in _places(one)}):
-        _merge(found, _serve(engine, port or None, served, test))
+        _merge(found, _serve(engine, port or None, served, around, test))
     _merge(found, _serve_pools(served, templates, test))
     if not test and (record or RECORD.exists()) and record != before:
         for folder in (database_server.STATE.parent, database_server.STATE):
@@ -189,7 +201,7 @@ def _is_down(name: str, entry: Mapping[str, Any]) -> bool:
     return not server.is_running()
 
 
-def _serve(engine: str, port: int | None, served: Sequence[Served], test: bool) -> Changes:
+def _serve(engine: str, port: int | None, served: Sequence[Served], around: Around, test: bool) -> Changes:
     """Set one server up for all sites that have databases on it."""
     server, found = SERVERS[engine], []
     here = {one.site.name: [place.managed for place in _places(one) if place[:1] == (engine,)] for one in served}
@@ -200,7 +212,8 @@ def _serve(engine: str, port: int | None, served: Sequence[Served], test: bool) 
     first = here[sites[0].site.name][0]
     changes = server.network_changes(_network(sites), server.query(first))
     if changes and not test:
-        server.apply_network(first, changes)
+        with around(engine) if any(change.restarts for change in changes) else contextlib.nullcontext():
+            server.apply_network(first, changes)
     found += changes
     for databases in filter(None, here.values()):
         changes = server.pending_changes(databases, server.query(databases[0]))
@@ -270,13 +283,15 @@ def _merge(into: Changes, changes: Changes) -> None:
         into.setdefault(engine, {}).update(items)
 
 
-def outcome(served: Sequence[Served], gone: Collection[str], templates: Mapping[str, str], *, test: bool) -> Outcome:
+def outcome(
+    served: Sequence[Served], gone: Collection[str], templates: Mapping[str, str], around: Around, *, test: bool
+) -> Outcome:
     """Have the servers of this host serve sites to their hosts, as `serve` does; return what is said of it.
 
     Raises:
         DeploymentError: as `serve`.
     """
-    changes = serve(served, gone, templates, test=test)
+    changes = serve(served, gone, templates, around, test=test)
     comment = "the databases for other hosts are unchanged" if served else "this host has no databases for other hosts"
     if changes:
         comment = f"the databases for other hosts {'would be' if test else 'have been'} set up"

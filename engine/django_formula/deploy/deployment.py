@@ -240,9 +240,7 @@ class Deployment:
     def pause(self, live: Release) -> None:
         """Stop the active instance before the new one starts; where that fails, it is started again."""
         self.paused, self.paused_at = live, time.monotonic()
-        if waiting.works(self.site, live):
-            self._hold = waiting.Hold(self.site, live, self.asked_by)
-            instances.drain(self.site, live.path)
+        self._hold = waiting.begin(self.site, live, self.asked_by)
         instances.pause(self.site, live.path)
 
     def open_way(self) -> bool:

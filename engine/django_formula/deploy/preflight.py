@@ -11,7 +11,7 @@ from django_formula.deploy.deployment import Deployment
 from django_formula.host import config_files, daemons, disk, proc
 from django_formula.host.commands import DeploymentError
 from django_formula.host.disk import Space
-from django_formula.proxy import proxies, site_files
+from django_formula.proxy import proxies, site_files, waiting
 from django_formula.proxy.contract import Proxy
 from django_formula.release import instances
 from django_formula.release.releases import Release
@@ -98,6 +98,8 @@ def _gapless(deployment: Deployment) -> str:
         return f"yes, visitors get the maintenance page, before and after: django.maintenance {site.name} off ends that"
     if instances.pid(site, live.path) is None:
         return f"no: {live.name} does not run"
+    if not site.config["releases"]["overlap"] and waiting.works(site, live):
+        return f"yes, their requests wait: {at}:releases:overlap: false stops the live instance first; true would not"
     if not site.config["releases"]["overlap"]:
         return f"no: {at}:releases:overlap: false stops the live instance before the new one starts; true would not"
     kind = site.config["proxy"]["kind"]

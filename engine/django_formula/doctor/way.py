@@ -12,7 +12,7 @@ from pathlib import Path
 from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, aside, to_start
 from django_formula.host import clock, config_files, daemons, ports
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import contract, moves, proxies, reach
+from django_formula.proxy import contract, moves, proxies, reach, waiting
 from django_formula.proxy.contract import Proxy
 from django_formula.site import domains, sites
 from django_formula.site.sites import Site
@@ -367,5 +367,14 @@ def maintenance(visit: Visit) -> str:
         raise Broken(
             f"{visit.site.name} is in maintenance since {about['since']}, by {about['by']}{message}",
             in_command("salt-call", "django.maintenance", visit.site.name, "off"),
+        )
+    found = waiting.closed(visit.site)
+    if found:
+        raise Broken(
+            f"requests for {visit.site.name} wait since {found['since']}, by {found['by']}",
+            in_command("salt-call", "django.hold", visit.site.name, "off")
+            if found["by"].startswith("django.hold")
+            else "",
+            "wait for the deployment or the restore that has them wait",
         )
     return "not in maintenance"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.database import postgres
+from django_formula.database.engines import POSTGRES
 from django_formula.database.postgres import PROGRAMS
 from django_formula.host import archive as host_archive
 from django_formula.host import commands, config_files, daemons, file, folders, units
@@ -16,6 +17,7 @@ from django_formula.host.folders import Folder
 from django_formula.host.outcome import Outcome
 from django_formula.points import archive
 from django_formula.points.archive import CONFIG, FOLDER, USER, Cluster
+from django_formula.proxy import waiting
 from django_formula.site import sites
 from django_formula.untrusted import shapes
 
@@ -273,7 +275,8 @@ def _begin(state: dict[str, Any], one: Cluster, statements: Sequence[str], place
     if statements:
         one.ask("\n".join([*statements, "SELECT pg_reload_conf();"]), doing="setting PostgreSQL up")
         if one.ask("SHOW archive_mode", doing="querying PostgreSQL").strip() == "off":
-            daemons.restart(daemons.POSTGRES)
+            with waiting.around_restart(POSTGRES.name):
+                daemons.restart(daemons.POSTGRES)
     empty = {"oldest": "", "newest": "", "full": "", "backup": "", "gaps": [], "failed": {}}
     own = {"stanza": one.stanza, "data": str(one.data), "waiting": str(one.waiting), "store": place}
     state["clusters"][one.stanza] = {**empty, **former, **own, "port": one.port, "socket": one.socket}

@@ -17,7 +17,7 @@ from django_formula.host import config_files, daemons, ports, proc
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.host.ports import Place
-from django_formula.proxy import moves, proxies
+from django_formula.proxy import moves, proxies, waiting
 from django_formula.proxy.contract import Proxy, Server
 from django_formula.proxy.proxies import Secure
 from django_formula.release import health, instances
@@ -60,6 +60,8 @@ def problem(site: Site, *, anew: bool = True) -> str:
         return ""
     if waits := moves.pending_move(site).waits:
         return waits
+    if waiting.closed(site):
+        return ""
     answers: list[str | None] = [None]
     try:
         found = [] if not anew and memory.has_no_rival() else list(map(str, rivals(site)))

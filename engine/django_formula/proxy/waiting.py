@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import archive, clock, commands, config_files, daemons, file, units, users
+from django_formula.host import archive, clock, commands, config_files, daemons, file, units, unix_sockets, users
 from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import Files
 from django_formula.kind import kinds
 from django_formula.proxy import maintenance, proxies, relay
-from django_formula.release import instances
+from django_formula.release import instances, releases
 from django_formula.release.releases import Release
+from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.site.users import title
 
@@ -31,6 +32,8 @@ _PROGRAMS = Path("/etc/supervisor/conf.d")
 _SECONDS = 20
 #: Seconds that a closed way lasts without its process, and after which that renews it.
 _LEASE, _RENEWED = 10.0, 2.5
+#: The names of this host for what connects to it.
+_LOCAL = ("localhost", "127.0.0.1", "::1")
 #: Seconds that the relay has to end.
 _PATIENCE = 15.0
 _SHAPE = {"until": float, "since": str, "by": str}
@@ -310,21 +313,47 @@ def closed(site: Site) -> dict[str, Any] | None:
     return record if record and record["until"] > time.monotonic() else None
 
 
+def status(site: Site) -> dict[str, str]:
+    """Return since when requests for a site are held, and how many wait; nothing where none does."""
+    if not is_wanted(site):
+        return {}
+    found, count = closed(site), unix_sockets.connections(str(socket(site)))
+    return {
+        **({"hold": f"since {found['since']}, by {found['by']}"} if found else {}),
+        **({"waiting": f"{count} requests"} if count else {}),
+    }
+
+
 def _is_left_closed(site: Site) -> bool:
     with contextlib.suppress(OSError):
         return os.readlink(site.current / "socket") == str(socket(site)) and closed(site) is None
     return False
 
 
-def close_way(site: Site, release: Path, by: str, lasts: float) -> None:
+def refuse_impossible(site: Site, live: Release) -> None:
+    """Refuse to have requests for a site wait that would get errors.
+
+    Raises:
+        DeploymentError: they would.
+    """
+    if not is_wanted(site):
+        hint = f"set {site.at}:releases:wait: 20s, and apply (docs/guides/waiting.md)"
+        raise DeploymentError(f"requests for {site.name} do not wait: its pillar has no releases:wait", hint=hint)
+    if not works(site, live):
+        raise DeploymentError(
+            f"nginx does not know yet that requests for {site.name} wait", hint="apply, and try again"
+        )
+
+
+def close_way(site: Site, release: Path, by: str, until: float) -> None:
     """Have requests for a site wait from now on; those that its server has got, it answers.
 
     Args:
         release: the folder of the active release.
-        lasts: seconds after which they do not any more, without `open_way`.
+        until: when they do not any more, without `open_way`, by the monotonic clock.
     """
     _FOLDER.mkdir(mode=0o755, exist_ok=True)
-    _write(site, by, clock.now(), lasts)
+    _write(site, by, clock.now(), until)
     link, own = release / "socket", str(socket(site))
     target = os.readlink(link)
     if target != own:
@@ -332,8 +361,8 @@ def close_way(site: Site, release: Path, by: str, lasts: float) -> None:
         file.link(link, own, durable=False)
 
 
-def _write(site: Site, by: str, since: str, lasts: float) -> None:
-    record = {"until": time.monotonic() + lasts, "since": since, "by": by}
+def _write(site: Site, by: str, since: str, until: float) -> None:
+    record = {"until": until, "since": since, "by": by}
     file.write_json(_record(site), record, durable=False)
 
 
@@ -351,13 +380,13 @@ class Hold:
     def __init__(self, site: Site, live: Release, by: str):
         self.site, self._by, self._since = site, by, clock.now()
         self._ended = threading.Event()
-        close_way(site, live.path, by, _LEASE)
+        close_way(site, live.path, by, time.monotonic() + _LEASE)
         self._renewal = threading.Thread(target=self._renew, daemon=True)
         self._renewal.start()
 
     def _renew(self) -> None:
         while not self._ended.wait(_RENEWED):
-            _write(self.site, self._by, self._since, _LEASE)
+            _write(self.site, self._by, self._since, time.monotonic() + _LEASE)
 
     def end(self) -> None:
         """Open the way; nothing happens the second time."""
@@ -367,15 +396,30 @@ class Hold:
             open_way(self.site)
 
 
-@contextlib.contextmanager
-def held(site: Site, live: Release | None, by: str) -> Iterator[bool]:
-    """Have requests for a site wait within a block, once its server has answered those that it has; say whether."""
-    if not live or not works(site, live):
-        yield False
-        return
+def begin(site: Site, live: Release, by: str) -> Hold | None:
+    """Have requests for a site wait, once its server has answered those that it has; None where they would not."""
+    if not works(site, live):
+        return None
     hold = Hold(site, live, by)
-    try:
-        instances.drain(site, live.path)
-        yield True
-    finally:
-        hold.end()
+    instances.drain(site, live.path)
+    return hold
+
+
+@contextlib.contextmanager
+def around_restart(engine: str) -> Iterator[None]:
+    """Have requests wait within a block for all sites that have databases of an engine on this host."""
+    with contextlib.ExitStack() as stack:
+        for site, live in _with_databases(engine):
+            if hold := begin(site, live, f"the restart of {engine}"):
+                stack.callback(hold.end)
+        yield
+
+
+def _with_databases(engine: str) -> Iterator[tuple[Site, Release]]:
+    for name in sites.registered():
+        with contextlib.suppress(DeploymentError):  # a file of the site is damaged
+            site = sites.find(name)
+            live = releases.linked(site, site.current)
+            hosts = [one["host"] or "" for one in site.config["databases"].values() if one["engine"] == engine]
+            if live and any(not host or host.startswith("/") or host in _LOCAL for host in hosts):
+                yield site, live

@@ -10,7 +10,7 @@ from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.process import command, contract
 from django_formula.proof import state
-from django_formula.proxy import maintenance, reach
+from django_formula.proxy import maintenance, reach, waiting
 from django_formula.release import disk, instances
 from django_formula.release import releases as release_releases
 from django_formula.release.releases import Release
@@ -127,6 +127,7 @@ def status(site: Site, *, visits: bool = True) -> dict[str, Any]:
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
         "maintenance": maintenance.summary(site),
         **canary.status(site),
+        **waiting.status(site),
         "unreached": reach.problem(site) if live and visits else "",
         "interpreter": disk.interpreter_problem(live) if live else "",
         **verbs_workers.status(site, live),

@@ -1,26 +1,23 @@
 """Sites that are held: stopped while their requests wait, or while visitors see the maintenance page."""
 
-import contextlib
+import asyncio
 import os
-import shutil
-import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from django_formula.backup import restore
-from django_formula.host import file
-from django_formula.proxy import maintenance, proxies
+from django_formula.host import file, users
+from django_formula.proxy import maintenance, proxies, relay
 from django_formula.release import instances
 from django_formula.release.releases import Release
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.worker import workers
 
-#: Connections that may wait, seconds that an answer to one may take, and within which the last one has connected.
-_WAITING, _ANSWER, _LAST = 4096, 300.0, 0.5
-_BLOCK = 1 << 16
+#: Seconds within which the last connection has come.
+_LAST = 0.5
 
 
 def reasons(site: Site, live: Release) -> list[str]:
@@ -42,50 +39,20 @@ class Holder:
 
     def __init__(self, site: Site):
         self.path = site.runtime.parent / f"{site.name}.held.sock"  # which is root's
-        self.path.unlink(missing_ok=True)
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(str(self.path))
-        shutil.chown(self.path, "root", site.proxy_group)
-        self.path.chmod(0o660)
-        self._socket.listen(_WAITING)
+        self._socket = relay.bound(self.path, users.group_id(site.proxy_group))
 
     def serve(self, target: Path) -> None:
         """Pass the connections that wait on to the socket of an instance, and wait until they are answered."""
-        self._socket.settimeout(_LAST)
-        pumps = []
-        with contextlib.suppress(TimeoutError):
-            while True:
-                waiting, _address = self._socket.accept()
-                pumps.append(threading.Thread(target=_pass_on, args=(waiting, target)))
-                pumps[-1].start()
-        for pump in pumps:
-            pump.join()
+        relaying = relay.Relay(self._socket, lambda: str(target), idle=_LAST)
+        thread = threading.Thread(target=lambda: asyncio.run(relaying.run()))  # this one may have a loop of Salt's
+        thread.start()
+        thread.join()
         self.close()
 
     def close(self) -> None:
         """Close the socket; what still waits gets an error."""
         self._socket.close()
         self.path.unlink(missing_ok=True)
-
-
-def _pass_on(waiting: socket.socket, target: Path) -> None:
-    with contextlib.suppress(OSError), waiting, socket.socket(socket.AF_UNIX) as instance:
-        waiting.settimeout(_ANSWER)
-        instance.settimeout(_ANSWER)
-        instance.connect(str(target))
-        request = threading.Thread(target=_pump, args=(waiting, instance))
-        request.start()
-        _pump(instance, waiting)
-        waiting.shutdown(socket.SHUT_RD)  # the answer is complete, so that no more is sent
-        request.join()
-
-
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while block := source.recv(_BLOCK):
-            target.sendall(block)
-    with contextlib.suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
 
 
 def before(site: Site, live: Release, *, waits: bool) -> dict[str, Any]:

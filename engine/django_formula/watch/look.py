@@ -169,7 +169,7 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
         left_out.add("certificate")  # an apply is about to make its first one
     found = [one for one in problem.problems(row) if one.key not in left_out]
     own = state.setdefault("sites_seen", {}).setdefault(name, {})
-    if row["running"] and not row["maintenance"]:
+    if row["running"] and not row["maintenance"] and not row.get("hold"):
         found += _of_visit(site, row)
     found += _of_requests(site, row, own, now)
     found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
@@ -389,7 +389,7 @@ def quiet_by(config: Mapping[str, Any], seen: Seen, now: float) -> Callable[[str
     minute = 60 * local.tm_hour + local.tm_min
     is_quiet = any(decide.in_window(window, local.tm_wday, minute) for window in config["quiet"])
     sites_quiet = spool.quiet()
-    maintained = {row["site"] for row in seen.rows if row.get("maintenance")}
+    maintained = {row["site"] for row in seen.rows if row.get("maintenance") or row.get("hold")}
     return lambda site, kind: is_quiet or site in sites_quiet or (site in maintained and kind in _EXPLAINED)
 
 

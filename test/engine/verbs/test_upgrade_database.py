@@ -182,7 +182,7 @@ def test_requests_that_wait_are_answered_afterwards(own_host, world, monkeypatch
     """Each with its own bytes, in both directions, however many there are."""
     site = world.site
     site.runtime.parent.mkdir(parents=True, exist_ok=True)
-    monkeypatch.setattr(upgrade_hold.shutil, "chown", lambda *_arguments: None)
+    monkeypatch.setattr(upgrade_hold.relay.os, "chown", lambda *_arguments: None)
     holder = upgrade_hold.Holder(site)
     clients = [socket.socket(socket.AF_UNIX) for _number in range(20)]
     for number, client in enumerate(clients):
