@@ -24,6 +24,7 @@ from django_formula.host.folders import Folder
 from django_formula.host.locks import Lock
 from django_formula.host.ports import Listen
 from django_formula.proxy import proxies as proxy_proxies
+from django_formula.proxy import relay, waiting
 from django_formula.server import servers
 from django_formula.site import sites as site_sites
 from django_formula.site.sites import Site
@@ -56,6 +57,8 @@ def entry(site: Site, password: str | None) -> Entry:
     prefix, release = config["path"].rstrip("/"), fleet["release"] or {}
     port = ports.split(config["proxy"]["listen"][0])[1]
     health = {key: config["health"][key] for key in ("status", "contains", "headers")}
+    if waits := waiting.longest(site):  # a host whose visitors wait is none that fails
+        health["headers"] = {**health["headers"], relay.CHECK: site.name}
     status = balancer["status"]
     return {
         "name": site.name,
@@ -75,7 +78,7 @@ def entry(site: Site, password: str | None) -> Entry:
             if "balancer" in host["parts"] and name != fleet["host"]
         ],
         "port": f":{site.https[0]}" if site.https and site.https[0] != 443 else "",
-        "timeout": servers.configured(site).timeout(site) + 10,  # the host's own proxy times out first
+        "timeout": servers.configured(site).timeout(site) + waits + 10,  # the host's own proxy times out first
         "removed_headers": config["proxy"]["trusted_headers"],
         "health": {**health, "path": prefix + config["health"]["path"]},
         "status": status and {"user": status["user"], "password": password, "path": f"{prefix}/.django/balancer"},

@@ -206,12 +206,9 @@ def _start_anew(site: Site) -> None:
 def present(site: Site) -> list[Path]:
     """Return what the site has of it."""
     paths = [*_units(site), _link(site), _program(site), socket(site), _record(site)]
-    if not any(path not in paths for pattern in _PLACES for path in pattern[0].glob(pattern[1])):
+    if not {*daemons.UNITS.glob("django-*-wait-relay.service"), *_PROGRAMS.glob("django-*-wait-relay.conf")} - {*paths}:
         paths.append(PROGRAM)
     return [path for path in paths if os.path.lexists(path)]
-
-
-_PLACES = ((daemons.UNITS, "django-*-wait-relay.service"), (_PROGRAMS, "django-*-wait-relay.conf"))
 
 
 def remove(site: Site) -> None:
@@ -369,9 +366,11 @@ def _write(site: Site, by: str, since: str, until: float) -> None:
 def open_way(site: Site) -> None:
     """Have requests reach the site, those that wait first; nothing happens where they do."""
     _record(site).unlink(missing_ok=True)
-    for held in site.releases.glob(f"*/{relay.HELD}"):
-        file.link(held.with_name("socket"), os.readlink(held), durable=False)
-        held.unlink()
+    for release in site.releases.iterdir():
+        held = release / relay.HELD
+        if held.is_symlink():  # whose target is missing while the server is stopped
+            file.link(release / "socket", os.readlink(held), durable=False)
+            held.unlink()
 
 
 class Hold:

@@ -1,0 +1,215 @@
+"""The relay of a site as files, and its way: closed, opened, and found open again after what closed it was killed."""
+
+import os
+import time
+import types
+
+import pytest
+from django_formula.host import archive, users
+from django_formula.host.commands import DeploymentError
+from django_formula.proxy import relay, waiting
+from django_formula.release import instances
+from django_formula.site import sites
+from django_formula.verbs import hold, status
+
+WAIT = {"wait": "20s"}
+
+
+@pytest.fixture
+def host(monkeypatch, own_host):
+    """A host of which users and calls of systemd or supervisor are only noted: `calls`, `users`."""
+    known, calls = {}, []
+
+    def run(argv, **_options):
+        if argv[0] == "useradd":
+            known[argv[-1]] = types.SimpleNamespace(pw_gecos=argv[-2])
+        elif argv[0] == "userdel":
+            del known[argv[1]]
+        elif "enable" in argv:
+            link = own_host / "etc/systemd/system/sockets.target.wants" / argv[-1]
+            link.parent.mkdir(exist_ok=True)
+            link.touch()
+        calls.append(" ".join(argv))
+        return ""
+
+    monkeypatch.setattr(waiting, "PROGRAM", own_host / "usr/local/lib/django-formula/relay.pyz")
+    monkeypatch.setattr(waiting, "_FOLDER", own_host / "run/django-wait")
+    monkeypatch.setattr(waiting, "_PROGRAMS", own_host / "etc/supervisor/conf.d")
+    (own_host / "etc/supervisor/conf.d").mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(waiting.commands, "run", run)
+    monkeypatch.setattr(archive, "install", lambda _module, path: path.write_text("program"))
+    monkeypatch.setattr(waiting.units, "stop", lambda *words, units, **_: calls.append(" ".join([*words, *units])))
+    monkeypatch.setattr(users, "find_user", known.get)
+    return types.SimpleNamespace(calls=calls, users=known, root=own_host)
+
+
+def applied(site):
+    changes = waiting.pending(site)
+    waiting.apply(site)
+    assert waiting.pending(site) == {}
+    return changes
+
+
+def files(host):
+    return sorted(path.name for path in host.root.rglob("*") if "relay" in path.name)
+
+
+UNITS = ["django-blog-wait-relay.service", "django-blog-wait-relay.socket"]
+
+
+def test_relay_is_made_once_and_removed_whole(host, make_site):
+    site = make_site(releases=WAIT)
+    assert applied(site)["user blog-wait"] == "new"
+    assert files(host) == sorted([*UNITS, UNITS[1], "relay.pyz"])
+    service = (host.root / "etc/systemd/system" / UNITS[0]).read_text()
+    ends = f"{site.current} 20 {site.errors}/wait.html blog-wait {site.proxy_group}\n"
+    assert f"{waiting.PROGRAM} {host.root}/run/django-wait/blog.sock {ends}" in service
+    assert f"\nUser=blog-wait\nSupplementaryGroups={site.proxy_group}\n" in service
+    host.calls.clear()
+    waiting.apply(site)
+    assert host.calls == []
+    changed = make_site(releases={"wait": True})
+    assert waiting.pending(changed) == {}, "true is 20s"
+    assert [*applied(make_site(releases={"wait": "30s"}))] == [str(host.root / "etc/systemd/system" / UNITS[0])]
+    gone = make_site()
+    assert {*applied(gone).values()} == {"removed"} and files(host) == [] and host.users == {}
+
+
+def test_a_site_without_the_option_asks_and_changes_nothing(host, make_site):
+    site = make_site()
+    assert waiting.pending(site) == {} and waiting.pages(site) == {} and waiting.status(site) == {}
+    waiting.apply(site)
+    waiting.remove(site)
+    assert host.calls == []
+
+
+def test_program_stays_for_another_site(host, make_site):
+    applied(make_site(releases=WAIT))
+    applied(make_site("shop", releases=WAIT))
+    waiting.remove(make_site())
+    assert waiting.PROGRAM.exists() and [*host.users] == ["shop-wait"]
+    waiting.remove(make_site("shop"))
+    assert files(host) == []
+
+
+def test_user_of_another_is_not_taken(host, make_site):
+    host.users["blog-wait"] = types.SimpleNamespace(pw_gecos="The user of a shop")
+    with pytest.raises(DeploymentError, match="the user blog-wait exists on this host and does not belong"):
+        waiting.apply(make_site(releases=WAIT))
+
+
+def test_supervisor_runs_the_relay_where_there_is_no_systemd(host, make_site, monkeypatch):
+    monkeypatch.setattr(waiting.daemons, "has_systemd", lambda: False)
+    monkeypatch.setattr(waiting.daemons, "pid", lambda _daemon: 1)
+    applied(make_site(releases=WAIT))
+    assert files(host) == ["django-blog-wait-relay.conf", "relay.pyz"]
+    assert host.calls[-1] == "supervisorctl restart django-blog-wait-relay"
+    host.calls.clear()
+    applied(make_site())
+    assert files(host) == [] and host.calls[0] == "supervisorctl update django-blog-wait-relay"
+
+
+# The way
+
+
+@pytest.fixture
+def blog(host, make_site, monkeypatch):
+    """A site whose active release nginx reaches by a link, with the relay behind it, and no connection is open."""
+    site = make_site(releases=WAIT)
+    release = site.releases / "0042-3f2a9c1b77de"
+    release.mkdir(parents=True, exist_ok=True)
+    (release / "socket").symlink_to("/run/django/blog/0042.sock")
+    site.current.symlink_to(f"releases/{release.name}")
+    waiting._FOLDER.mkdir(parents=True)
+    live = types.SimpleNamespace(path=release, name=release.name)
+    monkeypatch.setattr(waiting, "works", lambda *_arguments: True)
+    monkeypatch.setattr(instances, "drain", lambda *_arguments: 0)
+    monkeypatch.setattr(sites, "find", lambda _name: site)
+    monkeypatch.setattr(status, "live_release", lambda _site: live)
+    return types.SimpleNamespace(site=site, live=live, release=release)
+
+
+def link(blog):
+    return os.readlink(blog.release / "socket")
+
+
+def test_way_is_closed_and_opened(blog):
+    hold_ = waiting.begin(blog.site, blog.live, "state.apply")
+    assert link(blog) == str(waiting.socket(blog.site))
+    assert os.readlink(blog.release / relay.HELD) == "/run/django/blog/0042.sock"
+    assert relay.target(blog.site.current, link(blog)) == f"{blog.site.current}/held"
+    assert waiting.closed(blog.site)["by"] == "state.apply" and waiting.status(blog.site)["hold"].endswith(
+        "state.apply"
+    )
+    assert "way" not in waiting.pending(blog.site), "it is not left"
+    hold_.end()
+    hold_.end()
+    assert link(blog) == "/run/django/blog/0042.sock" and not os.path.lexists(blog.release / relay.HELD)
+    assert waiting.closed(blog.site) is None and waiting.status(blog.site) == {}
+
+
+def test_a_lease_is_renewed_and_ends_without_its_process(blog, monkeypatch):
+    monkeypatch.setattr(waiting, "_LEASE", 0.6)
+    monkeypatch.setattr(waiting, "_RENEWED", 0.1)
+    hold_ = waiting.begin(blog.site, blog.live, "state.apply")
+    time.sleep(1)
+    assert waiting.closed(blog.site)
+    hold_._ended.set()  # as where it is killed
+    hold_._renewal.join()
+    time.sleep(0.7)
+    assert waiting.closed(blog.site) is None and link(blog) == str(waiting.socket(blog.site))
+    assert waiting.pending(blog.site)["way"] == "opened"
+    applied(blog.site)
+    assert link(blog) == "/run/django/blog/0042.sock"
+
+
+def test_what_is_closed_twice_is_opened_once(blog):
+    waiting.close_way(blog.site, blog.release, "one", time.monotonic() + 5)
+    waiting.close_way(blog.site, blog.release, "two", time.monotonic() + 5)
+    waiting.open_way(blog.site)
+    assert link(blog) == "/run/django/blog/0042.sock"
+
+
+@pytest.mark.parametrize("lasts", ["0", "21", "21s", "1m"])
+def test_hold_for_longer_than_a_request_waits_is_refused(blog, lasts):
+    with pytest.raises(DeploymentError, match="expected off, or at most 20 seconds"):
+        hold.hold("blog", lasts)
+    assert link(blog) == "/run/django/blog/0042.sock"
+
+
+def test_hold_of_another_stays(blog):
+    hold_ = waiting.begin(blog.site, blog.live, "state.apply by root")
+    for lasts in ("", "off"):
+        with pytest.raises(DeploymentError, match=r"requests for blog wait already, since .*, for state.apply by root"):
+            hold.hold("blog", lasts)
+    hold_.end()
+
+
+def test_hold_ends_by_a_command(blog, monkeypatch):
+    monkeypatch.setattr(hold, "_open_in_time", lambda _site: None)
+    assert hold.hold("blog", "5", "django.hold by root")["requests"] == "wait for 5 s from now"
+    assert waiting.closed(blog.site)["by"] == "django.hold by root"
+    assert hold.hold("blog")["requests"] == "wait for 20 s from now", "it may be extended"
+    assert hold.hold("blog", "off") == {"requests": "reach blog"} and link(blog) == "/run/django/blog/0042.sock"
+
+
+def test_hold_ends_by_itself(blog):
+    hold.hold("blog", "1s", "django.hold by root")
+    assert link(blog) == str(waiting.socket(blog.site))
+    deadline = time.monotonic() + 20
+    while link(blog) != "/run/django/blog/0042.sock":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_requests_that_do_not_end_are_not_cut(blog, monkeypatch):
+    monkeypatch.setattr(hold, "_open_in_time", lambda _site: None)
+    monkeypatch.setattr(instances, "drain", lambda *_arguments: 3)
+    with pytest.raises(DeploymentError, match="3 requests to blog did not end within 30s, so that none wait"):
+        hold.hold("blog", "5", "django.hold")
+    assert link(blog) == "/run/django/blog/0042.sock" and waiting.closed(blog.site) is None
+
+
+def test_hold_is_refused_without_the_option(blog, make_site):
+    with pytest.raises(DeploymentError, match="requests for blog do not wait: its pillar has no releases:wait"):
+        waiting.refuse_impossible(make_site(), blog.live)
