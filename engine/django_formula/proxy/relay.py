@@ -35,8 +35,9 @@ _SHORT, _LONG = 0.02, 0.2
 _IDLE, _LINGER = 60.0, 10.0
 _BLOCK = 1 << 16
 _FIRST_FD = 3
-#: nginx's defaults, and the part of its connections that may wait: each request takes two of them.
-_CONNECTIONS, _PROCESSES, _PART = 512, 1, 8
+#: nginx's defaults, the open files of a process by systemd's, and the part of its connections that may wait: each
+#: request takes two of them.
+_CONNECTIONS, _PROCESSES, _FILES, _PART = 512, 1, 1024, 8
 #: nginx's own file: a relay knows from it how many may wait.
 NGINX = Path("/etc/nginx/nginx.conf")
 
@@ -220,7 +221,8 @@ def most(folder: Path, configuration: Path = NGINX) -> int:
     text = ""
     with contextlib.suppress(OSError):
         text = re.sub(r"#.*", "", configuration.read_text(errors="replace"))
-    connections, processes = _number(text, "worker_connections", _CONNECTIONS), _number(text, "worker_processes", None)
+    connections = min(_number(text, "worker_connections", _CONNECTIONS), _number(text, "worker_rlimit_nofile", _FILES))
+    processes = _number(text, "worker_processes", None)
     sites = len([*folder.glob("*.sock")])
     return max(1, connections * processes // _PART // max(1, sites))
 
