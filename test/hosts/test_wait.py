@@ -78,7 +78,7 @@ class Visitors:
     def _ask(self, posts: bool) -> None:
         method, body = ("POST", b"x" * BODY) if posts else ("GET", b"")
         sent, began, status, retry, error = time.time(), time.monotonic(), 0, None, ""
-        connection = http.client.HTTPConnection(self.site.host.address, self.site.port, timeout=90)
+        connection = http.client.HTTPConnection(self.site.host.address, self.site.port, timeout=200)
         try:
             connection.request(method, self.path, body, {"Host": self.site.domain, "Connection": "close"})
             answer = connection.getresponse()

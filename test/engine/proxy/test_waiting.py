@@ -8,9 +8,9 @@ import pytest
 from django_formula.host import archive, users
 from django_formula.host.commands import DeploymentError
 from django_formula.proxy import relay, waiting
-from django_formula.release import instances
+from django_formula.release import health, instances
 from django_formula.site import sites
-from django_formula.verbs import hold, status
+from django_formula.verbs import hold, operations, status
 
 WAIT = {"wait": "20s"}
 
@@ -213,3 +213,83 @@ def test_requests_that_do_not_end_are_not_cut(blog, monkeypatch):
 def test_hold_is_refused_without_the_option(blog, make_site):
     with pytest.raises(DeploymentError, match="requests for blog do not wait: its pillar has no releases:wait"):
         waiting.refuse_impossible(make_site(), blog.live)
+
+
+# What closes the way
+
+
+@pytest.fixture
+def one(world, monkeypatch, own_host):
+    """A site that is released once, without overlap, whose requests wait; the relay itself is left out."""
+    monkeypatch.setattr(waiting, "pending", lambda _site: {})
+    monkeypatch.setattr(waiting, "_FOLDER", own_host / "run/django-wait")
+    monkeypatch.setattr(waiting, "unix_sockets", types.SimpleNamespace(connections=lambda _path: 0))
+    world.options = {"releases": {"overlap": False, "wait": "20s"}}
+    world.apply()
+    world.push("two")
+    return world
+
+
+@pytest.fixture
+def paused(one, monkeypatch):
+    """Where the link of the release led when it was stopped."""
+    found, pause = [], instances.pause
+    monkeypatch.setattr(
+        instances, "pause", lambda site, path: (found.append(os.readlink(path / "socket")), pause(site, path))
+    )
+    return found
+
+
+def test_way_is_closed_before_the_old_instance_is_stopped_and_opened_by_the_switch(one, paused):
+    first = one.site.current.resolve()
+    before = os.readlink(first / "socket")
+    assert one.apply(test=True)["source"]["gapless"].startswith("yes, their requests wait: ")
+    one.apply()
+    assert paused == [str(waiting.socket(one.site))]
+    assert one.last.warnings[-1].startswith("requests waited for 0.")
+    assert os.readlink(first / "socket") == before and waiting.closed(one.site) is None
+    assert f"{one.site.errors}/wait.html" in map(str, one.site.errors.iterdir())
+    operations.rollback("blog")
+    assert len(paused) == 2 and one.site.current.resolve() == first
+    one.check()
+
+
+def test_way_is_opened_where_the_new_instance_fails(one, paused, monkeypatch):
+    live = one.site.current.resolve()
+    before = os.readlink(live / "socket")
+
+    def fail(*_arguments):
+        raise DeploymentError("returned 500")
+
+    monkeypatch.setattr(health, "check", fail)
+    with pytest.raises(DeploymentError, match="returned 500"):
+        one.apply()
+    assert paused == [str(waiting.socket(one.site))]
+    assert os.readlink(live / "socket") == before and waiting.closed(one.site) is None
+    one.check()
+
+
+def test_without_a_relay_in_the_files_of_nginx_visitors_get_errors(world, monkeypatch):
+    monkeypatch.setattr(waiting, "pending", lambda _site: {})
+    world.options = {"releases": {"overlap": False}}
+    world.apply()
+    world.options = {"releases": {"overlap": False, "wait": "20s"}}
+    world.push("two")
+    world.apply()
+    assert world.last.warnings[-1].startswith("the site did not answer for 0.")
+
+
+def test_databases_on_this_host_are_those_of_the_engine(one, monkeypatch):
+    monkeypatch.setattr(instances, "drain", lambda *_arguments: 0)
+    options = {"manage": False, "password": "x"}
+    for database, is_held in (
+        ({"engine": "postgres"}, True),
+        ({"engine": "postgres", "host": "127.0.0.1", **options}, True),
+        ({"engine": "postgres", "host": "db1.example.org", **options}, False),
+        ({"engine": "mysql"}, False),
+    ):
+        site = one.make_site(folders=False, database=database, **one.options)
+        monkeypatch.setattr(waiting.sites, "find", lambda _name, site=site: site)
+        with waiting.around_restart("postgres"):
+            assert (waiting.closed(site) is not None) is is_held, database
+        assert waiting.closed(site) is None
