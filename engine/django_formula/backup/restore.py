@@ -1,5 +1,6 @@
 """Restore backups: load one, exchange it for the present databases, keep the former ones; drills."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -176,7 +177,8 @@ def _exchange(
     refuse_running_commands(site)
     was_on = sites.known_maintenance(site) is not None
     hold = None if was_on else waiting.begin(site, live, _BY)
-    holds = not hold and _shut(site, was_on=was_on)
+    holds = hold is None and _shut(site, was_on=was_on)
+    open_again = hold.end if hold else functools.partial(reopen, site, was_on=was_on, holds=holds)
     swapped: list[Database] = []
     try:
         refuse_running_commands(site)  # in maintenance no other begins
@@ -187,25 +189,28 @@ def _exchange(
     except BaseException:
         for one in reversed(swapped):
             dumper(one.kind).swap(one, kept[one.alias], names[one.alias])
-        try:
-            start(site, live)
-        finally:
-            hold.end() if hold else None
-        reopen(site, was_on=was_on, holds=holds)
+        _start(site, live, hold)
+        open_again()
         raise
     try:
-        serve() if serve else start(site, live)
+        _start(site, live, hold, serve)
     except DeploymentError as error:
-        if hold:
-            _shut(site, was_on=was_on)
-            hold.end()
         restored = f"the backup is restored; the former databases are in {', '.join(kept.values())}"
         off = f"to end the maintenance: salt-call django.maintenance {site.name} off"
         error.hint = "\n".join(filter(None, [error.hint, restored, off]))
         raise
-    if hold:
-        hold.end()
-    reopen(site, was_on=was_on, holds=holds)
+    open_again()
+
+
+def _start(site: Site, live: Release, hold: "waiting.Hold | None", serve: Callable[[], None] | None = None) -> None:
+    """Start the site; where that fails, requests that wait get the maintenance page."""
+    try:
+        serve() if serve else start(site, live)
+    except BaseException:
+        if hold:
+            _shut(site, was_on=False)
+            hold.end()
+        raise
 
 
 def _shut(site: Site, *, was_on: bool) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -420,6 +421,50 @@ def test_maintenance_stays_when_restored_site_fails(world, site, clock):
     told = "the backup is restored; the former databases are in blog_before_20260301t130000"
     assert told in error.value.hint and "salt-call django.maintenance blog off" in error.value.hint
     assert sites.known_maintenance(site) and world.server.databases["blog"]["rows"] == ROWS
+
+
+@pytest.fixture
+def held(monkeypatch, site):
+    """What becomes of a hold of the requests, and whether the maintenance page is shown then."""
+    found = []
+    hold = types.SimpleNamespace(end=lambda: found.append(sites.known_maintenance(site) is not None))
+    monkeypatch.setattr(restore.waiting, "begin", lambda _site, _live, by: hold if by == "django.restore" else None)
+    return found
+
+
+def test_requests_wait_while_databases_are_exchanged(world, site, clock, held):
+    backup(site)
+    clock()
+    verbs_backup.restore("blog")
+    assert world.server.swapped == [("blog", False)] and held == [False] and not sites.known_maintenance(site)
+    world.check()
+
+
+def test_requests_that_wait_reach_the_site_where_the_exchange_fails(world, site, clock, held):
+    backup(site)
+    world.server.fails["swap default"] = DeploymentError("the server says no")
+    clock()
+    with pytest.raises(DeploymentError, match="the server says no"):
+        verbs_backup.restore("blog")
+    assert held == [False] and not sites.known_maintenance(site)
+    world.check()
+
+
+def test_requests_that_wait_get_the_page_when_restored_site_fails(world, site, clock, held):
+    backup(site)
+    clock()
+    world.fails["enable"] = DeploymentError("no")
+    with pytest.raises(DeploymentError, match="no"):
+        verbs_backup.restore("blog")
+    assert held == [True] and sites.known_maintenance(site)
+
+
+def test_requests_do_not_wait_where_visitors_see_the_page(site, clock, held):
+    backup(site)
+    proxy_maintenance.on(site, by="Ada")
+    clock()
+    verbs_backup.restore("blog")
+    assert held == [] and sites.known_maintenance(site)
 
 
 def test_restore_with_rollback_activates_former_release(world, site, pending, clock):
