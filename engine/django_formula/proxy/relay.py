@@ -18,8 +18,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 #: The header by which the checks of balancers are recognized, as http and uwsgi write it.
 CHECK = "X-Django-Check"
@@ -33,7 +34,8 @@ _SHORT, _LONG = 0.02, 0.2
 #: Seconds without a connection after which a relay that systemd starts again ends, and for which a visitor that was
 #: refused is listened to.
 _IDLE, _LINGER = 60.0, 10.0
-_BLOCK = 1 << 16
+#: Bytes that are relayed at once, and those of a request in which the header of a check is.
+_BLOCK, _HEAD = 1 << 16, 1 << 13
 _FIRST_FD = 3
 #: nginx's defaults, the open files of a process by systemd's, and the part of its connections that may wait: each
 #: request takes two of them.
@@ -42,11 +44,25 @@ _CONNECTIONS, _PROCESSES, _FILES, _PART = 512, 1, 1024, 8
 NGINX = Path("/etc/nginx/nginx.conf")
 
 
-class Waiting(NamedTuple):
-    """A connection of nginx that waits, and since when."""
+@dataclass(eq=False)
+class Waiting:
+    """A connection of nginx that waits, since when, and whether it was looked at if it is a check of a balancer."""
 
     connection: socket.socket
     since: float
+    is_known: bool = False
+
+    def is_check(self) -> bool:
+        """Return whether it is one that was not looked at yet, by its first bytes, which stay unread."""
+        if self.is_known:
+            return False
+        head = b""
+        with contextlib.suppress(OSError):  # nothing has come yet
+            head = self.connection.recv(_HEAD, socket.MSG_PEEK)
+        self.is_known = bool(head)
+        if head.startswith(b"\0"):  # uwsgi, with the length of its variables
+            return _CHECK[1] in head[: 4 + int.from_bytes(head[1:3], "little")]
+        return _CHECK[0] in head.partition(b"\r\n\r\n")[0].lower()
 
 
 class Relay:
@@ -131,7 +147,7 @@ class Relay:
         while self._waiting and now - self._waiting[0].since > self._seconds:
             self._answer(self._waiting.popleft(), self._late())
         if now - self._down_since < self._seconds:
-            for one in [one for one in self._waiting if _is_check(one.connection)]:
+            for one in [one for one in self._waiting if one.is_check()]:
                 self._waiting.remove(one)
                 self._answer(one, response("200 OK", b"requests wait\n", "text/plain"))
 
@@ -161,14 +177,6 @@ def _is_gone(connection: socket.socket) -> bool:
     poll = select.poll()
     poll.register(connection, 0)
     return any(events & select.POLLHUP for _number, events in poll.poll(0))
-
-
-def _is_check(connection: socket.socket) -> bool:
-    """Return whether a request is the check of a balancer, by its first bytes, which stay unread."""
-    with contextlib.suppress(OSError):
-        head = connection.recv(_BLOCK, socket.MSG_PEEK)
-        return _CHECK[1] in head or _CHECK[0] in head.partition(b"\r\n\r\n")[0].lower()
-    return False
 
 
 async def _carry(visitor: socket.socket, instance: socket.socket) -> None:
