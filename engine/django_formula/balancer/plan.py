@@ -24,7 +24,7 @@ from django_formula.host.folders import Folder
 from django_formula.host.locks import Lock
 from django_formula.host.ports import Listen
 from django_formula.proxy import proxies as proxy_proxies
-from django_formula.proxy import relay, waiting
+from django_formula.proxy import relay
 from django_formula.server import servers
 from django_formula.site import sites as site_sites
 from django_formula.site.sites import Site
@@ -57,7 +57,7 @@ def entry(site: Site, password: str | None) -> Entry:
     prefix, release = config["path"].rstrip("/"), fleet["release"] or {}
     port = ports.split(config["proxy"]["listen"][0])[1]
     health = {key: config["health"][key] for key in ("status", "contains", "headers")}
-    if waits := waiting.longest(site):  # a host whose visitors wait is none that fails
+    if waits := site.longest_wait:  # a host whose visitors wait is none that fails
         health["headers"] = {**health["headers"], relay.CHECK: site.name}
     status = balancer["status"]
     return {

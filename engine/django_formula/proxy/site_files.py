@@ -131,7 +131,7 @@ def _server_variables(site: Site, recorded: Mapping[str, Any]) -> dict[str, Any]
     address = str(recorded.get("address", "/" if server["bind"] == "unix" else server["bind"]))
     protocol = recorded.get("protocol", server["protocol"])
     keeps_alive = recorded.get("keepalive", not recorded)
-    waits = waiting.longest(site) if address.startswith("/") else 0
+    waits = site.longest_wait if address.startswith("/") else 0
     return {
         "site": {**site.config, "server": {**server, "protocol": protocol}},
         "unix": address.startswith("/"),

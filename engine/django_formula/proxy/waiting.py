@@ -16,7 +16,6 @@ from typing import Any
 from django_formula.host import archive, clock, commands, config_files, daemons, file, units, unix_sockets, users
 from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import Files
-from django_formula.kind import kinds
 from django_formula.proxy import maintenance, proxies, relay
 from django_formula.release import instances, releases
 from django_formula.release.releases import Release
@@ -28,8 +27,6 @@ MODULE = "django_formula.proxy.relay"
 PROGRAM = Path("/usr/local/lib/django-formula/relay.pyz")
 _FOLDER = Path("/run/django-wait")
 _PROGRAMS = Path("/etc/supervisor/conf.d")
-#: Seconds that a request waits by default, if any does.
-_SECONDS = 20
 #: Seconds that a closed way lasts without its process, and after which that renews it.
 _LEASE, _RENEWED = 10.0, 2.5
 #: The names of this host for what connects to it.
@@ -119,14 +116,7 @@ stdout_logfile_backups=0
 
 def is_wanted(site: Site) -> bool:
     """Return whether requests for a site wait."""
-    return longest(site) > 0
-
-
-def longest(site: Site) -> int:
-    """Return the seconds that a request waits; 0 where none does."""
-    is_served = site.config["server"]["kind"] != kinds.NO_SERVER and site.config["proxy"]["kind"] == "nginx"
-    wait = site.config["releases"].get("wait") if is_served else False
-    return _SECONDS if wait is True else int(wait[:-1]) if wait else 0
+    return site.longest_wait > 0
 
 
 def socket(site: Site) -> Path:
@@ -278,7 +268,7 @@ def _record(site: Site) -> Path:
 
 
 def _files(site: Site) -> Files:
-    argv = ["/usr/bin/python3", "-I", PROGRAM, socket(site), site.current, longest(site), _page(site), user(site)]
+    argv = ["/usr/bin/python3", "-I", PROGRAM, socket(site), site.current, site.longest_wait, _page(site), user(site)]
     values = {
         "site": site.name,
         "socket": socket(site),

@@ -23,6 +23,8 @@ from django_formula.untrusted.text import in_command, in_pillar
 REGISTRY = Path("/var/lib/django-formula/sites")
 RUNTIME = Path("/run/django")
 TMPFILES = Path("/etc/tmpfiles.d")
+#: Seconds that requests wait by default, where they do.
+_WAIT = 20
 #: The least that `site.json` has.
 _APPLIED = {
     "config": {"name": str, "user": str, "root": str, "path": str, "domains": [str], "databases": {str: {}}},
@@ -134,6 +136,13 @@ class Site:
         if not elsewhere or "worker" in fleet["parts"]:
             return f"set django:sites:{self.name}:workers"
         return f"the workers of {self.name} run on {', '.join(elsewhere)}: give the command there"
+
+    @property
+    def longest_wait(self) -> int:
+        """The seconds that requests wait for the site's server (`releases:wait`); 0 where they do not."""
+        is_served = self.config["server"]["kind"] != kinds.NO_SERVER and self.config["proxy"]["kind"] == "nginx"
+        wait = self.config["releases"].get("wait") if is_served else False
+        return _WAIT if wait is True else int(wait[:-1]) if wait else 0
 
     @property
     def stores(self) -> dict[str, dict[str, Any]]:

@@ -56,7 +56,7 @@ def hold(name: str, lasts: str = "", asked_by: str = _OWN) -> dict[str, Any]:
 
 
 def _seconds(site: Site, lasts: str) -> float:
-    longest = waiting.longest(site)
+    longest = site.longest_wait
     found = commands.seconds(f"{lasts}s" if lasts.isdigit() else lasts) if lasts else longest
     if not 0 < found <= longest:
         raise DeploymentError(

@@ -101,6 +101,12 @@ def commits() -> Any:
     return json.loads(plan.RECORD.read_text())["sites"]["blog"]["commits"]
 
 
+def test_check_has_the_header_by_which_a_host_passes_whose_visitors_wait() -> None:
+    before, waits = blog()["blog"], blog(releases={"wait": "20s"})["blog"]
+    assert waits["health"]["headers"] == {**before["health"]["headers"], "X-Django-Check": "blog"}
+    assert waits["timeout"] == before["timeout"] + 20
+
+
 def test_configuration_of_haproxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole: UPDATE=1 writes what is rendered now, and the diff is the change to review."""
     monkeypatch.setattr(balancer_program, "IPV6", Path(__file__))
