@@ -360,7 +360,7 @@ def _in_place_of(proxy: Proxy, rival: reach.Rival) -> Broken:
 
 
 def maintenance(visit: Visit) -> str:
-    """Return that the site is not in maintenance."""
+    """Return that the site is not in maintenance, and that nothing holds its requests."""
     about = sites.known_maintenance(visit.site)
     if about:
         message = f": {about['message']}" if about["message"] else ""
@@ -370,11 +370,11 @@ def maintenance(visit: Visit) -> str:
         )
     found = waiting.closed(visit.site)
     if found:
+        is_by_hand = found["by"].startswith("django.hold")
         raise Broken(
             f"requests for {visit.site.name} wait since {found['since']}, by {found['by']}",
-            in_command("salt-call", "django.hold", visit.site.name, "off")
-            if found["by"].startswith("django.hold")
-            else "",
-            "wait for the deployment or the restore that has them wait",
+            in_command("salt-call", "django.hold", visit.site.name, "off") if is_by_hand else "",
+            "" if is_by_hand else "wait until it has ended, which lets them in again",
+            "requests",
         )
     return "not in maintenance"

@@ -57,6 +57,17 @@ def test_walk_stops_at_a_broken_link_that_stops(links):
     ]
 
 
+@pytest.mark.parametrize(
+    ("by", "command"), [("django.hold by root", "salt-call django.hold blog off"), ("state.apply by root", "")]
+)
+def test_requests_that_are_held_are_the_broken_link(monkeypatch, by, command):
+    record = {"since": "2026-03-01T12:00:00Z", "by": by}
+    monkeypatch.setattr(way.waiting, "closed", lambda _site: record)
+    found = broken(way.maintenance, visited())
+    assert found.link == "requests" and found.text.endswith(f"wait since 2026-03-01T12:00:00Z, by {by}")
+    assert found.command == command and bool(found.todo) is not bool(command)
+
+
 def test_walk_goes_on_after_a_link_that_does_not_stop_and_leaves_out_what_a_site_lacks(links):
     walked = links(("one", Broken("gone", todo="ask them"), False), ("two", "", True), ("three", "fine", True))
     assert [link.name for link in walked.links] == ["one", "three"] and walked.broken.todo == "ask them"

@@ -178,6 +178,20 @@ def test_site_that_gets_its_first_certificate_has_no_problem_with_it(
     assert [one.kind for one in seen.problems] == kinds
 
 
+@pytest.mark.parametrize("hold", ["", "since 2026-03-01T12:00:00Z, by django.hold"])
+def test_site_whose_requests_are_held_is_not_visited(make_site, monkeypatch, hold):
+    visits = []
+    monkeypatch.setattr(look, "_of_visit", lambda site, _row: visits.append(site.name) or [])
+    monkeypatch.setattr(look, "_of_served", lambda *_given: [])
+    row = {"site": "blog", "release": "0001-c71d97a38e83", "running": True, "damage": "", "maintenance": ""}
+    monkeypatch.setattr(look.sites, "find", lambda _name: make_site())
+    monkeypatch.setattr(look.operations, "status", lambda *_given, **_how: {**row, **({"hold": hold} if hold else {})})
+    seen = look._of_site("blog", {}, {"queue": 100}, 0.0)
+    assert visits == ([] if hold else ["blog"])
+    is_quiet = look.quiet_by({"quiet": []}, look.Seen({}, [], [seen.row], {}), 0.0)
+    assert is_quiet("blog", "down") is bool(hold)
+
+
 @pytest.mark.parametrize(
     ("is_deployed", "is_good", "sites"), [(True, False, []), (True, True, ["wiki"]), (False, False, ["wiki"])]
 )
