@@ -183,7 +183,6 @@ def _start_anew(site: Site) -> None:
         if daemons.pid(daemons.SUPERVISOR) is None:
             daemons.start(daemons.SUPERVISOR)
         _supervisorctl("update", _name(site), doing=f"starting {_name(site)}")
-        _supervisorctl("restart", _name(site), doing=f"starting {_name(site)}")
         return
     socket_unit, service = (path.name for path in _units(site))
     units.daemon_reload()

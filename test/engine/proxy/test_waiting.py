@@ -103,7 +103,7 @@ def test_supervisor_runs_the_relay_where_there_is_no_systemd(host, make_site, mo
     monkeypatch.setattr(waiting.daemons, "pid", lambda _daemon: 1)
     applied(make_site(releases=WAIT))
     assert files(host) == ["django-blog-wait-relay.conf", "relay.pyz"]
-    assert host.calls[-1] == "supervisorctl restart django-blog-wait-relay"
+    assert host.calls[-1] == "supervisorctl update django-blog-wait-relay"
     host.calls.clear()
     applied(make_site())
     assert files(host) == [] and host.calls[0] == "supervisorctl update django-blog-wait-relay"
