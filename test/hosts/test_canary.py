@@ -8,7 +8,7 @@ import time
 import pytest
 from client import Load
 from conftest import live_site
-from sites import Site, release_of, until, version
+from sites import AFTER_RESTART, Site, release_of, until, version
 
 #: Visitors of the site; the odds that none or all of them get a share of 30 % are nothing.
 VISITORS = [f"browser {number}" for number in range(60)]
@@ -125,7 +125,8 @@ def test_people_see_it_first_and_switch(blog):
         load.wait(80)
     assert {answer.release for answer in load.answers} == {old}
     assert release_of(blog.get("/release", cookies={name: "0" * 32}).content) == old
-    assert [row["role"] for row in blog.host.call("django.releases", "blog")[:2]] == ["canary", "live"]
+    roles = {row["role"]: row["release"] for row in blog.host.call("django.releases", "blog")}
+    assert (roles["canary"], roles["live"]) == (new, old)
     with blog.load() as load:
         load.wait(10)
         assert blog.host.call("django.promote", "blog") == {"release": new}
@@ -171,3 +172,30 @@ def test_share_ends_by_itself_when_its_program_is_killed(blog):
     assert load.failed == [] and "its program does not run" in blog.host.call("django.status", "blog")[0]["canary"]
     blog.host.run(["systemctl", "unmask", "--runtime", "django-blog-proof.service"])
     assert blog.host.call("django.back", "blog")["on hold"] == new
+
+
+@pytest.mark.full
+def test_host_without_systemd(module_hosts, repositories):
+    host = module_hosts(kind="ready", init=False, command=AFTER_RESTART, options=["--tmpfs=/run"])
+    host.run("rm -f /etc/nginx/sites-enabled/default")
+    blog = Site(host, repositories(host), proxy={"access_log": "json"}, releases={"canary": CANARY})
+    blog.deploy()
+    old = blog.live
+    blog.repository.commit(version("2.0"), "Good")
+    with visitors(blog) as load:
+        blog.deploy()
+        new = proof(blog)["release"]
+        until(lambda: new in load.releases, 20)
+        assert ended(blog)["ended"] == "active"
+        load.wait(40)
+    assert load.failed == [] and blog.live == new != old
+    blog.repository.commit(version("3.0"), "Restarted meanwhile")
+    blog.deploy(releases={"canary": {"steps": {"50%": "10m"}}})
+    assert "gets 50 %" in proof(blog)["now"]
+    host.restart()
+    until(lambda: blog.get("/release").status_code == 200, 60)
+    with visitors(blog) as load:
+        load.wait(80)
+    assert {answer.release for answer in load.answers} == {new} and "problem" in proof(blog)
+    blog.deploy()
+    assert proof(blog)["now"].startswith("0004-") and blog.live == new
