@@ -115,4 +115,4 @@ def status(site: Site) -> dict[str, Any]:
     if not proof:
         return {}
     text = described(site, proof)
-    return {"canary": text if unit.run_lock(site).holder() else f"{text}; its program does not run"}
+    return {"canary": text if unit.runs(site) else f"{text}; its program does not run"}

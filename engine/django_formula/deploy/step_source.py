@@ -90,10 +90,13 @@ def _waits_for_push(deployment: Deployment) -> bool:
 
 
 def _is_proving(deployment: Deployment, inputs: dict[str, str]) -> bool:
-    """Return whether a release with these inputs gets a share of the visitors now; with a warning."""
+    """Return whether a release with these inputs gets a share of the visitors now; with a warning.
+
+    One whose program was ended, as by a restart of a host without systemd, is begun again.
+    """
     site, proof = deployment.site, state.current(deployment.site)
     release = Release(site, proof.release) if proof else None
-    if not proof or not release or release.record.get("inputs") != inputs:
+    if not proof or not release or release.record.get("inputs") != inputs or not unit.runs(site):
         return False
     deployment.warn([f"{canary.described(site, proof)}: see salt-call django.proof {site.name}"])
     return True

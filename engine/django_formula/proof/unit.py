@@ -43,6 +43,11 @@ def run_lock(site: Site) -> Lock:
     return Lock(state.folder(site) / ".run", "a proof", busy=f"a proof of {site.name}", timeout="1s", hint=hint)
 
 
+def runs(site: Site) -> bool:
+    """Return whether the program of a proof runs; one that was killed is started again within a second by systemd."""
+    return bool(run_lock(site).holder())
+
+
 def start(site: Site) -> None:
     """Start the program, made anew where it is of another version.
 
@@ -77,7 +82,7 @@ def stop(site: Site) -> None:
     if daemons.has_systemd() and _service(site).exists():
         name = _service(site).name
         units.stop("stop", units=[name], doing=f"stopping {name}", within=_PATIENCE)
-    if run_lock(site).holder():
+    if runs(site):
         run_lock(site).end_holders(_PATIENCE)
 
 

@@ -129,7 +129,9 @@ def _return_to_old(site: Site, proof: Proof, why: str) -> None:
 
 
 def interrupt(site: Site, proof: Proof) -> None:
-    """End a proof that a boot of the host has interrupted: the active release serves all; the next apply begins again.
+    """End a proof that a boot, or the end of its release, has interrupted; the next apply begins again.
+
+    The active release serves all visitors.
 
     Raises:
         DeploymentError: another deployment holds the lock for too long.
@@ -139,7 +141,7 @@ def interrupt(site: Site, proof: Proof) -> None:
         return
     with site.lock("a proof").held():
         instances.stop(site, Release(site, proof.release).path)
-        _end(site, proof, state.INTERRUPTED, "the host was started anew")
+        _end(site, proof, state.INTERRUPTED, "the host or the release was stopped meanwhile")
 
 
 def _end(site: Site, proof: Proof, outcome: str, why: str) -> None:
@@ -213,10 +215,9 @@ def show(name: str) -> dict[str, Any]:
     if proof.outcome:
         ended = {"ended": proof.outcome, "why": proof.why}
     else:
-        runs = bool(unit.run_lock(site).holder())
         ended = {
             "now": canary.described(site, proof),
-            **({} if runs else {"problem": f"start it: {unit.command(site)}"}),
+            **({} if unit.runs(site) else {"problem": f"start it: {unit.command(site)}"}),
         }
     return {**known, **ended, **proof.evidence}
 

@@ -51,7 +51,8 @@ def main(name: str) -> int:
 
 def _carry_on(site: Site, proof: Proof) -> None:
     """Carry on a proof until its phase is over, or another process has ended it."""
-    if proof.boot != proc.boot_id():
+    has_ended = proof.phase == state.CANARY and not instances.is_running(site, Release(site, proof.release).path)
+    if proof.boot != proc.boot_id() or has_ended:
         _ending().interrupt(site, proof)
         return
     if proof.phase == state.CANARY:  # killed, this process begins the step again

@@ -26,6 +26,7 @@ def site(world, monkeypatch, tmp_path):
     runtime.mkdir()
     monkeypatch.setattr(lease, "RUNTIME", runtime)
     monkeypatch.setattr(unit, "start", lambda site: world.started.append(site.name))
+    monkeypatch.setattr(unit, "runs", lambda site: bool(world.started))
     monkeypatch.setattr(canary, "why_not", lambda deployment, release, live: world.why_not)
     monkeypatch.setattr(proof, "_PAGES", 0.0)
     world.apply()
@@ -182,6 +183,13 @@ def test_what_else_is_done_with_the_site_ends_it(site, begun):
     assert not any(known.release.split("-")[0] in name for name in site.running)
 
 
+def test_program_that_does_not_run_any_more_is_begun_again(site):
+    site.apply()
+    site.started.clear()
+    site.apply()
+    assert proven(site).release.startswith("0003-") and site.live.startswith("0001-") and site.started == ["blog"]
+
+
 def test_boot_of_the_host_gives_all_visitors_the_active_release(site):
     site.apply()
     known = proven(site)
@@ -194,7 +202,9 @@ def test_boot_of_the_host_gives_all_visitors_the_active_release(site):
 def test_status_says_what_runs(site):
     site.apply()
     text = status(site.site, visits=False)["canary"]
-    assert "gets 10 % of the visitors, until " in text and text.endswith("at least; its program does not run")
+    assert "gets 10 % of the visitors, until " in text and text.endswith("at least")
+    site.started.clear()
+    assert status(site.site, visits=False)["canary"] == f"{text}; its program does not run"
 
 
 def test_switch_that_fails_leaves_the_active_release(site):
