@@ -1,7 +1,7 @@
 """What each response says of itself, for the proxy, which logs it and removes the header.
 
 `X-Django-Said: <release> <route> <milliseconds of CPU> <queries> <exception@function>`; `-` where there is nothing to
-say, and `~` before the CPU of the first answers of a route by this process. The overlay has this middleware around all
+say, and `~` before the CPU of the first answer of a route by this process. The overlay has this middleware around all
 others in sites that prove their releases. A failure of it is never one of the page. See docs/decisions/0168.
 """
 
@@ -27,9 +27,8 @@ except ImportError:  # Django before 3.0, or an old asgiref
 
 _header = "X-Django-Said"
 _release = os.environ.get("DJANGO_RELEASE") or "-"
-#: How many answers of a route are the first ones, with imports and caches that are empty; routes that are counted.
-_cold, _routes = 2, 1000
-_answered = {}
+#: Routes that this process has answered, after imports and with caches that are filled; how many are remembered.
+_answered, _routes = set(), 1000
 #: The request that is served.
 _current = contextvars.ContextVar("django_formula_said", default=None)
 _unfit = re.compile(r"[^!-~]")
@@ -120,10 +119,10 @@ def _named(request, response, own, cpu):
         route = "-"
         if match:
             route = _unfit.sub("_", (getattr(match, "route", None) or "/")[:200])
-        count = _answered.get(route, 0 if len(_answered) < _routes else _cold)
-        if count < _cold:
-            _answered[route] = count + 1
-        milliseconds = "-" if _shares_threads() else f"{'~' if count < _cold else ''}{(own.cpu + cpu) * 1000:.2f}"
+        is_first = route not in _answered and len(_answered) < _routes
+        if is_first:
+            _answered.add(route)
+        milliseconds = "-" if _shares_threads() else f"{'~' if is_first else ''}{(own.cpu + cpu) * 1000:.2f}"
         response[_header] = f"{_release} {route} {milliseconds} {own.queries} {own.exception or '-'}"
     except Exception:
         try:

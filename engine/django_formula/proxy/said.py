@@ -23,7 +23,7 @@ _LINE = 1 << 14
 _OWN_AGENT = "django-formula"
 #: Methods that make a route of their own of that of a view; all others, which a visitor may invent, are one.
 _SAFE_METHODS, _METHODS = ("GET", "HEAD"), ("POST", "PUT", "PATCH", "DELETE")
-#: Release, route, milliseconds of CPU (`~`: one of the first answers of a route by a process), queries, exception.
+#: Release, route, milliseconds of CPU (`~`: the first answer of a route by a process), queries, exception.
 _SAID = re.compile(
     r"([\w.-]{1,80}) ([!-~]{1,200}) (~?)(\d{1,9}(?:\.\d{1,6})?|-) (\d{1,7}|-) ([\w.<>]{1,100}@[\w.<>]{1,100}|-)",
     re.ASCII,

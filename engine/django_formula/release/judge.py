@@ -41,7 +41,7 @@ _ODDS_PAST = 1000
 #: The odds for CPU, queries and seconds; how much of the capital is bet.
 _ODDS_MORE, _BETS = 10_000, (0.4, 0.9)
 #: What one visitor adds to these odds at most, in times: the pages of a person may all be slow ones.
-_OF_VISITOR = math.log(10)
+_OF_VISITOR = math.log(20)
 #: What is more by so little counts as equal: CPU milliseconds, queries.
 _EXTRA = {"cpu": 0.5, "queries": 2.0, "seconds": 0.0}
 #: How many answers of a route are kept, of these from one visitor, and how many a comparison takes.
@@ -50,15 +50,13 @@ _KEPT, _OF_ONE, _ENOUGH = 200, 3, 20
 _NEAR, _NEAR_ENOUGH = (4, 15), 5
 #: How much slower answers may be once most visitors have the new release, whose requests wait for each other.
 _SLOWER_LIVE = 2.0
-#: First answers of a route that are not compared: imports, templates, caches.
-_COLD = 3
 #: Seconds after which a visitor who has closed the connection had no answer.
 _GAVE_UP = 5.0
 #: Statuses by which a view refuses what the old release may have answered.
 _REFUSED = (400, 403, 404, 405, 410)
-#: A leak: bytes in all, times of the old one's, samples, and requests before the first one and between the first and
-#: the last.
-_LEAK_ALL, _LEAK_TIMES, _SAMPLES, _WARM, _APART = 12_000_000, 3, 5, 20, 60
+#: A leak: bytes in all, times of the old one's, parts into which requests are divided, how many of them may be without
+#: it, and requests before the first one and in all.
+_LEAK_ALL, _LEAK_TIMES, _PARTS, _UNSTEADY, _WARM, _APART = 12_000_000, 3, 8, 2, 20, 80
 #: CPU of a unit that no request explains: times of the old one's, seconds of each second, samples.
 _BUSY_TIMES, _BUSY, _BUSY_SAMPLES = 2.0, 0.1, 10
 #: The most visitors, routes, exceptions and samples that have a place of their own, and characters of a name.
@@ -83,7 +81,7 @@ class Line(NamedTuple):
         exception: class and function of an exception that no view has caught, as `KeyError@item`; empty for none.
         status: of the answer.
         is_static: whether it is a file that the proxy serves, or does not find.
-        is_cold: whether it is one of the first answers of its route by a process.
+        is_cold: whether it is the first answer of its route by a process, which imports modules and fills caches.
     """
 
     time: float
@@ -253,7 +251,7 @@ class Judge:
     def _compare(self, line: Line, share: float) -> None:
         """Bet that an answer of the new release has more of something than those of the old one."""
         route = self._new.route(line.route)
-        if line.is_static or line.is_cold or self._new.answered[route] < _COLD:
+        if line.is_static or line.is_cold:
             return
         for what in _WORDS:
             value = getattr(line, what)
@@ -510,13 +508,18 @@ def _trouble(line: Line) -> str:
 
 
 def _growth(uses: Collection[tuple[int, int, float]]) -> tuple[float, float]:
-    """Return by how many bytes memory grows for each request, in the part with the least, and by how many in all."""
+    """Return by how many bytes memory grows for each request, and by how many in all.
+
+    It grows steadily or not at all: caches fill ever slower, and a model that is loaded late is one step.
+    """
     samples = [use for use in uses if use[0] >= next(iter(uses))[0] + _WARM]
-    if len(samples) < _SAMPLES or samples[-1][0] - samples[0][0] < _APART:
+    if len(samples) <= _PARTS or samples[-1][0] - samples[0][0] < _APART:
         return 0.0, 0.0
-    marks = [samples[round(part * (len(samples) - 1) / 4)] for part in range(5)]
-    each = [(last[1] - first[1]) / max(last[0] - first[0], 1) for first, last in itertools.pairwise(marks)]
-    return min(each), samples[-1][1] - samples[0][1]
+    marks = [samples[round(part * (len(samples) - 1) / _PARTS)] for part in range(_PARTS + 1)]
+    parts = [(last[1] - first[1]) / max(last[0] - first[0], 1) for first, last in itertools.pairwise(marks)]
+    before, after = sum(parts[: _PARTS // 2]), sum(parts[_PARTS // 2 :])
+    each = sorted(parts)[_UNSTEADY] if after > before / 2 else 0.0
+    return each, samples[-1][1] - samples[0][1]
 
 
 def _probability(times: float, share: float) -> float:
