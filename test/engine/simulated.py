@@ -1,9 +1,10 @@
 """Releases that are made up, good and broken ones, and what the judge makes of them while visitors meet both.
 
 Seconds of an answer are lognormal, times the state of the host, which is four times as slow for a fifth of the time.
-One release in three meets 4 s in which a fifth of all answers of both are errors of a database. With `odd` visitors
-there are people for whom pages do four times as much, a client that requests one page all the time, and one that
-has every page fail, each of one of the releases by chance. The first answer of a route by each process takes longer.
+The first answer of a route by each process takes longer. One release in three meets 4 s in which a fifth of all answers
+of both are errors of a database. With `odd` visitors there are people for whom pages do four times as much, one of them
+all the time, a client that requests one page all the time, and one that has every page fail, each of one of the
+releases by chance.
 """
 
 import itertools
@@ -62,7 +63,7 @@ def release(rate: int, broken: str = "", *, seed: int, disturbed: bool = False, 
     trouble = chance.uniform(0, 30) + _BEFORE if disturbed else -99.0
     state, until, now, met, warm = 1.0, 0.0, 0.0, set[str](), set[tuple[str, int]]()
     visitors = [Visitor(chance) for _ in range(max(rate, 8))]
-    oddities = [Visitor(chance, kind) for kind in ("robot", "scanner")] if odd else []
+    oddities = [Visitor(chance, kind) for kind in ("robot", "scanner", "staff")] if odd else []
     ends = list(itertools.accumulate((seconds for _share, seconds in PLANS[rate]), initial=_BEFORE))
     while now < ends[-1]:
         now += chance.expovariate(rate)

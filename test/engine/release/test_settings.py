@@ -22,6 +22,7 @@ from django_formula.host import compiled, environment_files
 from django_formula.host import template as host_template
 from django_formula.host.commands import DeploymentError
 from django_formula.release import settings
+from django_formula.release import templates as release_templates
 from readers import Surprise, read_environ, read_environment
 from specimen import FACTS, ROOT, configured, formula_templates
 
@@ -813,3 +814,26 @@ def test_release_and_environment_are_named_for_sentry_and_opentelemetry(tmp_path
     if options.get("environment_name"):
         expected["OTEL_RESOURCE_ATTRIBUTES"] = OBSERVED["OTEL_RESOURCE_ATTRIBUTES"].replace("production", "staging")
     assert {name: found.get(name) for name in OBSERVED} == expected
+
+
+@pytest.mark.parametrize(
+    ("project", "options", "own"),
+    [
+        ("MIDDLEWARE = ['a', 'b']", {}, ["a", "b"]),
+        ("MIDDLEWARE = ('a', 'b')", {}, ["a", "b"]),
+        ("", {}, []),
+        ("MIDDLEWARE = ['a']", {"settings": {"MIDDLEWARE": ["c"]}}, ["c"]),
+    ],
+)
+def test_middleware_is_around_all_others_where_releases_prove_themselves(overlaid, monkeypatch, project, options, own):
+    assert list(overlaid(project, **options).get("MIDDLEWARE", [])) == own
+    monkeypatch.setattr(release_templates, "proves", lambda config: True)
+    assert overlaid(project, **options)["MIDDLEWARE"] == ["django_formula_said.middleware", *own]
+
+
+@pytest.mark.parametrize("name", ["canary", "bake"])
+def test_site_whose_releases_prove_themselves_has_the_program_of_the_middleware(name):
+    config = configured().config
+    program = "salt://django/files/django_formula_said.py"
+    assert program not in release_templates.of_kinds(config)
+    assert program in release_templates.of_kinds({**config, "releases": {**config["releases"], name: "5m"}})
