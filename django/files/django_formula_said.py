@@ -144,10 +144,10 @@ def _shares_threads():
 def _listen():
     """Count the queries of each connection, and notice the exceptions that Django answers with 500."""
     try:
-        connection_created.connect(_opened)
-        for connection in connections.all():
-            _opened(connection=connection)
         got_request_exception.connect(_raised)
+        connection_created.connect(_opened)
+        for connection in connections.all():  # those that were opened while Django was set up
+            _opened(connection=connection)
     except Exception:
         return
 

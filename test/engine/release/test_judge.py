@@ -157,6 +157,27 @@ def test_one_visitor_alone_decides_nothing():
     assert both.verdict is None
 
 
+def test_client_that_requests_one_page_all_the_time_is_no_measure_for_others():
+    both, chance = judged(0), random.Random(8)
+    for number in range(3000):
+        is_robot, is_new = chance.random() < 0.9, chance.random() < 0.3
+        visitor = "robot" if is_robot else f"v{number}"
+        release = NEW if is_new and not is_robot else OLD
+        figures = {"cpu": 0.4, "seconds": 0.001} if is_robot else {"cpu": 4 * chance.lognormvariate(0, 0.3)}
+        both.see(line(release, visitor, time=number / 50, **figures), 0.3)
+    assert both.verdict is None
+
+
+def test_trouble_that_is_usual_for_the_old_release_needs_more_of_it():
+    both = judged()
+    for number in range(0, 1000, 10):
+        both.past(line(OLD, f"p{number}", status=500))
+    for number in range(1, 41):  # none of the old one now, by chance
+        both.see(line(OLD, f"o{number}"), 0.1)
+        both.see(line(NEW, f"n{number}", status=500 if number % 10 == 0 else 200), 0.1)
+    assert both.verdict is None and both.evidence()["events"]["error"] == {"old": 100, "new": 4}
+
+
 @pytest.mark.parametrize("what", ["cpu", "queries", "seconds"])
 @pytest.mark.parametrize(("times", "share", "is_worse"), [(1.0, 0.1, False), (1.2, 0.3, False), (5.0, 0.3, True)])
 def test_answers_are_compared_with_those_of_the_same_route(what, times, share, is_worse):
