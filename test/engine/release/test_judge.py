@@ -342,7 +342,7 @@ def test_good_releases_are_kept(rate):
     assert [result.text for result in results if result.kind] == []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("odd", [False, True])
 @pytest.mark.parametrize("rate", simulated.PLANS)
 def test_none_of_72_good_releases_is_taken_back(rate, odd):
@@ -355,7 +355,7 @@ def test_broken_release_is_taken_back(broken):
     assert simulated.release(40, broken, seed=1).kind in ("exception", "static", "cpu")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("rate", simulated.PLANS)
 @pytest.mark.parametrize("broken", simulated.BROKEN)
 def test_broken_releases_are_taken_back_soon(broken, rate):
