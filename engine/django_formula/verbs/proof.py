@@ -30,6 +30,8 @@ KEPT = 10
 _BY_HAND = -1
 #: The cookie with a token.
 COOKIE = "django_release"
+#: Exceptions that a release keeps of its proof and of those before: the next one is not taken back for them.
+_EXCEPTIONS = 200
 #: Seconds between two looks at a proof that is waited for.
 _LOOK = 0.5
 #: Seconds for which the static files of a release that is taken back stay, for pages that visitors have just got.
@@ -162,10 +164,11 @@ def _summary(site: Site) -> dict[str, Any]:
     """Return what the record of a release keeps of its proof."""
     proof = state.last(site)
     assert proof  # noqa: S101 - the caller ends it
-    evidence = proof.evidence
+    before = (Release(site, proof.old).record.get("proof") or {}).get("exceptions", [])
+    names = [*(proof.evidence.get("exceptions") or {}), *before]
     return {
-        **{"began": proof.began, "share": proof.share, "evidence": evidence},
-        "exceptions": [name for name, counts in (evidence.get("exceptions") or {}).items() if counts.get("new")],
+        **{"began": proof.began, "share": proof.share, "evidence": dict(proof.evidence)},
+        "exceptions": list(dict.fromkeys(names))[:_EXCEPTIONS],
     }
 
 
