@@ -6,6 +6,7 @@ import re
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -104,7 +105,9 @@ class Trial:
     lost: answers of nginx that no release gave
     """
 
-    def __init__(self, host: Host, formula: Formula, commit, say):
+    def __init__(
+        self, host: Host, formula: Formula, commit: Callable[[Mapping[str, str]], str], say: Callable[[str], object]
+    ):
         self.host, self.formula, self.commit, self.say = host, formula, commit, say
         self.ended: list[Ended] = []
         self.lost: list[Answer] = []
@@ -127,7 +130,7 @@ class Trial:
             self.ended.append(self.release(kind, disturbed))
             self.say(f"{number + 1} of {count}: {self.ended[-1]}")
 
-    def apply(self, commit: str, releases: dict) -> None:
+    def apply(self, commit: str, releases: dict[str, object]) -> None:
         options = self.formula.options(commit, self.formula.domain)
         options |= {"proxy": {"access_log": "json"}, "releases": {"canary": CANARY, **releases}}
         self.host.pillar({"django": {"sites": {"blog": options}}})

@@ -254,7 +254,7 @@ def reason(judged):
     return texts[0].partition("without a canary: ")[2] if texts else ""
 
 
-def test_release_that_both_can_serve_beside_the_other_gets_a_canary(judged):
+def test_release_that_both_can_serve_at_one_time_gets_a_canary(judged):
     assert reason(judged) == ""
 
 
