@@ -164,7 +164,7 @@ class Trial:
         return Browsers(
             f"http://{self.host.address}/", self.formula.domain, connections=4, pause=4 / rate, method=method,
             release=link_of,
-            visitors=_VISITORS, paths=paths if method == "GET" else paths[:-1:2],
+            visitors=_VISITORS, paths=paths if method == "GET" else [path for path in paths if "items" in path],
         )  # fmt: skip
 
     def burn(self) -> list[str]:
