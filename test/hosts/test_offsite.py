@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -306,5 +307,25 @@ def test_store_may_be_s3_with_the_policy_of_the_docs(copied: Site, bucket: dict[
     left = json.loads(copied.host.run([*restic, "snapshots", "--json"], environment=login).stdout)
     assert {one["id"] for one in left} == {one["id"] for one in snapshots}
     copied.deploy(backup={"schedule": "daily", "offsite": {**bucket, "secret": "grenadier-of-another"}})
+    began = time.monotonic()
     said = failure(copied, "django.offsite", "blog")
     assert "Access Denied" in said and "let the key read, write and list the bucket" in said, said
+    assert time.monotonic() - began < 60
+    copied.deploy(backup={"schedule": "daily", "offsite": bucket})
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("signal", "cause"),
+    [("STOP", "does not answer (timed out)"), ("KILL", "connection refused")],
+    ids=["hangs", "refuses"],
+)
+def test_dead_store_is_named_within_a_minute(copied: Site, bucket: dict[str, Any], signal: str, cause: str) -> None:
+    copied.host.call("django.backup", "blog")
+    copied.host.run(["systemctl", "kill", f"--signal={signal}", "moto"])
+    began = time.monotonic()
+    said = failure(copied, "django.offsite", "blog")
+    took = time.monotonic() - began
+    copied.host.run(["systemctl", "kill", "--signal=CONT", "moto"], check=False)
+    assert cause in said and took < 60, (said, took)
+    assert {part.partition(" ")[0] for part in problems(copied) if cause in part} == {"copy", "check"}

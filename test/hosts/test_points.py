@@ -269,6 +269,46 @@ def test_store_may_be_s3(blog: Site) -> None:
     assert held.stdout.split() == [CONFIG]
 
 
+#: Accepts connections to a port, and never answers.
+HANGS = """import socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+accepted = []
+while True:
+    accepted.append(listener.accept())
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [("refuses", "Connection refused"), ("hangs", "timeout after"), ("another key", "SignatureDoesNotMatch")],
+)
+def test_a_dead_store_is_named_within_a_minute(blog: Site, kind: str, cause: str) -> None:
+    host, conf = blog.host, "/etc/nginx/conf.d/store.conf"
+    host.write("/root/hangs.py", HANGS)
+    host.write("/root/s3_store.py", (ROOT / "test/hosts/s3_store.py").read_text())
+    if kind == "another key":
+        host.write(conf, PROXY.replace(":9001", ":9002"))
+        strict = "9002 archive AKIAWEB1 grenadier-but-another-one /root/s3.log"
+        host.run(f"systemd-run --unit=store --collect python3 /root/s3_store.py {strict}")
+    else:
+        host.run(["mv", conf, "/root/store.conf"])
+    host.run("systemctl reload nginx && while ss -Htln | grep -q :9443 && test -e /root/store.conf; do sleep 0.2; done")
+    if kind == "hangs":
+        host.run("systemd-run --unit=store --collect python3 /root/hangs.py 9443")
+        host.run("until ss -Htln | grep -q :9443; do sleep 0.2; done")
+    began = time.monotonic()
+    said = failure(blog, "django.points", "blog")
+    took = time.monotonic() - began
+    host.run("systemctl stop store; rm -f /root/store.conf", check=False)
+    host.write(conf, PROXY)
+    host.run(["systemctl", "reload", "nginx"])
+    assert cause in said and cause in status(blog)["points"], said
+    assert took < 60
+    host.call("django.points", "blog")
+    assert " fails since " not in status(blog)["points"]
+
+
 @pytest.mark.full
 def test_without_points_the_host_has_nothing_of_them(blog: Site) -> None:
     host = blog.host

@@ -63,9 +63,12 @@ def work(release: Release, tasks: Collection[str], secrets: list[str]) -> list[D
     }
     with copies.lock(site, "copies elsewhere").held(), repository.opened(site) as store:
         state = copies.read_state(site)
+        away = store.unanswered()
         for task in (task for task in acts if task in tasks and (task != CHECK or state["copies"])):
             state["tried"][task] = clock.now()
             try:
+                if away:
+                    raise away
                 acts[task](store, state)
             except (DeploymentError, OSError) as error:
                 failure = error if isinstance(error, DeploymentError) else DeploymentError(f"{task}: {error}")

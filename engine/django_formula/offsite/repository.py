@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from django_formula.host import clock, commands, ssh
-from django_formula.host.commands import DeploymentError
+from django_formula.host.commands import DeploymentError, TimedOut
 from django_formula.host.users import COPIER
 from django_formula.secret.secrets import KeptSecret
 from django_formula.site import sites
@@ -19,6 +19,9 @@ from django_formula.untrusted import shapes
 
 #: Seconds for a request, and for what sends, fetches or reads data.
 _REQUEST, DATA = 120.0, 24 * 3600.0
+#: Seconds after which a store that is asked for one small file does not answer.
+_ANSWER = 40.0
+_OPEN, _OPENING = ("cat", "config", "--quiet", "--no-lock"), "opening the repository"
 _SNAPSHOT = [{"id": str, "time": str, "paths": [str], "tags?": ([str], type(None))}]
 #: What the store or restic says → what to do.
 _HINTS = (
@@ -153,6 +156,19 @@ class Repository(NamedTuple):
         self._run("unlock", "--quiet", doing="removing locks of what was killed")
         self._run("forget", "--quiet", "--prune", *ids, doing="deleting former copies", timeout=DATA)
 
+    def unanswered(self) -> DeploymentError | None:
+        """Ask the store for one small file; return the error if it does not answer within seconds.
+
+        Commands that send or read data would wait for hours. What the store refuses, they report themselves.
+        """
+        try:
+            self._run(*_OPEN, doing=_OPENING, timeout=_ANSWER)
+        except TimedOut as error:
+            return error
+        except DeploymentError:
+            return None
+        return None
+
     def make_sure(self, *, is_new: bool) -> None:
         """Check that the password opens the repository; make one if there is none.
 
@@ -160,7 +176,7 @@ class Repository(NamedTuple):
             is_new: whether there may be none: no copy of the site is known.
         """
         try:
-            self._run("cat", "config", "--quiet", "--no-lock", doing="opening the repository")
+            self._run(*_OPEN, doing=_OPENING, timeout=_ANSWER)
         except DeploymentError as error:
             if not is_new or not re.search("unable to open config|does not exist", error.log):
                 raise
@@ -225,5 +241,10 @@ def _explained(site: Site, error: DeploymentError) -> DeploymentError:
     }
     known["damaged"] = _DAMAGED.format(**known)
     hint = next((hint.format(**known) for text, hint in _HINTS if text in error.log), "")
+    if isinstance(error, TimedOut):
+        doing = error.message.partition(": timed out")[0]
+        text = cause[:300] or f"{place(site)} does not answer"
+        hint = hint or "see whether the store runs and this host reaches it"
+        return TimedOut(f"{doing}: {text} (timed out)", log=error.log, hint=hint, transient=True)
     message = f"{error.message.partition(' failed (exit')[0]}: {cause[:300]}" if cause else error.message
     return DeploymentError(message, log=error.log, hint=hint, transient=error.transient)

@@ -34,6 +34,9 @@ CLOSES, LATE = 45, 300
 _TOLD = 86400.0
 #: Seconds for a request, and for what sends or fetches data.
 _REQUEST, DATA = 300.0, 24 * 3600.0
+#: Seconds for each answer of a store when it is asked what it has; pgbackrest tries four times. Its other commands wait
+#: longer and ask more often, so that they say minutes later that the store is away.
+_ANSWER = 10
 #: What the host remembers of a cluster: where its log is, what the store has, and what has failed.
 _CLUSTER = {
     **dict.fromkeys(("stanza", "data", "waiting", "store"), str),
@@ -48,7 +51,14 @@ _CLUSTER = {
 }
 _STATE = {"program": str, "clusters": {str: _CLUSTER}}
 #: A backup, as `pgbackrest info` has it.
-_INFO = [{"backup": [{"type": str, "timestamp": {"start": int, "stop": int}, "info": {"size": int}, "error?": Any}]}]
+_BACKUP = {"type": str, "timestamp": {"start": int, "stop": int}, "info": {"size": int}, "error?": Any}
+_INFO = [{"backup": [_BACKUP], "repo?": [{"status": {"code": int, "message": str}}]}]
+#: Its status of a store that cannot be read; it succeeds nevertheless.
+_UNREADABLE = 99
+#: What precedes a cause: of an error, and of a status.
+_BEFORE_CAUSE = re.compile(r"^.*?(?:ERROR: \[\d+\]: |\[\w+Error\] )")
+#: What an S3-compatible store says of a request that it refuses.
+_CODE = re.compile(r"<Code>(\w+)</Code>")
 #: A segment in the archive: its timeline, and its number in two parts, of which the second one ends at 256.
 _SEGMENT = re.compile(r"(?:.*/)?[0-9A-F]{8}([0-9A-F]{8})000000([0-9A-F]{2})-[0-9a-f]{40}(?:\.\w+)?")
 #: What pgbackrest, the store or PostgreSQL says → what to do.
@@ -61,8 +71,11 @@ _HINTS = (
     ("SignatureDoesNotMatch", "correct {at}:secret"),
     ("AccessDenied", "let the key read, write, list and delete: docs/guides/points-in-time.md"),
     ("unable to verify certificate", "install the certificate of the store's authority: update-ca-certificates"),
+    ("unable to connect", "{away}"),
+    ("timeout after", "{away}"),
 )  # fmt: skip
 AT = "django:sites:SITE:backup:points"
+_AWAY = "see whether the store runs and this host reaches it; PostgreSQL keeps its log meanwhile"
 
 
 class Cluster(NamedTuple):
@@ -187,25 +200,42 @@ def run(one: Cluster, *words: str, doing: str, timeout: float = _REQUEST) -> str
     ended = commands.execute(command)
     if ended.code == 0:
         return ended.printed
-    raise _explained(command, ended)
+    raise _explained(doing, f"{ended.printed}\n{ended.errors}", ended.code)
 
 
-def _explained(command: commands.Command, ended: commands.Ended) -> DeploymentError:
+def _explained(doing: str, text: str, code: int | None) -> DeploymentError:
     """Return the error of a run of pgbackrest, with the cause in its message, and what to do."""
-    text = f"{ended.printed}\n{ended.errors}"
-    cause = _cause(text) or ("timed out" if ended.code is None else f"exit code {ended.code}")
-    hint = next((hint.format(at=AT) for part, hint in _HINTS if part in text), "")
-    return DeploymentError(f"{command.doing}: {cause}", log=text.strip(), hint=hint, transient=True)
+    cause = _cause(text) or ("timed out" if code is None else f"exit code {code}")
+    hint = next((hint.format(at=AT, away=_AWAY) for part, hint in _HINTS if part in text), "")
+    return DeploymentError(f"{doing}: {cause}", log=text.strip(), hint=hint, transient=True)
 
 
 def _cause(text: str) -> str:
     """Return what pgbackrest says of an error: its first lines, without the ones that name where to look."""
     lines = [line.strip() for line in text.splitlines()]
-    first = next((number for number, line in enumerate(lines) if "ERROR: [" in line), None)
+    first = next((number for number, line in enumerate(lines) if _BEFORE_CAUSE.match(line)), None)
     if first is None:
         return ""
-    said = [re.sub(r"^.*?ERROR: \[\d+\]: ", "", lines[first]), *lines[first + 1 : first + 3]]
+    said = [_BEFORE_CAUSE.sub("", lines[first]), *lines[first + 1 : first + 3]]
+    code = _CODE.search(text)
+    if code:
+        said[1:] = [code[1]]  # the other lines are those of the request
     return " ".join(line for line in said if line and not line.startswith("HINT")).replace(";", ",")[:400]
+
+
+def reach(one: Cluster) -> list[dict[str, Any]]:
+    """Return the backups of a cluster that the store has, within a minute.
+
+    Raises:
+        DeploymentError: the store does not answer or refuses the login, or the password is another one.
+    """
+    doing = "listing the backups of PostgreSQL"
+    printed = run(one, "info", "--output=json", f"--io-timeout={_ANSWER}", doing=doing)
+    found = shapes.parse(printed, _INFO, doing=doing)
+    for status in (repository["status"] for stanza in found for repository in stanza.get("repo", [])):
+        if status["code"] == _UNREADABLE:
+            raise _explained(doing, status["message"], _UNREADABLE)
+    return [backup for stanza in found for backup in stanza["backup"] if not backup.get("error")]
 
 
 class Contents(NamedTuple):
@@ -228,9 +258,7 @@ def contents(one: Cluster) -> Contents:
     Raises:
         DeploymentError: it cannot be reached.
     """
-    printed = run(one, "info", "--output=json", doing="listing the backups of PostgreSQL")
-    found = shapes.parse(printed, _INFO, doing="listing the backups of PostgreSQL")
-    backups = [backup for stanza in found for backup in stanza["backup"] if not backup.get("error")]
+    backups = reach(one)
     made = sorted((float(each["timestamp"]["stop"]), each["type"], each["info"]["size"]) for each in backups)
     began = min((float(each["timestamp"]["start"]) for each in backups), default=0.0)
     words = ("repo-ls", "--recurse", "--output=json", f"archive/{one.stanza}")

@@ -31,8 +31,8 @@ def work(holder: str, patience: str = "10s") -> list[DeploymentError]:
     failures: list[DeploymentError] = []
     with archive.lock(holder, patience).held():
         for stanza in archive.read_state()["clusters"]:
-            for task, act in ((CHECK, _check), (BACKUP, _back_up)):
-                failures += _attempt(stanza, task, act)
+            # Where the check fails, a backup would wait for the same log and the same store.
+            failures += _attempt(stanza, CHECK, _check) or _attempt(stanza, BACKUP, _back_up)
     return failures
 
 
@@ -54,6 +54,7 @@ def _attempt(stanza: str, task: str, act: Callable[[Cluster, dict[str, Any]], No
 
 def _check(one: Cluster, entry: dict[str, Any]) -> None:
     """Have PostgreSQL close a segment, wait until that is in the store, and look whether all others are there."""
+    archive.reach(one)
     archive.run(one, "check", doing="checking the archive of PostgreSQL")
     archive.remember(entry, archive.contents(one))
 

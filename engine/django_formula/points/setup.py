@@ -271,6 +271,7 @@ def _begin(state: dict[str, Any], one: Cluster, statements: Sequence[str], place
     former = state["clusters"].get(one.stanza, {})
     if former.get("store") != place:
         former = {}
+        archive.reach(one)
         archive.run(one, "stanza-create", doing=f"making the archive of PostgreSQL {one.stanza}")
     if statements:
         one.ask("\n".join([*statements, "SELECT pg_reload_conf();"]), doing="setting PostgreSQL up")

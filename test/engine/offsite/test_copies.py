@@ -34,7 +34,10 @@ class PlayedStore:
     """A repository in memory."""
 
     def __init__(self, site):
-        self.site, self.parts, self.forgotten, self.failure = site, {}, [], None
+        self.site, self.parts, self.forgotten, self.failure, self.away = site, {}, [], None, None
+
+    def unanswered(self):
+        return self.away
 
     def make_sure(self, *, is_new):
         if self.failure:
@@ -186,6 +189,30 @@ def test_what_fails_is_a_problem_until_it_works(site, store):
     assert len(work(site, "check")) == 1
     assert program.due(site) == ["drill"]  # the check is tried again tomorrow
     assert "check fails since" in copies.status(site)["offsite"]
+
+
+def test_store_that_does_not_answer_is_asked_once(site, store, monkeypatch):
+    backup(site)
+    work(site, "copy")
+    backup(site)
+    store.away = DeploymentError("opening the repository: s3:http://x does not answer (timed out)")
+    monkeypatch.setattr(store, "make_sure", None)
+    monkeypatch.setattr(store, "snapshots", None)
+    assert work(site, "check", "copy", "drill") == [store.away] * 3
+    assert copies.status(site)["offsite"].count(" does not answer (timed out)") == 3
+
+
+def test_only_a_store_that_does_not_answer_is_not_asked_more(site, monkeypatch):
+    ended = {"code": 1, "errors": "Fatal: unable to open config file: Stat: Access Denied."}
+    monkeypatch.setattr(repository.commands, "execute", lambda _command: _ended(ended["code"], "", ended["errors"]))
+    with repository.opened(site) as opened:
+        assert opened.unanswered() is None
+        ended |= {"code": None, "errors": ""}
+        away = opened.unanswered()
+        assert away.message == f"opening the repository: {repository.place(site)} does not answer (timed out)"
+        ended["errors"] = "Load(<config/0>, 0, 0) returned error, retrying after 1.2s: dial tcp 192.0.2.1:443: refused"
+        away = opened.unanswered()
+        assert away.message == "opening the repository: dial tcp 192.0.2.1:443: refused (timed out)" and away.hint
 
 
 def test_backup_that_is_not_copied_is_a_problem_after_hours(site, store, monkeypatch):

@@ -31,6 +31,9 @@ ENTRY = {
 }
 
 
+FINE = {"code": 0, "message": "ok"}
+
+
 def segment(number):
     return f"0000000100000000/00000001{number // 256:08X}{number % 256:08X}-{'a' * 40}.zst"
 
@@ -54,19 +57,20 @@ def site(tmp_path, monkeypatch):
 @pytest.fixture
 def store(monkeypatch):
     """A store that pgbackrest reaches: its backups and files, and the calls."""
-    there = {"backups": [], "files": files(1, 2, 3), "calls": [], "failure": None}
+    there = {"backups": [], "files": files(1, 2, 3), "calls": [], "failure": None, "unread": ""}
 
     def execute(command):
         words = [word for word in command.argv[1:] if not word.startswith(("--config", "--stanza", "--log"))]
         there["calls"].append(" ".join(words))
         assert command.user == "postgres" and command.argv[1] == f"--config={archive.CONFIG}"
-        if there["failure"]:
+        if there["failure"] and words[0] != "info":
             return Ended(50, "", there["failure"])
         backups = [
             {"type": kind, "timestamp": {"start": when - 5, "stop": when}, "info": {"size": 1 << 20}}
             for when, kind in there["backups"]
         ]
-        answers = {"info": [{"backup": backups}], "repo-ls": there["files"]}
+        repositories = [{"status": {"code": 99, "message": there["unread"]} if there["unread"] else FINE}]
+        answers = {"info": [{"backup": backups, "repo": repositories}], "repo-ls": there["files"]}
         answer = next((value for word, value in answers.items() if word in words), "")
         return Ended(0, answer and json.dumps(answer), "")
 
@@ -115,16 +119,40 @@ def test_what_fails_is_remembered_until_it_works(site, store):
     store["failure"] = "ERROR: [103]: unable to find a valid repository:\n       repo1: [X] no; such\nHINT: look"
     assert [error.message for error in program.work("test")] == [
         "checking the archive of PostgreSQL: unable to find a valid repository: repo1: [X] no, such",
-        "backing PostgreSQL up: unable to find a valid repository: repo1: [X] no, such",
     ]
-    row = archive.status(site)
-    assert row["points"].startswith("no backup yet; backup fails since 2") or "backup fails since 2" in row["points"]
+    assert "check fails since 2" in archive.status(site)["points"]
     store["failure"], store["backups"] = None, [(time.time() // 1 - 10, "full")]
     store["backups"] = [(int(when), kind) for when, kind in store["backups"]]
     assert program.work("test") == []
     stamp = clock.timestamp(store["backups"][0][0])
     assert archive.status(site) == {"points": f"since {stamp}, backup {stamp}", "points_behind": 0}
     assert "backup --type=full" not in store["calls"][-3:]
+
+
+@pytest.mark.parametrize(
+    ("unread", "message", "hint"),
+    [
+        (
+            "[HostConnectError] unable to connect to '192.0.2.1:443': [111] Connection refused",
+            "Connection refused",
+            "run",
+        ),
+        ("[FileReadError] timeout after 10000ms waiting for read from '192.0.2.1:443'", "waiting for read from", "run"),
+        ("[CryptoError] cipher header invalid", "cipher header invalid", "correct django:sites:SITE:backup:points:pas"),
+        (
+            "[ProtocolError] HTTP request failed with 403 (Forbidden):\n*** Path/Query ***:\nGET /archive/\n"
+            "*** Response Content ***:\n<Error><Code>SignatureDoesNotMatch</Code></Error>",
+            "HTTP request failed with 403 (Forbidden): SignatureDoesNotMatch",
+            "correct django:sites:SITE:backup:points:secret",
+        ),
+    ],
+)
+def test_store_that_cannot_be_read_is_asked_once(site, store, unread, message, hint):
+    store["unread"] = unread
+    (failure,) = program.work("test")
+    assert failure.message.startswith("listing the backups of PostgreSQL: ") and message in failure.message
+    assert hint in failure.hint and store["calls"] == ["info --output=json --io-timeout=10"]
+    assert message.partition(":")[0] in archive.status(site)["points"]
 
 
 def test_segment_that_waits_is_a_problem(site):
@@ -343,6 +371,8 @@ def host(monkeypatch, tmp_path, store, versioned):
 
 
 HERE = [{"socket": "", "port": 5432}]
+#: The calls that make an archive.
+MADE = ["info --output=json --io-timeout=10", "stanza-create"]
 
 
 def test_archive_is_made_before_postgresql_adds_to_it(host, tmp_path):
@@ -350,13 +380,13 @@ def test_archive_is_made_before_postgresql_adds_to_it(host, tmp_path):
     assert "restarted" in setup.ensure(wanted, HERE, test=True).changes["settings of 15-main"]
     assert not archive.CONFIG.exists() and host["units"] == []
     done = setup.ensure(wanted, HERE, test=False)
-    assert done.changes["archive 15-main"] == "new" and host["store"]["calls"] == ["stanza-create"]
+    assert done.changes["archive 15-main"] == "new" and host["store"]["calls"] == MADE
     assert host["units"] == ["restart", "daemon_reload", "start_timer", "control"]
     assert archive.CONFIG.stat().st_mode & 0o777 == 0o640
     assert POINTS["password"] not in str(done) + archive.STATE.read_text()
     assert setup.ensure(wanted, HERE, test=False) == ("PostgreSQL is archived", {}, (), False)
     setup.ensure({**wanted, "path": str(tmp_path / "another")}, HERE, test=False)
-    assert host["store"]["calls"] == ["stanza-create"] * 2 and host["units"].count("restart") == 1
+    assert host["store"]["calls"] == MADE * 2 and host["units"].count("restart") == 1
 
 
 def test_store_that_refuses_leaves_postgresql_as_it_is(host, tmp_path):
