@@ -3,11 +3,11 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import daemons, proc
+from django_formula.host import commands, daemons, proc
 from django_formula.host import units as host_units
 from django_formula.host.commands import DeploymentError
 from django_formula.untrusted.text import InCommand, in_command
@@ -30,6 +30,8 @@ _INODES, _SOON = 0.05, 86400.0
 #: Seconds between the two measurements that tell how fast a disk fills up.
 _MEASURED = 3600.0
 _NOTHING = in_command()
+#: What systemd says, as a message of the journal, of a process that the kernel has killed for memory.
+_KILLED = "fe6faa94e7774663a0da52717891d8ef"
 
 
 def units() -> Units:
@@ -57,6 +59,20 @@ def _kills(unit: Mapping[str, str]) -> int:
     return 0
 
 
+def _killed(name: str, unit: Mapping[str, str], before: Sequence[int], since: float) -> int:
+    """Return how many processes of a unit the kernel has killed for memory since the last look.
+
+    A unit that was started again has a new control group, whose count begins anew: the journal has those of before.
+    """
+    restarts, kills = before
+    if int(unit.get("NRestarts") or 0) <= restarts:
+        return max(_kills(unit) - kills, 0)
+    words = ["journalctl", "--quiet", "--output=cat", f"--since=@{since:.0f}", f"MESSAGE_ID={_KILLED}", f"UNIT={name}"]
+    with contextlib.suppress(DeploymentError):
+        return len(commands.run(words, doing="reading the journal", timeout=10).splitlines())
+    return 0
+
+
 def counters(units: Units) -> dict[str, list[int]]:
     """Return what the next look compares: restarts and kills of each unit."""
     return {name: [int(unit.get("NRestarts") or 0), _kills(unit)] for name, unit in units.items()}
@@ -77,21 +93,22 @@ def of_units(
     """
     problems: list[Problem] = []
     events: list[Happened] = []
-    before = state.get("units", {})
+    before, since = state.get("units", {}), state.get("time", 0)
     for name, unit in units.items():
         if site_of(name, names) != site:
             continue
         rest = name.removeprefix(f"django-{site}-")
-        restarts, kills = before.get(name, (None, 0))
+        known = before.get(name)
         command = in_command("journalctl", "-n", "50", "-u", name)
-        if _OF_RELEASE.fullmatch(rest) and restarts is not None and int(unit["NRestarts"] or 0) - restarts >= _RESTARTS:
-            again = int(unit["NRestarts"]) - restarts
+        again = int(unit["NRestarts"] or 0) - known[0] if known else 0
+        if _OF_RELEASE.fullmatch(rest) and again >= _RESTARTS:
             problems.append(
                 Problem("degraded", f"{name} was restarted {again} times since the last look", command, name)
             )
-        if restarts is not None and _kills(unit) > kills:
-            text = f"the kernel killed {_kills(unit) - kills} processes of {name}: its memory is at its limit"
-            events.append(("memory", f"{text} (resources:MemoryMax)", command))
+        if known and (killed := _killed(name, unit, known, since)):
+            processes = "a process" if killed == 1 else f"{killed} processes"
+            text = f"the kernel killed {processes} of {name}: its memory is at its limit (resources:MemoryMax)"
+            events.append(("memory", text, command))
         problems += _failed(site, name, rest, unit)
     return problems, events
 
