@@ -92,6 +92,32 @@ def test_upgrade_is_refused_with_the_reason(looked, given, words):
         upgrade_database._refuse(looked(**given))
 
 
+@pytest.mark.parametrize(
+    ("owner", "candidates", "packages", "problem"),
+    [
+        ("postgresql-15-postgis-3: /x", ["postgresql-17-postgis-3"], ["postgresql-17-postgis-3"], ""),
+        ("postgresql-15-postgis-3: /x", [], [], "apt has no postgresql-17-postgis-3"),
+        ("postgresql-15: /x", [], [], ""),
+        ("our-postgis: /x", ["our-postgis"], [], "apt has no our-postgis"),
+        ("", [], [], "apt has no package of it"),
+    ],
+    ids=["apt has it", "apt has it not", "of the server", "of no version", "of no package"],
+)
+def test_package_of_an_extension_is_installed_or_named(monkeypatch, owner, candidates, packages, problem):
+    def run(argv, *, doing):
+        if argv[0] == "apt-cache":
+            return "".join(f"{name}:\n  Installed: (none)\n  Candidate: 3.5\n" for name in candidates)
+        if not owner:
+            raise DeploymentError(f"{doing}: no path found matching pattern")
+        return owner
+
+    monkeypatch.setattr(upgrade_plan.commands, "run", run)
+    monkeypatch.setattr(upgrade_plan, "_CONTROL", "/nowhere/{}/{}.control")
+    missing, problems = upgrade_plan._packages(FORMER, "17", ["postgis"])
+    assert missing == ["postgresql-17", *packages]
+    assert problems == ([f"the extension postgis is missing in 17: {problem}"] if problem else [])
+
+
 def test_database_that_a_removed_site_has_left_is_moved_along(looked):
     left = {**DATABASE, "owner": "old", "comment": "Django site old", "accepts": True}
     assert looked(more={"old": left}).problems == []
