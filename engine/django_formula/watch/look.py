@@ -67,6 +67,8 @@ RESULTS = {
 UNASKED = ("refused", "released", "drift", "shell")
 #: How the record names a deployment on several hosts: see `_runners/django.py`.
 _OF_FLEET = re.compile(r"\(salt-run django\.\w+")
+#: Tries of a channel, within a quarter of an hour, after which that it fails is a problem.
+_TRIES = 5
 #: The most events that are kept while messages are on hold.
 _HELD = 50
 
@@ -123,9 +125,18 @@ def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
         events += [*one.events, *(event(name, *what, now) for what in happened)]
     state["units"] = machine.counters(units)
     own, happened = machine.of_host(roots(names), state, config, now)
-    problems |= decide.found("", own)
+    problems |= decide.found("", [*own, *_of_channels(config)])
     events += [*(event("", *what, now) for what in happened), *_consoles(state, now)]
     return Seen(problems, events, [one.row for one in found.values()], units)
+
+
+def _of_channels(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the channels by which nothing could be sent for some time: the others, the page and metrics have them."""
+    for name in config["channels"]:
+        retry = spool.retry(name)
+        if retry["tries"] >= _TRIES:
+            text = f"messages by the channel {name} fail: {retry['error']}"
+            yield Problem("watch", text, in_command("salt-call", "django.notify", "test", name), f"channel {name}")
 
 
 def roots(names: Iterable[str]) -> list[Path]:

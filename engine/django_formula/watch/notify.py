@@ -69,7 +69,8 @@ def _try(name: str) -> str:
     text = "a message to try this channel, from django.notify test"
     message = {"what": "event", "site": "", "kind": "watch", "text": text, "command": "", "since": time.time()}
     spool.put(name, {"host": send.host(), "time": time.time(), "messages": [message]})
-    spool.keep_retry(name)
+    if (failed := spool.retry(name))["tries"]:
+        spool.keep_retry(name, **{**failed, "at": 0})  # now, and what has failed until then is not forgotten
     argv = ["/usr/bin/python3", "-I", str(setup.PROGRAM), "send", name]
     with contextlib.suppress(DeploymentError):  # what it has to say is in the file of its next try
         commands.run(argv, doing=f"sending by {name}", timeout=120)

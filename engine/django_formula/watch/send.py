@@ -50,6 +50,7 @@ def main(name: str) -> int:
         batch = file.read_json(path)
         if not batch or time.time() - batch["time"] > KEPT:
             path.rename(path.with_suffix(".lost"))
+            spool.forget_lost(name)
             continue
         _value, error, after = network.ask(
             spool.SENDER, functools.partial(deliver, channel, {**batch, "id": path.stem})

@@ -54,6 +54,12 @@ def batches(channel: str) -> list[Path]:
     return sorted(folder(channel).glob("*.json"))
 
 
+def forget_lost(channel: str) -> None:
+    """Delete the oldest batches that were given up."""
+    for path in sorted(folder(channel).glob("*.lost"))[:-MOST]:
+        path.unlink(missing_ok=True)
+
+
 def due(channels: Iterable[str]) -> list[str]:
     """Return the channels for which something waits, and whose next try is due."""
     now = time.time()

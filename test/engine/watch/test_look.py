@@ -5,14 +5,14 @@ import json
 import pytest
 from django_formula.audit import chain
 from django_formula.release import releases
-from django_formula.watch import decide, look, problem, walk
+from django_formula.watch import decide, look, notify, problem, spool, walk
 from django_formula.watch.problem import Problem
 from specimen import configured
 
 DOWN = [Problem("down", "GET / returned 502", "salt-call django.doctor blog", "health")]
 SLOW = Problem("degraded", "GET / takes 4.0 s", "salt-call django.logs blog", "slow")
 BROKEN = ("socket", True, "www-data may not connect", "chmod a+x /srv/django/blog", "")
-CONFIG = {"queue": 1000}
+CONFIG = {"queue": 1000, "channels": {}}
 
 
 @pytest.fixture
@@ -215,6 +215,34 @@ def test_site_that_comes_or_is_deployed_needs_more_looks():
     assert look._need(own, [backup], is_deployed=False) == decide.BAD
     assert look._need(own, [*DOWN], is_deployed=False) == decide.BAD
     assert look._need(own, [*DOWN], is_deployed=True) == decide.OF
+
+
+def test_channel_that_fails_for_some_time_is_a_problem_until_it_works(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "STATE", tmp_path)
+    config = {"channels": {"chat": {}, "mail": {}}}
+    spool.put("chat", {"messages": []})
+    spool.keep_retry("chat", tries=4, at=0, error="HTTP 401")
+    assert [*look._of_channels(config)] == []
+    spool.keep_retry("chat", tries=5, at=0, error="HTTP 401")
+    (found,) = look._of_channels(config)
+    assert (found.kind, found.text) == ("watch", "messages by the channel chat fail: HTTP 401")
+    assert found.command == "salt-call django.notify test chat"
+    monkeypatch.setattr(notify.send, "host", lambda: "web1")
+    monkeypatch.setattr(notify.commands, "run", lambda *_arguments, **_options: "")  # it fails again
+    assert notify._tried(config, "chat") == {"chat": "HTTP 401"}
+    assert [*look._of_channels(config)] == [found]
+    spool.keep_retry("chat")
+    assert [*look._of_channels(config)] == []
+
+
+def test_batches_that_were_given_up_do_not_pile_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "STATE", tmp_path)
+    monkeypatch.setattr(spool, "MOST", 2)
+    for number in range(4):
+        spool.put("chat", {"number": number})
+        spool.batches("chat")[-1].rename(spool.folder("chat") / f"{number}.lost")
+    spool.forget_lost("chat")
+    assert sorted(path.name for path in spool.folder("chat").iterdir()) == ["2.lost", "3.lost"]
 
 
 def test_consoles_that_can_change_data_are_reported_once(monkeypatch, tmp_path):
