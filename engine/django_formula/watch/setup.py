@@ -79,6 +79,7 @@ Type=oneshot
 ExecStart={run} send %i
 TimeoutStartSec=60
 Nice=10
+CPUWeight=20
 MemoryMax=64M
 UMask=0077
 {walls}
@@ -98,6 +99,7 @@ Type=oneshot
 ExecStart={run} walk %i
 TimeoutStartSec={walk.PATIENCE}
 Nice=10
+CPUWeight=20
 MemoryMax=128M
 UMask=0077
 """,
