@@ -77,8 +77,8 @@ class Handler(BaseHTTPRequestHandler):
     def wrong_signature(self, path: str, query: str, body: bytes) -> str:
         """Return the code of the error where the request is not signed with the key of the store; else nothing."""
         found = re.fullmatch(
-            r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\d{8})/([^/]+)/s3/aws4_request, "
-            r"SignedHeaders=([a-z0-9;-]+), Signature=([0-9a-f]{64})",
+            r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\d{8})/([^/]+)/s3/aws4_request, ?"
+            r"SignedHeaders=([a-z0-9;-]+), ?Signature=([0-9a-f]{64})",
             self.headers.get("Authorization", ""),
         )
         if not found or found[1] != self.server.key:
