@@ -1,5 +1,6 @@
 """The metrics of a host: what the watch writes, who gets it by HTTP, and that Prometheus reads it."""
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -81,6 +82,13 @@ def test_prometheus_reads_metrics_and_rules(blog: Measured) -> None:
         blog.host.write(f"/srv/rules/{name}", (ROOT / "examples/prometheus" / name).read_text())
     assert "SUCCESS" in blog.host.run("cd /srv/rules && promtool check rules alerts.yml").stdout
     assert "SUCCESS" in blog.host.run("cd /srv/rules && promtool test rules alerts.test.yml").stdout
+    dashboard = json.loads((ROOT / "examples/grafana/django.json").read_text())
+    shown = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    shown += [each["expr"] for each in dashboard["annotations"]["list"]]
+    rules = [{"record": f"shown_{number}", "expr": expression} for number, expression in enumerate(shown)]
+    blog.host.write("/srv/rules/dashboard.yml", json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    checked = blog.host.run("cd /srv/rules && promtool check rules dashboard.yml")
+    assert len(shown) > 10 and f"SUCCESS: {len(shown)} rules found" in checked.stdout
 
 
 #: The project's own metrics, by django-prometheus as its README has it.
