@@ -295,6 +295,7 @@ def bucket(copied: Site) -> dict[str, Any]:
 @pytest.mark.full
 def test_store_may_be_s3_with_the_policy_of_the_docs(copied: Site, bucket: dict[str, Any]) -> None:
     copied.deploy(backup={"schedule": "daily", "offsite": bucket})
+    copied.host.call("django.backup", "blog")
     copied.host.call("django.offsite", "blog")
     copied.host.call("django.restore_drill", "blog", "offsite=True")
     assert problems(copied) == []
