@@ -277,7 +277,8 @@ def test_restore_loses_nothing(blog):
 @pytest.mark.parametrize("times", [10])
 def test_nothing_is_lost_while_postgres_is_restarted(module_hosts, repositories, times):
     host = module_hosts(kind="ready", name="web2")
-    blog = Site(host, repositories(host), releases=WAIT, database={"engine": "postgres"})
+    releases = {**WAIT, "drain": "60s"}  # of all that has waited for the restart before
+    blog = Site(host, repositories(host), releases=releases, database={"engine": "postgres"})
     blog.repository.append("website/urls.py", VIEW)
     blog.deploy()
     limit(blog, 16384)
