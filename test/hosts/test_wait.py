@@ -51,6 +51,7 @@ class Visitors:
     def __init__(self, site: Site, rate: float = RATE, path: str = "/length"):
         self.site, self.rate, self.path = site, rate, path
         self.answers: list[Answer] = []
+        self.begun = 0
 
     @contextmanager
     def visiting(self) -> Iterator["Visitors"]:
@@ -72,6 +73,7 @@ class Visitors:
     def _visit(self, pool: ThreadPoolExecutor, begun: list[Future[None]], ended: threading.Event) -> None:
         began = time.monotonic()
         while not ended.is_set():
+            self.begun += 1
             begun.append(pool.submit(self._ask, len(begun) % 3 == 0 and self.path == "/length"))
             time.sleep(max(0, began + len(begun) / self.rate - time.monotonic()))
 
@@ -90,6 +92,10 @@ class Visitors:
         finally:
             connection.close()
         self.answers.append(Answer(method, sent, time.monotonic() - began, status, retry, error))
+
+    def settle(self) -> None:
+        """Wait until the server keeps up, with no request in its queue: what it has in hand then is its work."""
+        until(lambda: self.begun - len(self.answers) < 3)
 
     @property
     def lost(self) -> list[Answer]:
@@ -321,6 +327,7 @@ def test_under_supervisor_a_killed_server_loses_only_what_it_answers(supervised,
     assert not blog.apply().changed
     with Visitors(blog).visiting() as visitors:
         for _number in range(times):
+            visitors.settle()
             killed = blog.host.read(f"{blog.run}/pid").strip()
             kills.append(time.time())
             blog.host.run(["kill", "-KILL", killed])
