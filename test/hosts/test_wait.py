@@ -190,9 +190,9 @@ def test_hold_ends_by_a_command_and_by_itself(blog, shop):
         checked = blog.get("/healthz", headers={"X-Django-Check": "blog"})
         assert checked.status_code == 200 and checked.text == "requests wait\n", "a balancer does not take the host out"
         assert hold(blog, "off") == "reach blog" and way(blog) == open_way
-        assert hold(blog, "2").startswith("wait for ")
+        assert hold(blog, "5").startswith("wait for ")
         until(lambda: way(blog) == open_way)
-    assert visitors.lost == [] and max(answer.seconds for answer in visitors.answers) > 2
+    assert visitors.lost == [] and max(answer.seconds for answer in visitors.answers) > 4
     told = blog.host.salt("django.hold", "blog", "91")
     assert told.returncode == 1 and "at most 90 seconds" in told.stdout
     told = shop.host.salt("django.hold", "shop")
@@ -313,7 +313,7 @@ def test_option_that_is_taken_out_leaves_nothing(blog):
 def supervised(module_hosts, repositories) -> Site:
     host = module_hosts(kind="ready", init=False, command=AFTER_RESTART, options=["--tmpfs=/run"], name="web3")
     host.run("rm -f /etc/nginx/sites-enabled/default")
-    blog = Site(host, repositories(host), releases=WAIT)
+    blog = Site(host, repositories(host), releases={**WAIT, "drain": "60s"})
     blog.repository.append("website/urls.py", VIEW)
     blog.deploy()
     limit(blog, 16384)
@@ -348,7 +348,9 @@ def test_under_supervisor_a_release_without_overlap_loses_nothing_and_a_restart_
     blog.repository.commit(version("4.0"))
     with Visitors(blog).visiting() as visitors:
         blog.deploy(releases={**WAIT, "overlap": False})
-        hold(blog, "2")
+        visitors.settle()
+        hold(blog, "60")
+        hold(blog, "off")
     assert visitors.lost == []
     blog.host.restart()
     blog.host.run("until supervisorctl pid >/dev/null; do sleep 0.02; done", timeout=30)
