@@ -256,6 +256,7 @@ def test_relay_that_is_killed_loses_what_has_waited_only(blog):
 @pytest.mark.full
 def test_a_lease_ends_with_its_process(blog):
     """An apply that is killed while it has the requests wait leaves a site that an apply opens again."""
+    blog.deploy(releases={**WAIT, "wait": "10s", "overlap": False})
     wsgi = blog.repository.read("website/wsgi.py")
     blog.repository.commit({"website/wsgi.py": f"import time\ntime.sleep(8)\n{wsgi}"})
     blog.host.run("salt-call --local state.apply django >/dev/null 2>&1 & echo $! >/run/apply")
@@ -265,7 +266,7 @@ def test_a_lease_ends_with_its_process(blog):
     until(lambda: blog.get("/length", timeout=40).status_code == 503, 60)
     blog.repository.git("revert", "--no-edit", "HEAD")
     blog.repository.push()
-    assert blog.deploy().ok and blog.live != before
+    assert blog.deploy(releases={**WAIT, "overlap": False}).ok and blog.live != before
     assert blog.get("/length").status_code == 200 and not blog.apply().changed
 
 
