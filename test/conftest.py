@@ -76,15 +76,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     parts.divide(items)
-    slow = {*parts.kept().slow}
+    measured = parts.kept()
+    slow = {*measured.slow}
     for item in items:
         if parts.function(item) in slow:
             item.add_marker(pytest.mark.slow)
     if which := config.getoption("part"):
-        chosen = parts.part(parts.expected(items, parts.kept()), which)
+        chosen = parts.part(parts.expected(items, measured), which)
         keep(config, items, lambda item: parts.story(item) in chosen)
     elif not config.getoption("--all") and config.getoption("-m") != "smoke":
         keep(config, items, lambda item: not parts.is_full(item))
+    if config.getoption("--side-by-side") != "worksteal":  # which has files divided
+        seconds = parts.expected(items, measured) if config.getoption("part") else measured.default
+        items[:] = parts.in_turns(items, measured, seconds)
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,12 @@ KEPT = Path(__file__).with_name("seconds.json")
 OUTSIDE = "test_projects"
 #: Seconds of CPU of one test above which --quick leaves its function out; of one that looks at all of the code.
 SLOW, SLOW_STYLE = 0.07, 2.0
-#: What a test of the other layers takes of one on hosts.
+#: Of which files of the other layers the seconds are kept.
+LONG = 2.0
+#: What a test of the other layers takes, where nothing of its file is kept.
 IN_PROCESS = 0.02
+#: What a story on hosts takes before its first test: a host, and a release on it.
+START = 20.0
 
 
 def is_full(item: pytest.Item) -> bool:
@@ -67,13 +71,15 @@ class Seconds(NamedTuple):
     """What was measured.
 
     Attributes:
-        default: the seconds of stories on hosts, of what runs by default.
+        default: the seconds of CPU of stories, of what runs by default; of files of other layers, those from LONG on.
         full: those of stories of which --all runs more, whole.
+        lasts: the seconds by the clock of those that wait: they begin first.
         slow: functions that are not on hosts and take more than SLOW seconds; --quick leaves them out.
     """
 
     default: dict[str, float]
     full: dict[str, float]
+    lasts: dict[str, float]
     slow: list[str]
 
 
@@ -100,7 +106,7 @@ def whole(name: str) -> str:
 def expected(items: Iterable[pytest.Item], measured: Seconds) -> dict[str, float]:
     """What each story that --all has more of will take whole: as measured, or as its tests that run by default.
 
-    Where nothing of a story was measured, a test counts as one in the middle of its layer.
+    Where nothing of a story was measured, a test on hosts counts as one in the middle, after a start.
     """
     every, default = Counter[str](), Counter[str]()
     for item in items:
@@ -111,13 +117,15 @@ def expected(items: Iterable[pytest.Item], measured: Seconds) -> dict[str, float
         tests[whole(name)] += default[name]
         seconds[whole(name)] += measured.default[name]  # type: ignore[assignment]
     rates = {name: seconds[name] / tests[name] for name in tests if tests[name]}
-    on_hosts = statistics.median(rates.values()) if rates else 1.0
+    middle = statistics.median([rates[name] for name in rates if "/" not in name] or [1.0])
 
-    def rate(name: str) -> float:
-        return rates.get(whole(name), on_hosts * (IN_PROCESS if "/" in name else 1.0))
+    def guess(name: str) -> float:
+        if whole(name) in rates:
+            return every[name] * rates[whole(name)]
+        return every[name] * IN_PROCESS if "/" in name else START + every[name] * middle
 
     wanted = [name for name in every if default[name] < every[name]]
-    return {name: measured.full.get(name, every[name] * rate(name)) for name in wanted}
+    return {name: measured.full.get(name) or guess(name) for name in wanted}
 
 
 def part(seconds: Mapping[str, float], which: str) -> set[str]:
@@ -159,17 +167,14 @@ class Meter:
         #: How many tests each has by default, and in all.
         self.sizes: dict[str, tuple[int, int]] = {}
         self.sums: dict[str, float] = {}
+        self.lasts: dict[str, float] = {}
         self.ran: dict[str, set[str]] = {}
-
-    @staticmethod
-    def name(item: pytest.Item) -> str:
-        return story(item) if item.path.parent.name == "hosts" or is_full(item) else function(item)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         divide(items)  # names have the chunks
-        every = Counter(map(self.name, items))
-        default = Counter(self.name(item) for item in items if not is_full(item))
+        every = Counter(map(story, items))
+        default = Counter(story(item) for item in items if not is_full(item))
         self.sizes = {name: (default[name], every[name]) for name in every}
 
     def pytest_collection_finish(self) -> None:
@@ -179,17 +184,20 @@ class Meter:
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         before, self.so_far = self.so_far, spent() + self.of_hosts()
-        name = self.name(item)
-        report.user_properties.append(("seconds", [name, *self.sizes[name], self.so_far - before]))
+        name = story(item)
+        names = [name, function(item)] if "/" in name else [name]
+        report.user_properties.append(("seconds", [names, *self.sizes[name], self.so_far - before]))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """In the process that has the reports of all."""
-        found: Any = dict(report.user_properties)["seconds"]
-        name, default, every, seconds = found
-        self.sizes[name] = (default, every)
-        self.sums[name] = self.sums.get(name, 0.0) + seconds
-        self.ran.setdefault(name, set()).add(report.nodeid)
+        measured: Any = dict(report.user_properties)["seconds"]
+        names, default, every, seconds = measured
+        self.sizes[names[0]] = (default, every)
+        self.lasts[names[0]] = self.lasts.get(names[0], 0.0) + report.duration
+        for name in names:
+            self.sums[name] = self.sums.get(name, 0.0) + seconds
+            self.ran.setdefault(name, set()).add(report.nodeid)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if hasattr(session.config, "workerinput"):
@@ -197,25 +205,45 @@ class Meter:
         measured = kept()
         slow = set(measured.slow)
         for name, ran in self.ran.items():
-            (default, every), seconds = self.sizes[name], round(self.sums[name], 1)
+            seconds = round(self.sums[name], 1)
             if ".py::" in name:  # a function
                 limit = SLOW_STYLE if name.startswith("style/") else SLOW
                 (slow.add if self.sums[name] / len(ran) > limit else slow.discard)(name)
-            elif default < len(ran) == every:
+                continue
+            default, every = self.sizes[name]
+            if default < len(ran) == every:
                 measured.full[name] = seconds
             elif len(ran) == default:
-                measured.default[name] = seconds
+                keep(measured.default, name, seconds)
+                keep(measured.lasts, name, round(self.lasts[name], 1))
         kept_now = measured._replace(slow=sorted(slow))._asdict()
         KEPT.write_text(json.dumps(kept_now, indent=1, sort_keys=True) + "\n")
 
 
-def by_length(items: Sequence[pytest.Item], seconds: dict[str, float]) -> list[pytest.Item]:
+def keep(numbers: dict[str, float], name: str, seconds: float) -> None:
+    """Keep the seconds of a story, but those of a short file of the other layers."""
+    numbers.pop(name, None)
+    if "/" not in name or seconds >= LONG:
+        numbers[name] = seconds
+
+
+def in_turns(items: Sequence[pytest.Item], measured: Seconds, seconds: Mapping[str, float]) -> list[pytest.Item]:
     """The tests by their files, the longest first, so that no worker is left with one of them at the end.
 
-    A story that was not measured counts as one in the middle.
+    Files on hosts, which wait for much, and those of other layers, which do not, take turns, so that there is both to
+    do until the end. A story that was not measured counts as one in the middle, a file of other layers by its tests.
     """
     middle = statistics.median(seconds.values()) if seconds else 0.0
-    lengths = dict.fromkeys((item.path for item in items), 0.0)
+    lasts = {**seconds, **measured.lasts}
+    tests = Counter(item.path for item in items)
+    lengths = dict.fromkeys(tests, 0.0)
     for path, name in {(item.path, story(item)) for item in items}:
-        lengths[path] += seconds.get(name, middle)
-    return sorted(items, key=lambda item: -lengths[item.path])
+        lengths[path] += lasts.get(name, tests[path] * IN_PROCESS if "/" in name else middle)
+    places: dict[Path, float] = {}
+    for on_hosts in (True, False):
+        kind = [path for path in lengths if (path.parent.name == "hosts") is on_hosts]
+        before, whole_kind = 0.0, sum(lengths[path] for path in kind) or 1.0
+        for path in sorted(kind, key=lambda path: -lengths[path]):
+            places[path] = before / whole_kind
+            before += lengths[path]
+    return sorted(items, key=lambda item: (places[item.path], str(item.path)))

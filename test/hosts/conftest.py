@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import parts
 import pytest
 from images import RELEASES
 from lab import CONTAINER, CommandFailed, Host, Lab, LabUnavailable, Needs
@@ -16,15 +15,6 @@ from thinned import full as full
 
 Hosts = Callable[..., Host]
 Repositories = Callable[..., Repository]
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the tests on hosts by their files, the longest first; those of a file stay in their order."""
-    places = [number for number, item in enumerate(items) if item.path.parent == Path(__file__).parent]
-    measured = parts.kept()
-    seconds = parts.expected(items, measured) if config.getoption("part") else measured.default
-    for number, item in zip(places, parts.by_length([items[place] for place in places], seconds), strict=True):
-        items[number] = item
 
 
 @pytest.fixture(scope="session")

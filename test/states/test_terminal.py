@@ -11,6 +11,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.proxy import switch
 from django_formula.takeover import takeovers
 from django_formula.verbs import terminal
+from thinned import each
 
 pytestmark = pytest.mark.slow  # whole applies by Salt
 
@@ -74,7 +75,7 @@ def run(loaders, world):
     return run
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", each(5, STEPS))
 def test_outputter_prints_a_step_when_texts_have_any_character(run, monkeypatch, step):
     def changes(deployment):
         deployment.warnings += [f"{step} {number}: {text}" for number, text in enumerate(TEXTS.values())]
@@ -89,7 +90,7 @@ def test_outputter_prints_a_step_when_texts_have_any_character(run, monkeypatch,
         check_all_modes(made, returned)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", each(5, STEPS))
 def test_outputter_prints_an_error_when_texts_have_any_character(run, monkeypatch, step):
     text = "\n".join(TEXTS.values())
 

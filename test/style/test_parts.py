@@ -40,15 +40,29 @@ def test_a_story_that_was_not_measured_whole_counts_by_its_tests():
         "engine/test_d.py": (0, 4),
     }
     stories |= {"hosts/test_e.py": (2, 1), "hosts/test_f.py": (1, 0)}
+    stories["engine/test_g.py"] = (1, 1)
     items = [item(name, n >= default) for name, (default, full) in stories.items() for n in range(default + full)]
-    measured = parts.Seconds({"test_a": 20.0, "test_b": 40.0, "test_f": 3.0}, {"test_e": 7.0}, [])
+    default = {"test_a": 20.0, "test_b": 40.0, "test_f": 3.0, "engine/test_g": 5.0}
+    measured = parts.Seconds(default, {"test_e": 7.0}, {}, [])
     assert parts.expected(items, measured) == {
         "test_a": 30.0,  # of ten seconds for each test
         "test_b": 200.0,
-        "test_c": 40.0,  # as the median
-        "engine/test_d": 4 * 10.0 * parts.IN_PROCESS,
+        "test_c": parts.START + 40.0,  # as the median
+        "engine/test_d": 4 * parts.IN_PROCESS,
         "test_e": 7.0,
+        "engine/test_g": 10.0,
     }
+
+
+def test_long_files_begin_first_and_those_on_hosts_take_turns_with_others():
+    names = ["engine/test_short.py", "engine/test_long.py", *(f"hosts/test_{name}.py" for name in "abcd")]
+    items = [item(name, is_full=False) for name in names for _ in range(2)]
+    measured = parts.Seconds({"test_a": 10.0, "test_b": 20.0, "test_d": 1.0}, {}, {"test_d": 90.0}, [])
+    ordered = parts.in_turns(items, measured, {**measured.default, "engine/test_long": 9.0})
+    found = [one.path.stem.removeprefix("test_") for one in ordered]
+    assert found[::2] == found[1::2], "the tests of a file stay together"
+    assert [name for name in found[::2] if len(name) == 1] == ["d", "b", "a", "c"]
+    assert {*found[:4]} == {"long", "d"} and "short" in found[-4:]
 
 
 @pytest.mark.parametrize("which", ["0/4", "5/4", "1", "1/0", "all", "1/4/2"])

@@ -19,6 +19,7 @@ from django_formula.knowledge.rows import rows
 from django_formula.pillar import compiler
 from engine.inspect.test_project import Cases
 from specimen import contract
+from thinned import each
 from trees import write_tree
 
 INSPECTIONS = yaml.load((Path(__file__).parents[1] / "inspections.yaml").read_text(), Loader=Cases)
@@ -29,7 +30,7 @@ OF_BACKGROUND = ("workers", "schedules", "queue", "cache", "caches", "sessions",
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in INSPECTIONS])
+@pytest.mark.parametrize("case", each(3, INSPECTIONS), ids=[case["case"] for case in INSPECTIONS])
 def test_inspection_writes_a_valid_pillar(tmp_path, case, monkeypatch):
     monkeypatch.setattr(daemons, "SYSTEMD", tmp_path)
     monkeypatch.setattr(inspection, "_host_python", lambda: "3.11.2")

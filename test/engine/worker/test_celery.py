@@ -316,7 +316,7 @@ def test_other_pools(lab, pool):
 
 
 @pytest.mark.parametrize(
-    "pool", ["prefork", "gevent", *(pytest.param(name, marks=pytest.mark.full) for name in ("threads", "solo"))]
+    "pool", ["prefork", *(pytest.param(name, marks=pytest.mark.full) for name in ("gevent", "threads", "solo"))]
 )
 @pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.full)], ids=["", "acks_late"])
 def test_tasks_that_an_old_worker_has_not_begun_do_not_wait_for_its_long_task(lab, pool, late):
