@@ -103,7 +103,7 @@ def ask(
 
 
 class Visitors:
-    """People who open pages by http without a pause, and follow where it leads to https.
+    """People who open pages by http, each some ten a second, and follow where it leads to https.
 
     `statuses` counts what they got by http, `failed` what did not end in a page.
     """
@@ -133,7 +133,7 @@ class Visitors:
                 problem = repr(error)
             if problem:
                 self.failed.append(f"{time.time()}: {problem}")
-            time.sleep(0.01)
+            time.sleep(0.1)
 
     def problem(self) -> str:
         connection = http.client.HTTPConnection(self.address, 80, timeout=20)

@@ -87,6 +87,7 @@ def test_static_files_and_uploads_are_served(blog):
     assert blog.get("/media/link").status_code == 403
 
 
+@pytest.mark.full
 def test_upload_above_the_limit_is_refused(blog):
     url, headers = f"http://{blog.host.address}/healthz", {"Host": blog.domain}
     assert requests.post(url, data=b"x" * 900_000, headers=headers, timeout=10).json()["size"] == 900_000
@@ -142,6 +143,7 @@ def test_a_release_loses_no_request(blog):
     assert blog.record()["receipt"]["failed"] == 0
 
 
+@pytest.mark.full
 def test_maintenance_page_is_shown(blog):
     own = blog.get("/healthz?unavailable")
     assert own.status_code == 503 and own.text == "the project's own"
@@ -157,6 +159,7 @@ def test_maintenance_page_is_shown(blog):
     assert blog.get("/").status_code == 200
 
 
+@pytest.mark.full
 def test_options_and_locations_are_applied(blog):
     options = {"Header": "always set X-Of-The-Site yes"}
     locations = {
@@ -182,6 +185,7 @@ def test_options_and_locations_are_applied(blog):
     blog.deploy(proxy=APACHE)
 
 
+@pytest.mark.full
 def test_access_log_is_json(blog):
     blog.deploy(proxy={**APACHE, "access_log": "json"})
     answer = blog.get("/release?quote=%22%0A", headers={"User-Agent": 'a "quoted" \\ one', "Referer": "caf\u00e9 \tau"})

@@ -67,6 +67,7 @@ def test_console_has_the_terminal_the_sandbox_and_the_exit_code(sites: dict[str,
     assert site.host.call("django.shell", "blog", "dbshell").endswith("'django-shell blog dbshell'")
 
 
+@pytest.mark.full
 def test_release_of_an_open_console_is_kept(sites: dict[str, Site]) -> None:
     site = sites["sqlite"]
     before, listed = site.live, ["ls", f"{site.root}/releases"]

@@ -169,6 +169,7 @@ def test_commit_of_another_branch_or_an_older_one_is_not_released(blog: Site) ->
     assert blog.live == live
 
 
+@pytest.mark.full
 def test_webhook_is_open_where_the_site_is_closed(blog: Site) -> None:
     blog.deploy(proxy={**blog.options["proxy"], "allow": ["192.0.2.0/24"]}, maintenance={"allow": ["192.0.2.0/24"]})
     blog.host.call("django.maintenance", "blog", "on")

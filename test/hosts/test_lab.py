@@ -24,6 +24,7 @@ def page(host: Host) -> Iterator[str]:
     host.run(["systemctl", "stop", "page"])
 
 
+@pytest.mark.full
 def test_each_release_boots_with_the_pinned_salt(hosts, release):
     host = hosts(release)
     assert host.run(["systemctl", "is-system-running"]).stdout.strip() == "running"
@@ -31,12 +32,14 @@ def test_each_release_boots_with_the_pinned_salt(hosts, release):
     assert [f"salt=={host.call('test.version')}"] == pins("salt")
 
 
+@pytest.mark.full
 def test_a_bare_host_has_no_salt(hosts, release):
     host = hosts(release, kind="bare")
     assert host.run("command -v salt-call git nginx gcc", check=False).returncode == 1
     assert host.testinfra.file("/srv/formula/pyproject.toml").is_file
 
 
+@pytest.mark.full
 def test_hosts_reach_each_other_by_name_and_the_internet(host, hosts):
     other = hosts(name="web2")
     assert other.run(["getent", "hosts", "web1"]).stdout.split()[0] == host.address
@@ -44,6 +47,7 @@ def test_hosts_reach_each_other_by_name_and_the_internet(host, hosts):
     other.run("echo > /dev/tcp/deb.debian.org/80", timeout=20)
 
 
+@pytest.mark.full
 def test_way_out_keeps_its_address_while_hosts_come_and_go(host, hosts, lab):
     """The bridge would take the lowest hardware address of its ports, and another one when that port goes."""
     seen = {(lab.bridge() / "address").read_text()}
@@ -56,6 +60,7 @@ def test_way_out_keeps_its_address_while_hosts_come_and_go(host, hosts, lab):
     assert (lab.bridge() / "addr_assign_type").read_text().strip() == SET_BY_US
 
 
+@pytest.mark.full
 def test_a_host_is_driven(host):
     host.write("/etc/lab/motto", "one, two\n", mode="0600", owner="www-data")
     assert host.read("/etc/lab/motto") == "one, two\n"
@@ -67,6 +72,7 @@ def test_a_host_is_driven(host):
         host.run(["sleep", "60"], timeout=1)
 
 
+@pytest.mark.full
 def test_commands_run_at_once_and_leave_processes_behind_and_end_with_the_host(hosts):
     host = hosts(kind="bare")
     meet = "touch /run/met-{0}; until [ $(ls /run/met-* | wc -l) = 4 ]; do sleep 0.1; done; echo {0}"
@@ -82,6 +88,7 @@ def test_commands_run_at_once_and_leave_processes_behind_and_end_with_the_host(h
         assert cut.result(timeout=60).returncode == 137
 
 
+@pytest.mark.full
 def test_states_are_applied_masterless(host):
     host.pillar({"motto": "{{ not jinja }}"})
     host.write("/srv/formula/lab.sls", "note:\n  file.managed:\n    - name: /etc/note\n    - contents_pillar: motto\n")
@@ -97,6 +104,7 @@ def test_states_are_applied_masterless(host):
     assert not broken.ok and "No matching sls found for 'lacking'" in broken.errors[0]
 
 
+@pytest.mark.full
 def test_a_reboot_and_a_power_loss_keep_disk_and_address(hosts):
     host = hosts()
     host.write("/etc/kept", "yes")
@@ -109,12 +117,14 @@ def test_a_reboot_and_a_power_loss_keep_disk_and_address(hosts):
     assert len(set(boots)) == 3
 
 
+@pytest.mark.full
 def test_a_host_without_init(hosts):
     host = hosts(init=False)
     assert host.testinfra.process.get(pid=1).comm == "sleep"
     assert host.call("test.ping") is True
 
 
+@pytest.mark.full
 def test_a_host_is_asked_from_outside(host, page):
     assert host.browser("blog.example.org", port=8000).get("/").text == "release 1"
 
@@ -136,12 +146,14 @@ def test_a_load_sees_what_is_lost(host):
     assert "refused" in (load.failed[0].error or "")
 
 
+@pytest.mark.full
 def test_a_load_stops_by_itself(host, page):
     with Load(page, "blog.example.org", connections=1, requests=3) as load:
         load.threads[0].join(10)
         assert len(load.answers) == 3
 
 
+@pytest.mark.full
 def test_a_repository_takes_commits(host, repositories):
     repository = repositories(host)
     first = repository.git("rev-parse", "HEAD").strip()

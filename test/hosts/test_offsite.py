@@ -147,16 +147,16 @@ def test_backup_is_copied_and_proved_by_itself(copied: Site, store: Store) -> No
     assert copied.host.run(["ls", f"{copied.root}/backups/drill"], check=False).returncode != 0
 
 
-def test_host_deletes_nothing_of_the_store(copied: Site, store: Store) -> None:
+@pytest.mark.parametrize("words", ["forget --prune newest", full("forget --prune --keep-last 1 --group-by host")])
+def test_host_deletes_nothing_of_the_store(copied: Site, store: Store, words: str) -> None:
     """With all that the host has."""
     before = store.host.run(f"cd {THERE} && find -type f -not -path './locks/*' | sort | xargs sha256sum").stdout
     copied.host.write("/root/known_hosts", "\n".join(copied.options["backup"]["offsite"]["known_hosts"]) + "\n")
     ssh = f"ssh -i /root/key -o UserKnownHostsFile=/root/known_hosts backup1@{store.host.address}"
     command = ["restic", "--no-cache", "-o", f"rclone.program={ssh}", "-r", "rclone:"]
-    newest = store.snapshots()[0]["id"]
-    for words in (["forget", "--prune", newest], ["forget", "--prune", "--keep-last", "1", "--group-by", "host"]):
-        result = copied.host.run([*command, *words], environment={"RESTIC_PASSWORD": PASSWORD}, check=False)
-        assert "403" in result.stderr, result
+    told = words.replace("newest", store.snapshots()[0]["id"]).split()
+    result = copied.host.run([*command, *told], environment={"RESTIC_PASSWORD": PASSWORD}, check=False)
+    assert "403" in result.stderr, result
     copied.host.run(f"{ssh} rm -rf {THERE} </dev/null", check=False)
     after = store.host.run(f"cd {THERE} && find -type f -not -path './locks/*' | sort | xargs sha256sum").stdout
     assert after == before

@@ -186,6 +186,7 @@ def assert_not_delayed(blog: Site, hostile: Site, attack: str) -> None:
     assert any(attacked <= max(alone * FACTOR, alone + NOISE) for alone, attacked in measured), measured
 
 
+@pytest.mark.full
 def test_a_site_that_fills_its_own_folder_delays_no_release_of_its_neighbour(blog, hostile):
     """/run is the host's: where it is full, systemd reloads no unit of any site."""
     before = blog.host.run("df --output=used /run | tail -1").stdout

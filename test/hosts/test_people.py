@@ -72,7 +72,7 @@ def by_ssh(blog: Site, name: str, *words: str, options: tuple[str, ...] = ()) ->
     [
         ("viewer", "django_ops.status blog", True),
         ("viewer", "django_ops.release blog", False),
-        ("deployer", "django_ops.release blog", True),
+        full("deployer", "django_ops.release blog", True),
         ("deployer", "django_ops.rollback blog force=True", False),
         full("viewer", "django.status blog", False),
         full("viewer", "cmd.run id", False),

@@ -110,10 +110,10 @@ def test_broken_commit_is_rejected_with_its_cause(blog: Pushed) -> None:
     ("command", "said"),
     [
         ("git push live main:other", "only main is released from here; nothing was changed"),
-        ("git push live :main", "nothing was changed"),
-        ("git tag v1 && git push live v1", "only main is released from here; nothing was changed"),
+        full("git push live :main", "nothing was changed"),
+        full("git tag v1 && git push live v1", "only main is released from here; nothing was changed"),
         ("git push -f live HEAD~1:main", "to go back: git push -f -o rewind"),
-        (
+        full(
             "git checkout -q --orphan lone && git commit -qm lone && git push -f live lone:main; "
             "code=$?; git checkout -qf main; exit $code",
             "git pull, or git push -f -o rewind",
@@ -173,7 +173,8 @@ def test_others_cannot_connect_to_the_socket(blog: Pushed) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent", ["b'[' * 4000", "b'x' * 100000", r"b'\xff\xfe\n'", "b'half a line'", full('b\'{"do": "request"}\\n\'')]
+    "sent",
+    ["b'x' * 100000", *map(full, ("b'[' * 4000", r"b'\xff\xfe\n'", "b'half a line'", 'b\'{"do": "request"}\\n\''))],
 )
 def test_socket_takes_what_is_hostile(blog: Pushed, sent: str) -> None:
     program = f"""

@@ -110,7 +110,8 @@ def test_stop_of_the_unit_lets_a_release_end(blog: Site) -> None:
     assert blog.record()["commit"] == wanted
 
 
-@pytest.mark.parametrize(("count", "seconds", "every"), [(6, 4, 2), pytest.param(20, 3, 2, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize(("count", "seconds", "every"), [(6, 4, 2), (20, 3, 2)])
 def test_kills_lose_no_request(blog: Site, count: int, seconds: float, every: int) -> None:
     """Requests of distinct commits, and every few of them the program and its release are killed."""
     wanted = [commit(blog, f"5.{count}.{number}") for number in range(count)]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import EACH_RELEASE
 from lab import CONTAINER, MACHINE, Needs
 
 NEEDS = Needs(MACHINE, "each wall of a unit is seen in force")
@@ -129,13 +130,13 @@ def asked(host, program, *arguments):
     return json.loads(host.run(["python3", "-", *arguments], stdin=PRELUDE + program).stdout)
 
 
-@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+@pytest.fixture(scope="module", params=EACH_RELEASE)
 def host(module_hosts, request):
     """A host on which systemd may mount."""
     return module_hosts(request.param, kind="bare")
 
 
-@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+@pytest.fixture(scope="module", params=EACH_RELEASE)
 def container(module_hosts, request):
     """A host with the rights of a container by default."""
     return module_hosts(request.param, kind="bare", rights=CONTAINER)

@@ -98,9 +98,7 @@ UNAVAILABLE = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", shortened(UNAVAILABLE, "unknown branch", "no repository", "unknown name", "silent server", "login")
-)
+@pytest.mark.parametrize("case", shortened(UNAVAILABLE, "unknown branch", "login"))
 def test_first_deployment_fails_with_the_cause(server, shop, case):
     options, error = UNAVAILABLE[case]
     refused(shop.apply(**options), error)

@@ -89,6 +89,7 @@ def test_verbs_go_by_ssh(blog):
     assert held.ok and not held.changed and blog.live == first
 
 
+@pytest.mark.full
 def test_salt_ssh_prints_a_view_for_people_and_a_pillar_to_paste(blog):
     lines = blog.host.printed("django.status").splitlines()
     assert lines[0] == "web1:" and lines[3].split()[:3] == ["-", "blog", blog.live], lines

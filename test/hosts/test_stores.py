@@ -239,6 +239,7 @@ def test_restart_with_10000_tasks_and_1000_sessions_takes_less_than_a_second(blo
     client(blog, "DEL", "many")
 
 
+@pytest.mark.full
 def test_changed_memory_restarts_nothing_and_makes_no_release(blog):
     live, before = blog.live, processes(blog)
     assert (limit(blog), limit(blog, "cache")) == (3 * 256 + 128, 2 * 64 + 128)

@@ -64,6 +64,7 @@ def test_process_has_its_user_and_environment_only(blog):
     assert told.stdout.strip() == "0"
 
 
+@pytest.mark.full
 def test_execution_functions_work(blog):
     (status,) = blog.host.call("django.status", "blog")
     assert status["running"] is True and status["release"] == blog.live
@@ -89,6 +90,7 @@ def test_release_loses_no_request(blog):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_rollback_loses_no_request(blog):
     blog.repository.commit(version("2.1"))
     blog.deploy()

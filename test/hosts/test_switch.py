@@ -147,10 +147,9 @@ def test_a_disk_that_is_too_small_is_refused_before_anything(good, lack, flag):
     assert good.answering["version"] == "2.3"
 
 
-@pytest.mark.parametrize("lack", ["size", pytest.param("nr_inodes", marks=pytest.mark.full)])
-@pytest.mark.parametrize(
-    "step", ["static", *(pytest.param(s, marks=pytest.mark.full) for s in ("virtualenv", "build", "settings"))]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("lack", ["size", "nr_inodes"])
+@pytest.mark.parametrize("step", ["static", "virtualenv", "build", "settings"])
 def test_a_disk_that_fills_up_within_a_deployment(good, step, lack):
     old = good.live
     good.repository.commit(version("2.5", f"{step} {lack}"))

@@ -199,7 +199,7 @@ def test_placeholder_serves_until_the_certificate_is_issued(blog, shop):
             with contextlib.suppress(ssl.SSLError, ConnectionError):
                 answer = ask(blog.host.address, shop.domain, "/healthz", root=None)
                 seen.append(f"{answer.status}")
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -359,6 +359,7 @@ def test_certificates_are_removed_with_the_site(shop):
     assert left == ""
 
 
+@pytest.mark.full
 def test_https_is_removed_without_a_lost_request(blog):
     blog.sites.pop("shop", None)
     with Visitors(blog.host.address, blog.domain, "/release") as visitors:

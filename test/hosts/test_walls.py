@@ -274,6 +274,7 @@ class Command(collectstatic.Command):
 """
 
 
+@pytest.mark.full
 def test_finding_07_static_files_are_no_links(lair):
     command = "guestbook/management/commands/collectstatic.py"
     lair.commit(
@@ -389,6 +390,7 @@ detached(work)
 """
 
 
+@pytest.mark.full
 def test_finding_10_endless_statistics(lair):
     lair.restart()
     lair.live(ENDLESS_STATS)
@@ -419,6 +421,7 @@ with open(os.environ["HOME"] + "/report.json", "w") as file:
 """
 
 
+@pytest.mark.full
 def test_finding_11_build_inherits_no_lock(lair):
     lair.attack_build(INHERITED)
     lair.release().held()
@@ -520,8 +523,9 @@ BY_THE_REPOSITORY = {
 }
 
 
-@pytest.mark.parametrize("what", shortened(BY_THE_REPOSITORY, "wsgi.py is endless"))
-@pytest.mark.parametrize("verb", shortened(["release", "plan"], "release"))
+@pytest.mark.full
+@pytest.mark.parametrize("what", BY_THE_REPOSITORY)
+@pytest.mark.parametrize("verb", ["release", "plan"])
 def test_finding_13_root_is_not_taken_hostage_by_the_repository(lair, what, verb):
     if verb == "plan" and "additions" not in what and "wsgi" not in what:
         pytest.skip("as the release")
@@ -619,6 +623,7 @@ print(forged)
 """
 
 
+@pytest.mark.full
 def test_finding_14_environment_and_pid_file_are_no_word(lair, with_systemd):
     lair.restart()
     forged = lair.live(FORGE_PID).strip()
@@ -741,7 +746,7 @@ def test_finding_17_visitor_says_nothing_about_itself(lair):
     assert told["REMOTE_ADDR"] == clean["REMOTE_ADDR"] != FORGED
 
 
-@pytest.mark.parametrize("ending", ["html", "svg", "xml", "xhtml"])
+@pytest.mark.parametrize("ending", shortened(["html", "svg", "xml", "xhtml"], "html"))
 def test_finding_17_upload_is_sandboxed(lair, ending):
     lair.host.run(
         [
