@@ -29,7 +29,7 @@ yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc]
 gc.set_threshold(100_000, 50, 50)
 
 #: Tests that run side by side on two cores, by how they are split: those on hosts mostly wait, the others do not.
-AT_ONCE = {"loadfile": 6, "worksteal": 2}
+AT_ONCE = {"loadfile": 8, "worksteal": 2}
 #: Those of a part, which has more stories of a master with minions: more at once, and minions miss the time to answer.
 OF_A_PART = 3
 
