@@ -25,8 +25,8 @@ if cache := os.environ.get("DJANGO_FORMULA_CACHE"):
 PARSER = yaml.SafeLoader
 yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc]
 
-# Thousands of small tests leave little garbage, and Salt's loaders much that is looked through in vain.
-gc.set_threshold(100_000, 50, 50)
+# Collecting leaves no garbage, and makes a million objects that stay.
+gc.disable()
 
 #: Tests that run side by side on two cores, by how they are split: those on hosts mostly wait, the others do not.
 AT_ONCE = {"loadfile": 8, "worksteal": 2}
@@ -110,6 +110,11 @@ def keep(config: pytest.Config, items: list[pytest.Item], wanted: Callable[[pyte
 
 def pytest_collection_finish() -> None:
     """What tests import from folders of their own is not kept, and they parse as hosts do."""
+    gc.freeze()
+    gc.set_threshold(
+        100_000, 50, 50
+    )  # small tests leave little, and Salt's loaders much that is looked through in vain
+    gc.enable()
     sys.dont_write_bytecode, sys.pycache_prefix = True, None
     yaml.SafeLoader = PARSER  # type: ignore[misc]
 
