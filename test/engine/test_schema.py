@@ -236,11 +236,11 @@ def test_the_schema_is_valid() -> None:
     Draft202012Validator.check_schema(SCHEMA)
 
 
-@pytest.mark.parametrize(("path", "part"), NAMED, ids=[path for path, _ in NAMED])
-def test_every_option_is_described_and_its_default_is_valid(path: str, part: Any) -> None:
-    rules = check.resolve(part, SCHEMA)
-    assert re.fullmatch(r"[A-Z`].*\.|.*DEBUG", rules.get("description", rules.get("hint")), re.DOTALL)
-    assert not check.check(rules.get("default"), rules) or "default" not in rules
+def test_every_option_is_described_and_its_default_is_valid() -> None:
+    for path, part in NAMED:
+        rules = check.resolve(part, SCHEMA)
+        assert re.fullmatch(r"[A-Z`].*\.|.*DEBUG", rules.get("description", rules.get("hint")), re.DOTALL), path
+        assert not check.check(rules.get("default"), rules) or "default" not in rules, path
 
 
 @pytest.mark.parametrize(("path", "part"), [(path, part) for path, part in PARTS if "examples" in part], ids=str)
@@ -256,21 +256,21 @@ def test_every_option_has_an_example() -> None:
     assert len(rows) > 150 and [cells[0] for cells in rows if not cells[3].strip()] == []
 
 
-@pytest.mark.parametrize(("path", "part"), PARTS, ids=[path or "/" for path, _ in PARTS])
-def test_every_pattern_is_ascii_anchored_bounded_and_has_a_hint(path: str, part: Any) -> None:
-    if "$ref" in part:
-        target = SCHEMA["$defs"][part["$ref"].rpartition("/")[2]]
-        assert not (set(target) & set(part)), "what is resolved is not what JSON Schema says"
-    pattern = part.get("pattern", "^$")
-    assert pattern.isascii()
-    assert pattern[0] + pattern[-1] == "^$"
-    assert not re.search(r"\\[dwWDb]", pattern), "these match more than ASCII"
-    if not path.endswith("/not"):
-        assert ("not" in part) == ("refuse" in part)
-        assert ("pattern" in part or "oneOf" in part) <= ("hint" in part), "a pattern is no explanation"
-    if "pattern" in part and "string" in part.get("type", ()) and not path.endswith("/not"):
-        bounded = not re.search(r"[*+]|\{[0-9]+,\}", re.sub(r"\[[^\]]*\]|\\.", "", pattern))
-        assert bounded or "maxLength" in part
+def test_every_pattern_is_ascii_anchored_bounded_and_has_a_hint() -> None:
+    for path, part in PARTS:
+        if "$ref" in part:
+            target = SCHEMA["$defs"][part["$ref"].rpartition("/")[2]]
+            assert not (set(target) & set(part)), f"{path}: what is resolved is not what JSON Schema says"
+        pattern = part.get("pattern", "^$")
+        assert pattern.isascii(), path
+        assert pattern[0] + pattern[-1] == "^$", path
+        assert not re.search(r"\\[dwWDb]", pattern), f"{path}: these match more than ASCII"
+        if not path.endswith("/not"):
+            assert ("not" in part) == ("refuse" in part), path
+            assert ("pattern" in part or "oneOf" in part) <= ("hint" in part), f"{path}: a pattern is no explanation"
+        if "pattern" in part and "string" in part.get("type", ()) and not path.endswith("/not"):
+            bounded = not re.search(r"[*+]|\{[0-9]+,\}", re.sub(r"\[[^\]]*\]|\\.", "", pattern))
+            assert bounded or "maxLength" in part, path
 
 
 def texts() -> list[tuple[str, Any]]:
