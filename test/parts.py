@@ -72,7 +72,7 @@ class Seconds(NamedTuple):
 
     Attributes:
         default: the seconds of CPU of stories, of what runs by default; of files of other layers, those from LONG on.
-        full: those of stories of which --all runs more, whole.
+        full: those of stories of which --all runs more, whole; half of those by the clock where that is more.
         lasts: the seconds by the clock of those that wait: they begin first.
         slow: functions that are not on hosts and take more than SLOW seconds; --quick leaves them out.
     """
@@ -212,7 +212,7 @@ class Meter:
                 continue
             default, every = self.sizes[name]
             if default < len(ran) == every:
-                measured.full[name] = seconds
+                measured.full[name] = max(seconds, round(self.lasts[name] / 2, 1))
             elif len(ran) == default:
                 keep(measured.default, name, seconds)
                 keep(measured.lasts, name, round(self.lasts[name], 1))

@@ -15,6 +15,9 @@ from conftest import full
 from django_formula.untrusted import headers
 from sites import Site, version
 
+pytestmark = pytest.mark.full
+
+
 VIEW = """
 
 def health(request):

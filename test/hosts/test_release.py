@@ -233,6 +233,7 @@ def interrupt(blog: Site, how: str) -> None:
         blog.host.start()
 
 
+@pytest.mark.full
 def test_the_last_good_release_comes_up_after_a_reboot_without_salt(good):
     good.repository.commit(version("2.5"))
     good.deploy()
@@ -254,6 +255,7 @@ def test_a_killed_worker_and_a_killed_server_come_back(good):
     assert not good.apply().changed
 
 
+@pytest.mark.full
 def test_an_instance_that_was_stopped_is_started_by_an_apply(good):
     live = good.live
     good.host.run(["systemctl", "disable", "--now", f"{good.unit}.service", f"{good.unit}.socket"])

@@ -8,6 +8,9 @@ from lab import MACHINE, Needs
 from products import shortened
 from sites import Site, ownership, version
 
+pytestmark = pytest.mark.full
+
+
 NEEDS = Needs(MACHINE, "a folder is mounted in which no link is followed")
 
 #: What a site puts in place of its own files in /run: nothing of it may keep root waiting, or be read without an end.
