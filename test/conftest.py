@@ -87,8 +87,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elif not config.getoption("--all") and config.getoption("-m") != "smoke":
         keep(config, items, lambda item: not parts.is_full(item))
     if config.getoption("--side-by-side") != "worksteal":  # which has files divided
-        seconds = parts.expected(items, measured) if config.getoption("part") else measured.default
-        items[:] = parts.in_turns(items, measured, seconds)
+        lasts = {**measured.default, **measured.lasts}
+        items[:] = parts.in_turns(items, parts.expected(items, measured) if config.getoption("part") else lasts)
 
 
 @pytest.fixture(autouse=True)

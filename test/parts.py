@@ -227,18 +227,17 @@ def keep(numbers: dict[str, float], name: str, seconds: float) -> None:
         numbers[name] = seconds
 
 
-def in_turns(items: Sequence[pytest.Item], measured: Seconds, seconds: Mapping[str, float]) -> list[pytest.Item]:
+def in_turns(items: Sequence[pytest.Item], seconds: Mapping[str, float]) -> list[pytest.Item]:
     """The tests by their files, the longest first, so that no worker is left with one of them at the end.
 
     Files on hosts, which wait for much, and those of other layers, which do not, take turns, so that there is both to
     do until the end. A story that was not measured counts as one in the middle, a file of other layers by its tests.
     """
     middle = statistics.median(seconds.values()) if seconds else 0.0
-    lasts = {**seconds, **measured.lasts}
     tests = Counter(item.path for item in items)
     lengths = dict.fromkeys(tests, 0.0)
     for path, name in {(item.path, story(item)) for item in items}:
-        lengths[path] += lasts.get(name, tests[path] * IN_PROCESS if "/" in name else middle)
+        lengths[path] += seconds.get(name, tests[path] * IN_PROCESS if "/" in name else middle)
     places: dict[Path, float] = {}
     for on_hosts in (True, False):
         kind = [path for path in lengths if (path.parent.name == "hosts") is on_hosts]
