@@ -134,6 +134,7 @@ def test_an_apply_with_nothing_to_do_asks_the_master_for_four_files(blog, master
     assert len(requests) <= 8, requests
 
 
+@pytest.mark.full
 def test_a_sync_and_a_highstate_ask_the_master_for_few_files(blog, master):
     for function, most in (("saltutil.sync_all", 30), ("state.highstate", 40)):
         master.run(["truncate", "--size=0", REQUESTS])
