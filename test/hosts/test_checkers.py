@@ -10,6 +10,9 @@ import pytest
 from cases import unfolded
 from lab import Host
 
+pytestmark = pytest.mark.full
+
+
 PACKAGES = "apache2 libapache2-mod-wsgi-py3 libapache2-mod-xsendfile nginx-light openssl supervisor"
 LISTENING = "$(find /etc/nginx/sites-available -type f)"
 CERTIFICATE = "openssl req -x509 -nodes -subj /CN=localhost -keyout /tmp/key -out /tmp/chain 2>/dev/null"

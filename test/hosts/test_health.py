@@ -6,6 +6,9 @@ import time
 import pytest
 from sites import Site, lines
 
+pytestmark = pytest.mark.full
+
+
 #: A project that logs nothing, and whose page raises.
 SILENT = """
 import logging

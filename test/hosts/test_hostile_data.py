@@ -7,6 +7,9 @@ from conftest import live_site
 from products import shortened
 from sites import Site
 
+pytestmark = pytest.mark.full
+
+
 #: The most that root's process may take of the memory, in kB, and the seconds of a command.
 MEMORY, PATIENCE = 300_000, 60
 #: Seconds after which no thread of the server still has the other file open: its connections are kept for 60 s.

@@ -216,6 +216,7 @@ def hostile_start(hostile: Site, when: str) -> None:
     hostile.repository.commit({"website/extends.py": text, "website/wsgi.py": f"from . import extends\n{wsgi}"})
 
 
+@pytest.mark.full
 def test_an_import_that_never_ends_holds_its_own_site_only(blog, hostile):
     wsgi = hostile.repository.read("website/wsgi.py")
     live = hostile.live
