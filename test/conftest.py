@@ -29,9 +29,10 @@ yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc]
 gc.disable()
 
 #: Tests that run side by side on two cores, by how they are split: those on hosts mostly wait, the others do not.
-AT_ONCE = {"loadfile": 8, "worksteal": 2}
-#: Those of --all and of a part, which have more stories of a master with minions: more, and these miss their time.
-OF_ALL, OF_A_PART = 6, 3
+#: With more, minions that share the cores with all of them miss the time to answer.
+AT_ONCE = {"loadfile": 6, "worksteal": 2}
+#: Those of a part, which has more stories of a master with minions.
+OF_A_PART = 3
 
 # What Salt logs before its logging is set up, it keeps for the end; pytest shows it where it belongs.
 salt._logging.shutdown_temp_handler()
@@ -61,8 +62,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     on_terminal = option.usepdb or option.trace or option.capture == "no"
     if option.side_by_side and not (names or on_terminal or hasattr(config, "workerinput")):
         if option.numprocesses is None:
-            usual = OF_ALL if option.all else AT_ONCE[option.side_by_side]
-            option.numprocesses = OF_A_PART if option.part else usual
+            option.numprocesses = OF_A_PART if option.part else AT_ONCE[option.side_by_side]
         if option.numprocesses and option.dist == "no":
             option.dist = option.side_by_side
         option.loadscopereorder = False

@@ -25,15 +25,15 @@ for arguments in json.loads(sys.argv[1]):
     pytest.main([*arguments, "--side-by-side=loadfile"], plugins=[plugin])
 """
 RUNS = {
-    "": "8 loadfile",
+    "": "6 loadfile",
     "--all": "6 loadfile",
-    "-q": "8 loadfile",
-    "-v": "8 loadfile",
-    "-x": "8 loadfile",
-    "-r A --tb short --maxfail 3": "8 loadfile",
-    "--for proxy": "8 loadfile",
+    "-q": "6 loadfile",
+    "-v": "6 loadfile",
+    "-x": "6 loadfile",
+    "-r A --tb short --maxfail 3": "6 loadfile",
+    "--for proxy": "6 loadfile",
     "--part 3/64": "3 loadfile",
-    "--ignore test/hosts": "8 loadfile",
+    "--ignore test/hosts": "6 loadfile",
     "-n 2": "2 loadfile",
     "-n 2 --dist worksteal": "2 worksteal",
     "-n 0": "0 no",
@@ -59,7 +59,7 @@ def test_tests_run_side_by_side_unless_some_are_named():
 
 @pytest.mark.parametrize(
     ("arguments", "run"),
-    [("--quick -q -x", "2 worksteal not slow -1 1"), ("--smoke", "8 loadfile smoke 0 0")],
+    [("--quick -q -x", "2 worksteal not slow -1 1"), ("--smoke", "6 loadfile smoke 0 0")],
 )
 def test_flags_of_pytest_go_with_those_of_run(tmp_path, arguments, run):
     (tmp_path / "would.py").write_text(PLUGIN)
