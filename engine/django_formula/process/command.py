@@ -17,6 +17,7 @@ _RECORDED = {
     **dict.fromkeys(("address", "protocol"), str),
     **dict.fromkeys(("server?", "process?"), str),
     "keepalive?": (bool, int, types.NoneType),
+    "proves?": bool,
 }
 
 

@@ -136,6 +136,7 @@ def _server_variables(site: Site, recorded: Mapping[str, Any]) -> dict[str, Any]
         "site": {**site.config, "server": {**server, "protocol": protocol}},
         "unix": address.startswith("/"),
         "address": address,
+        "names_itself": recorded.get("proves", False),
         "keepalive": site.config["proxy"].get("keepalive") if keeps_alive else None,
         "waits": str(waiting.socket(site)) if waits else "",
         "timeout": kind.timeout(site) + 5 + waits,

@@ -107,6 +107,7 @@ def configuration(
         "run": str(site.run),
         "server": server["kind"],
         **({"keepalive": True} if site.config["proxy"].get("keepalive") else {}),
+        **({"proves": True} if release_templates.proves(site.config) else {}),
     }
     files = {
         "instance.json": json.dumps(recorded) + "\n",
