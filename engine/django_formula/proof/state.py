@@ -1,5 +1,6 @@
 """What is known of the proof of a release: which two there are, how far it is, and how it has ended."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ class Proof(NamedTuple):
         share: percent of the visitors who get the release that is not active; on the command line where no step has it.
         token: the cookie by which people get that release without being of the share; empty without one.
         steps: seconds of the deployment's steps, and `warnings` of it, for the record of the release.
-        outcome: how it has ended; empty before. `why`: in words.
+        outcome: how it has ended; empty before. `why`: in words; before the end it is the verdict that is carried out.
         evidence: of the judge, see `proof.judge`.
     """
 
@@ -76,9 +77,16 @@ def lock(site: Site) -> Lock:
 
 
 def last(site: Site) -> Proof | None:
-    """Return the proof that runs, or the last one; None without one."""
+    """Return the proof that runs, or the last one; None without one.
+
+    Its phase is what `current` says, also where a switch was interrupted.
+    """
     values = file.read_json(_path(site), _SHAPE)
-    return Proof(**{key: values[key] for key in Proof._fields}) if values else None
+    if not values:
+        return None
+    proof = Proof(**{key: values[key] for key in Proof._fields})
+    is_active = site.current.is_symlink() and os.path.basename(os.readlink(site.current)) == proof.release
+    return proof._replace(phase=BAKE if is_active else CANARY)
 
 
 def current(site: Site) -> Proof | None:

@@ -1,10 +1,11 @@
 """The verbs of the proof of a release, and how it ends: all visitors get it, or none of them.
 
-At each moment `current` alone decides which release is active. The lease ends before it changes, and what is killed in
-between leaves a share that ends by itself.
+At each moment `current` alone decides which release is active. What is killed in between leaves a share that ends by
+itself, and a proof that its program goes on with.
 """
 
 import contextlib
+import os
 import secrets
 import time
 from typing import Any
@@ -60,13 +61,21 @@ def activate(site: Site, proof: Proof) -> None:
         _end(site, proof, state.BACK, error.message)
         raise
     release.update(proof=_summary(site))
-    lease.end(site)  # after the rename: the visitors of the share keep the release
     if bakes:
-        file.link(claim.next_link(site), f"releases/{proof.old}")
-        state.change(site, proof, phase=state.BAKE, share=KEPT, since=time.time(), token="")
-        log.info("%s: %s is active; %s %% of the visitors stay on %s", site.name, release.name, KEPT, proof.old)
+        begin_bake(site, proof)
     else:
         _end(site, proof, state.ACTIVE, f"{release.name} is active")
+
+
+def begin_bake(site: Site, proof: Proof) -> None:
+    """Leave a tenth of the visitors to the former release; nothing where it has begun."""
+    target = f"releases/{proof.old}"
+    if os.path.lexists(claim.next_link(site)) and os.readlink(claim.next_link(site)) == target:
+        return
+    lease.end(site)  # after the switch: the visitors of the share have kept the release
+    file.link(claim.next_link(site), target)
+    state.change(site, proof, share=KEPT, since=time.time(), token="")
+    log.info("%s: %s is active; %s %% of the visitors stay on %s", site.name, proof.release, KEPT, proof.old)
 
 
 def end_bake(site: Site, proof: Proof) -> None:
@@ -118,14 +127,19 @@ def take_back(site: Site, proof: Proof, why: str, *, is_asked_for: bool = False)
 
 def _return_to_old(site: Site, proof: Proof, why: str) -> None:
     """Activate the former release again; visitors get it at once by the lease, for as long as the switch takes."""
-    lease.hold(site, [*lease.rest(lease.BUCKETS), lease.NONE])
     new, old, own = Release(site, proof.release), Release(site, proof.old), _deployment(site, proof)
+    if instances.is_running(site, old.path):
+        lease.hold(site, [*lease.rest(lease.BUCKETS), lease.NONE])
     own.take_lock()
     own.return_to(old, new)
     own.set_proved()
-    with own.step("instance"):
-        step_instance.take_up(own)
-    steps.walk(own, (live, record))
+    try:
+        with own.step("instance"):
+            step_instance.take_up(own)
+        steps.walk(own, (live, record))
+    except DeploymentError as error:
+        _end(site, proof, state.ACTIVE, f"{why}; {old.name} cannot be activated again: {error.message}")
+        raise
     new.update(proof=_summary(site))
     _end(site, proof, state.BACK, why)
 

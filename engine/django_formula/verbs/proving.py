@@ -55,8 +55,14 @@ def _carry_on(site: Site, proof: Proof) -> None:
     if proof.boot != proc.boot_id() or has_ended:
         _ending().interrupt(site, proof)
         return
+    if proof.why:
+        _ending().take_back(site, proof, proof.why)
+        return
     if proof.phase == state.CANARY:  # killed, this process begins the step again
         proof = state.change(site, proof, since=time.time()) or proof
+    elif seconds(site.config["releases"]["bake"]):
+        _ending().begin_bake(site, proof)
+        proof = state.current(site) or proof
     run = _Run(site, proof)
     while not run.is_over():
         time.sleep(_TICK)
@@ -116,9 +122,14 @@ class _Run:
             self.judge.acquit()
         if self.judge.verdict:
             self._record()
-            _ending().take_back(self._site, self._proof, self.judge.verdict.text)
+            self._take_back(self.judge.verdict.text)
             return True
         return self._is_step_over() if self._proof.phase == state.CANARY else self._is_bake_over()
+
+    def _take_back(self, why: str) -> None:
+        """Take the release back; killed meanwhile, the next process does."""
+        state.change(self._site, self._proof, why=why)
+        _ending().take_back(self._site, self._proof, why)
 
     def _raises_too(self) -> bool:
         """Return whether the old release fails too in the request that has raised an exception in the new one.
@@ -187,7 +198,7 @@ class _Run:
         self._record()
         if not has_enough and options["undecided"] == "back":
             why = f"{self._new.name} had {self._answered} requests in {took:.0f} s, fewer than {options['requests']}"
-            _ending().take_back(self._site, self._proof, why)
+            self._take_back(why)
             return True
         following = self._proof.stage + 1
         if following == len(steps):

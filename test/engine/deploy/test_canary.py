@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 from django_formula.deploy import canary
 from django_formula.deploy.deployment import RepeatedFailure
+from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.proof import lease, state, unit
 from django_formula.release import releases
-from django_formula.verbs import operations, proof
+from django_formula.verbs import operations, proof, proving
 from django_formula.verbs.status import status
 
 WHY_NOT = canary.why_not
@@ -188,6 +189,45 @@ def test_program_that_does_not_run_any_more_is_begun_again(site):
     site.started.clear()
     site.apply()
     assert proven(site).release.startswith("0003-") and site.live.startswith("0001-") and site.started == ["blog"]
+
+
+def test_switch_that_was_killed_leaves_one_truth(site):
+    site.apply()
+    known = proven(site)
+    file.link(site.site.current, f"releases/{known.release}")
+    assert proven(site).phase == "bake"
+    unit.supersede(site.site, "a newer release")
+    assert site.live == known.release and any(known.release[:4] in name for name in site.running)
+
+
+def test_program_goes_on_with_a_switch_that_was_killed(site):
+    site.apply()
+    known = proven(site)
+    releases.Release(site.site, known.release).update(state="good", live_since="2026-03-01T12:00:00+00:00")
+    file.link(site.site.current, f"releases/{known.release}")
+    proof.end_bake(site.site, proven(site))
+    assert state.last(site.site).outcome == "active" and not any(known.old[:4] in name for name in site.running)
+    site.check()
+
+
+def test_verdict_is_carried_out_after_a_kill(site):
+    site.apply()
+    known = proven(site)
+    state.change(site.site, known, why="it leaks")
+    proving._carry_on(site.site, proven(site))
+    assert state.last(site.site).outcome == "back" and site.live == known.old
+
+
+def test_former_release_that_does_not_start_again_leaves_the_new_one(site):
+    site.options = {**site.options, "releases": {"canary": CANARY, "bake": "5m"}}
+    site.apply()
+    known = proven(site)
+    proof.activate(site.site, known)
+    site.running -= {name for name in site.running if known.old[:4] in name}
+    site.fails["systemctl enable"] = site.fails["systemctl start"] = DeploymentError("no")
+    with pytest.raises(DeploymentError):
+        proof.take_back(site.site, proven(site), "it leaks")
+    assert site.live == known.release and state.last(site.site).outcome == "active"
 
 
 def test_boot_of_the_host_gives_all_visitors_the_active_release(site):
