@@ -122,6 +122,7 @@ def test_release_that_raises_is_taken_back(blog):
     assert alone(blog)
 
 
+@pytest.mark.full
 def test_people_see_it_first_and_switch(blog):
     old = blog.live
     blog.repository.commit({"guestbook/views.py": blog.good, **version("3.0")}, "Good again")
@@ -164,6 +165,7 @@ def test_bake_keeps_a_tenth_and_goes_back(blog):
     assert alone(blog) and blog.host.call("django.releases", "blog")[0]["state"] == "held"
 
 
+@pytest.mark.full
 def test_share_ends_by_itself_when_its_program_is_killed(blog):
     old = blog.live
     blog.repository.commit(version("5.0"), "Killed")
