@@ -87,5 +87,8 @@ def outcome(step: str, deployment: Deployment) -> Outcome:
         changes = next(work, None)
         if changes and not deployment.test:
             next(work, None)
-    done = f"{'would be ' if deployment.test else ''}{row.done}" if changes else "unchanged"
-    return Outcome(f"{name}: {row.subject} {done}", changes or {})
+    subject, done = row.subject, row.done
+    if changes and "canary" in changes:
+        subject, done = "new release", "given a share of the visitors"
+    done = f"{'would be ' if deployment.test else ''}{done}" if changes else "unchanged"
+    return Outcome(f"{name}: {subject} {done}", changes or {})

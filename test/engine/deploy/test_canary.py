@@ -5,7 +5,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from django_formula.deploy import canary
+from django_formula.deploy import canary, steps
 from django_formula.deploy.deployment import RepeatedFailure
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
@@ -55,6 +55,14 @@ def test_apply_gives_the_new_release_a_share_and_goes_on_with_the_active_one(sit
     assert os.readlink(site.site.root / "next") == f"releases/{known.release}"
     assert {"source", "instance"} <= known.steps.keys() and len(site.running) >= 2
     assert json.loads(site.site.deploys.read_text().splitlines()[-1])["result"] == "proving"
+
+
+def test_state_says_that_nothing_was_switched(site):
+    deployment = site.deployment()
+    comments = {
+        step.__name__: steps.outcome(step.__name__, deployment).comment for step in (steps.site, *steps.RELEASE)
+    }
+    assert comments["live"] == "blog: new release given a share of the visitors"
 
 
 def test_dry_run_says_which_shares_it_gets(site):
