@@ -83,7 +83,7 @@ class Chromium:
 
 
 def main(page: str, axe: str, folder: str = "") -> None:
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # Chromium still ends
         browser = Chromium(profile)
         try:
             for domain in ("Page", "Network", "Runtime"):
