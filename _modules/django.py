@@ -172,12 +172,12 @@ def release(site, revision=None, canary=True, wait=False):
 def proof(site):
     """
     Return how the release fares that gets a share of the visitors, or has had one last: requests, errors, the routes
-    that differ most, and the verdict. See docs/guides/proof.md.
+    that differ most, and the verdict. See docs/guides/canary.md.
     """
     return verbs_proof.show(site)
 
 
-@_verb("blog share=20", "blog token=True", "blog share=0 token=True", shows=("share", "token"))
+@_verb("blog", "blog share=20", "blog token=True", "blog share=0 token=True", shows=("share", "token"))
 def canary(site, share=None, token=None):
     """
     Change who gets the release that is proved: a share of the visitors, and people with a cookie.
@@ -187,6 +187,8 @@ def canary(site, share=None, token=None):
         ``django.back`` end it.
     token
         With ``True`` the answer has a cookie by which people get that release, with ``False`` no cookie does.
+
+    Without either it starts the program that carries the canary on, where that does not run.
     """
     percent = None if share is None else int(str(share).rstrip("%"))
     return verbs_proof.share(site, percent, token=token)

@@ -13,7 +13,7 @@ from django_formula.proof.state import Proof
 from django_formula.release import claim, instances
 from django_formula.release.releases import Release
 from django_formula.site.sites import Site
-from django_formula.untrusted.text import Log, in_command
+from django_formula.untrusted.text import Log
 
 log = Log.of(__name__)
 MODULE = "django_formula.verbs.proving"
@@ -129,11 +129,6 @@ def _program(site: Site) -> Path:
 
 def _version(site: Site) -> Path:
     return state.folder(site) / "program.version"
-
-
-def command(site: Site) -> str:
-    """Return the command by which people start the program of a proof that does not run."""
-    return in_command("systemctl", "start", _service(site).name) if daemons.has_systemd() else f"{_shell(site)} &"
 
 
 def _command(site: Site) -> list[str]:

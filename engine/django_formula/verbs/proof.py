@@ -22,7 +22,7 @@ from django_formula.release import claim, instances
 from django_formula.release.releases import Release
 from django_formula.site import sites
 from django_formula.site.sites import Site
-from django_formula.untrusted.text import Log
+from django_formula.untrusted.text import Log, in_command
 
 log = Log.of(__name__)
 #: Percent of the visitors who stay on the former release after the switch.
@@ -226,15 +226,16 @@ def show(name: str) -> dict[str, Any]:
     proof = state.last(site)
     if not proof:
         raise DeploymentError(
-            f"no release of {name} has had a proof", hint=f"set {site.at}:releases:canary, see docs/guides/proof.md"
+            f"no release of {name} has had a proof", hint=f"set {site.at}:releases:canary, see docs/guides/canary.md"
         )
+    starts = in_command("salt-call", "django.canary", name)
     known = {"release": proof.release, "active": proof.old if proof.phase == state.CANARY else proof.release}
     if proof.outcome:
         ended = {"ended": proof.outcome, "why": proof.why}
     else:
         ended = {
             "now": canary.described(site, proof),
-            **({} if unit.runs(site) else {"problem": f"start it: {unit.command(site)}"}),
+            **({} if unit.runs(site) else {"problem": f"its program does not run: {starts}"}),
         }
     return {**known, **ended, **proof.evidence}
 
@@ -245,6 +246,8 @@ def share(name: str, percent: int | None, *, token: bool | None) -> dict[str, An
     Args:
         percent: from 0 to 50; the steps of the pillar do not go on then. None leaves the share as it is.
         token: make a new one, or remove it; None leaves it.
+
+    A program of the proof that does not run is started.
 
     Raises:
         DeploymentError: no proof runs.
@@ -259,6 +262,8 @@ def share(name: str, percent: int | None, *, token: bool | None) -> dict[str, An
     if token is not None:
         values["token"] = secrets.token_hex(16) if token else ""
     proof = state.change(site, proof, **values) or _running(site)
+    if not unit.runs(site):
+        unit.start(site)
     cookie = {"cookie": f"{COOKIE}={proof.token}"} if proof.token else {}
     return {"release": proof.release, "share": f"{proof.share} %", **cookie}
 

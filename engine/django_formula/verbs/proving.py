@@ -23,7 +23,7 @@ from django_formula.release.releases import Release
 from django_formula.site import domains, sites
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate
-from django_formula.untrusted.text import Log, tell
+from django_formula.untrusted.text import Log, in_command, tell
 
 log = Log.of(__name__)
 #: Seconds between two looks at the log, and between two of the lease, of what the instances use, and of the record.
@@ -84,7 +84,8 @@ def _reader(site: Site, proof: Proof) -> Reader:
     log = proxies.access_log(site)
     if not log:
         raise DeploymentError(
-            "nginx does not write the access log of the site", hint=f"apply, then {unit.command(site)}"
+            "nginx does not write the access log of the site",
+            hint=f"apply, then {in_command('salt-call', 'django.canary', site.name)}",
         )
     former, chosen = (proof.old, proof.release) if proof.phase == state.CANARY else (proof.release, proof.old)
     facts = Release(site, former).facts

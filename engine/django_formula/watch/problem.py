@@ -83,6 +83,8 @@ def _of_release(row: Mapping[str, Any]) -> list[Problem]:
     elif requested := _matching(_REQUEST, row.get("release_requests"), "; "):
         text = f"requested: {'; '.join(requested.values())}"
         found.append(Problem("failed", text, _verb("requests", site), "release_requests"))
+    if (row.get("canary") or "").endswith("its program does not run"):
+        found.append(Problem("degraded", f"canary: {row['canary']}", _verb("canary", site), "canary"))
     if closed := _matching(_CLOSED, row.get("entrance"), "; "):
         text = f"pushes and webhooks are refused: {'; '.join(closed.values())}"
         found.append(Problem("degraded", text, in_command("systemctl", "restart", *closed), "entrance"))

@@ -173,6 +173,14 @@ def test_share_of_the_command_line_and_a_token(site):
         proof.share("blog", 60, token=None)
 
 
+def test_program_that_was_ended_is_started_on_request(site):
+    site.apply()
+    site.started.clear()
+    assert proof.show("blog")["problem"] == "its program does not run: salt-call django.canary blog"
+    proof.share("blog", None, token=None)
+    assert site.started == ["blog"] and "problem" not in proof.show("blog") and proven(site).share == 10
+
+
 def test_promotion_on_request_switches_now(site):
     site.apply()
     known = proven(site)

@@ -64,6 +64,14 @@ CASES = {
         {"workers": "mail takes tasks, feed fails (3 times)"},
         ("worker", "worker feed fails (3 times)", "salt-call django.logs blog worker=feed"),
     ),
+    "canary": (
+        {"canary": "0042-3f2a9c1b77de gets 10 % of the visitors; its program does not run"},
+        (
+            "degraded",
+            "canary: 0042-3f2a9c1b77de gets 10 % of the visitors; its program does not run",
+            "salt-call django.canary blog",
+        ),
+    ),
     "schedule": (
         {"schedules": "clear ok 3 h ago; bills failed (exit 1) 2 d ago; old interrupted 1 d ago"},
         (
