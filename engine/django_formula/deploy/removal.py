@@ -15,9 +15,9 @@ from django_formula.host import file, mounts, proc
 from django_formula.host.commands import DeploymentError
 from django_formula.host.outcome import Outcome
 from django_formula.process import build_user, systemd
-from django_formula.proof import lease, state
+from django_formula.proof import state
 from django_formula.proof import unit as proof_unit
-from django_formula.proxy import listener, site_files, switch, waiting
+from django_formula.proxy import lease, listener, site_files, switch, waiting
 from django_formula.release import claim, instances, releases
 from django_formula.request import entrance, hook_unit, push_setup, queue, unit
 from django_formula.schedule import schedules, timer

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from django_formula.host import archive, commands, config_files, daemons, file, units
 from django_formula.host.locks import Lock
-from django_formula.proof import lease, state
+from django_formula.proof import state
 from django_formula.proof.state import Proof
+from django_formula.proxy import lease
 from django_formula.release import claim, instances
 from django_formula.release.releases import Release
 from django_formula.site.sites import Site

@@ -16,7 +16,7 @@ from typing import Any
 from django_formula.host import archive, clock, commands, config_files, daemons, file, units, unix_sockets, users
 from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import Files
-from django_formula.proxy import maintenance, proxies, relay
+from django_formula.proxy import lease, maintenance, proxies, relay
 from django_formula.release import instances, releases
 from django_formula.release.releases import Release
 from django_formula.site import sites
@@ -345,6 +345,7 @@ def close_way(site: Site, release: Path, by: str, until: float) -> None:
     if target != own:
         file.link(release / relay.HELD, target, durable=False)
         file.link(link, own, durable=False)
+    lease.end(site)  # visitors of another release wait too
 
 
 def _write(site: Site, by: str, since: str, until: float) -> None:

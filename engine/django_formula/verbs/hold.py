@@ -6,6 +6,7 @@ from typing import Any
 
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
+from django_formula.proof import state
 from django_formula.proxy import waiting
 from django_formula.release import instances
 from django_formula.site import sites
@@ -43,7 +44,9 @@ def hold(name: str, lasts: str = "", asked_by: str = _OWN) -> dict[str, Any]:
     until = time.monotonic() + _seconds(site, lasts)
     waiting.close_way(site, live.path, asked_by, until)
     _open_in_time(site)
-    if left := instances.drain(site, live.path):
+    proof = state.current(site)
+    both = {live.name, proof.release, proof.old} if proof else {live.name}
+    if left := sum(instances.drain(site, site.releases / name) for name in sorted(both)):
         waiting.open_way(site)
         raise DeploymentError(
             f"{left} requests to {name} did not end within {site.config['releases']['drain']}, so that none wait",

@@ -16,8 +16,9 @@ from django_formula.deploy.step_live import live
 from django_formula.deploy.step_record import record
 from django_formula.host import clock, file
 from django_formula.host.commands import DeploymentError, seconds
-from django_formula.proof import lease, state, unit
+from django_formula.proof import state, unit
 from django_formula.proof.state import Proof
+from django_formula.proxy import lease
 from django_formula.release import claim, instances
 from django_formula.release.releases import Release
 from django_formula.site import sites

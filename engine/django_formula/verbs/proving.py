@@ -11,9 +11,9 @@ from typing import Any
 
 from django_formula.host import proc, users
 from django_formula.host.commands import DeploymentError, seconds
-from django_formula.proof import lease, state, unit
+from django_formula.proof import state, unit
 from django_formula.proof.state import Proof
-from django_formula.proxy import proxies
+from django_formula.proxy import lease, proxies, waiting
 from django_formula.proxy.said import Reader
 from django_formula.release import instances
 from django_formula.release import replay as release_replay
@@ -158,6 +158,9 @@ class _Run:
         if not known or (known.release, known.began, known.phase) != own:
             return False
         self._proof = known
+        if waiting.closed(self._site):  # requests wait for both
+            lease.end(self._site)
+            return True
         chosen = lease.first(known.share) if known.phase == state.CANARY else lease.rest(known.share)
         lease.hold(self._site, [*chosen, *([known.token] if known.token else [])])
         self._reader.keys = chosen

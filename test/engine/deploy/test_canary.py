@@ -9,7 +9,8 @@ from django_formula.deploy import canary, steps
 from django_formula.deploy.deployment import RepeatedFailure
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
-from django_formula.proof import lease, state, unit
+from django_formula.proof import state, unit
+from django_formula.proxy import lease, waiting
 from django_formula.release import releases
 from django_formula.verbs import operations, proof, proving
 from django_formula.verbs.status import status
@@ -179,6 +180,15 @@ def test_program_that_was_ended_is_started_on_request(site):
     assert proof.show("blog")["problem"] == "its program does not run: salt-call django.canary blog"
     proof.share("blog", None, token=None)
     assert site.started == ["blog"] and "problem" not in proof.show("blog") and proven(site).share == 10
+
+
+def test_requests_that_are_held_wait_for_both_releases(site, monkeypatch):
+    site.apply()
+    run = proving._Run.__new__(proving._Run)
+    run._site, run._proof, run._reader = site.site, proven(site), SimpleNamespace(keys=())
+    assert run._hold() and (lease.folder(site.site) / "on").exists() and len(run._reader.keys) == 10
+    monkeypatch.setattr(waiting, "closed", lambda site: {"by": "django.hold"})
+    assert run._hold() and not lease.folder(site.site).exists()
 
 
 def test_promotion_on_request_switches_now(site):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 from django_formula.host import users
-from django_formula.proof import lease
+from django_formula.proxy import lease
 from django_formula.site import sites
 
 NOW = 1_700_000_123.0
