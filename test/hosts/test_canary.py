@@ -147,7 +147,7 @@ def test_people_see_it_first_and_switch(blog):
 def test_bake_keeps_a_tenth_and_goes_back(blog):
     old = blog.live
     blog.repository.commit(version("4.0"), "Leaks")
-    bake = {"canary": {"steps": {"50%": "2s"}, "requests": 0}, "bake": "10m"}
+    bake = {"canary": {"steps": {"50%": "2s"}, "requests": 0, "bake": "10m"}}
     with visitors(blog) as load:
         blog.deploy(releases=bake)
         until(lambda: blog.live != old, 60)

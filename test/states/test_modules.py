@@ -316,7 +316,7 @@ CALLED = {
 }
 READING = {
     "status", "releases", "steps", "requests", "record", "doctor", "drift", "schedules", "backups", "check", "workers",
-    "history", "inspect", "upgrade_check",
+    "history", "inspect", "upgrade_check", "proof",
 }  # fmt: skip
 
 

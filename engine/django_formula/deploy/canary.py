@@ -71,7 +71,7 @@ def _differing(live: Release, release: Release) -> str:
 def outlook(site: Site) -> str:
     """Return which shares of the visitors a release gets, and how long."""
     steps = ", ".join(f"{share} % for {duration}" for share, duration in state.stages(site))
-    bake = site.config["releases"]["bake"]
+    bake = site.config["releases"]["canary"]["bake"]
     stays = f"; then a tenth stays on the former one for {bake}" if seconds(bake) else ""
     return f"{steps} of the visitors{stays}"
 
@@ -100,7 +100,7 @@ def begin(deployment: Deployment, release: Release, live: Release) -> None:
 def described(site: Site, proof: Proof) -> str:
     """Return what a proof does now, for people."""
     if proof.phase == state.BAKE:
-        return f"{proof.share} % of the visitors stay on {proof.old} for {site.config['releases']['bake']}"
+        return f"{proof.share} % of the visitors stay on {proof.old} for {site.config['releases']['canary']['bake']}"
     steps = state.stages(site)
     text = f"{proof.release} gets {proof.share} % of the visitors"
     if not 0 <= proof.stage < len(steps):

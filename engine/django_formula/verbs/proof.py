@@ -51,7 +51,7 @@ def activate(site: Site, proof: Proof) -> None:
     own.resume(release)
     own.seconds = dict(proof.steps)
     own.warn(proof.warnings)
-    bakes = seconds(site.config["releases"]["bake"]) > 0
+    bakes = seconds(site.config["releases"]["canary"]["bake"]) > 0
     own.set_proved(keeps_old=bakes)
     try:
         with own.step("instance"):

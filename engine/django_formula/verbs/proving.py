@@ -60,7 +60,7 @@ def _carry_on(site: Site, proof: Proof) -> None:
         return
     if proof.phase == state.CANARY:  # killed, this process begins the step again
         proof = state.change(site, proof, since=time.time()) or proof
-    elif seconds(site.config["releases"]["bake"]):
+    elif seconds(site.config["releases"]["canary"]["bake"]):
         _ending().begin_bake(site, proof)
         proof = state.current(site) or proof
     run = _Run(site, proof)
@@ -184,7 +184,7 @@ class _Run:
             state.change(self._site, self._proof, evidence=self.judge.evidence())
 
     def _is_bake_over(self) -> bool:
-        if time.time() - self._proof.since < seconds(self._site.config["releases"]["bake"]):
+        if time.time() - self._proof.since < seconds(self._site.config["releases"]["canary"]["bake"]):
             return False
         self._record()
         _ending().end_bake(self._site, self._proof)

@@ -137,7 +137,7 @@ def test_release_that_people_take_back_is_on_hold(site):
 
 
 def test_bake_keeps_the_former_release_for_a_tenth(site):
-    site.options = {**site.options, "releases": {"canary": CANARY, "bake": "5m"}}
+    site.options = {**site.options, "releases": {"canary": {**CANARY, "bake": "5m"}}}
     site.apply()
     known = proven(site)
     proof.activate(site.site, known)
@@ -152,7 +152,7 @@ def test_bake_keeps_the_former_release_for_a_tenth(site):
 
 
 def test_release_that_is_worse_in_the_bake_is_left(site):
-    site.options = {**site.options, "releases": {"canary": CANARY, "bake": "5m"}}
+    site.options = {**site.options, "releases": {"canary": {**CANARY, "bake": "5m"}}}
     site.apply()
     known = proven(site)
     proof.activate(site.site, known)
@@ -245,7 +245,7 @@ def test_verdict_is_carried_out_after_a_kill(site):
 
 
 def test_former_release_that_does_not_start_again_leaves_the_new_one(site):
-    site.options = {**site.options, "releases": {"canary": CANARY, "bake": "5m"}}
+    site.options = {**site.options, "releases": {"canary": {**CANARY, "bake": "5m"}}}
     site.apply()
     known = proven(site)
     proof.activate(site.site, known)
