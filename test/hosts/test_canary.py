@@ -92,7 +92,7 @@ def test_good_release_gets_a_share_and_then_all_visitors(blog):
         few = {visitor for visitor, seen in moved(load).items() if new in seen}
         assert 5 <= len(few) <= 32, len(few)
         result = ended(blog)
-        load.wait(40)
+        load.wait(90)  # each visitor once more
     assert load.failed == [] and result["ended"] == "active" and blog.live == new
     assert {*map(tuple, moved(load).values())} <= {(old, new), (new,)}, "a visitor keeps a release"
     assert {answer.release for answer in load.answers[-20:]} == {new}
@@ -146,7 +146,7 @@ def test_people_see_it_first_and_switch(blog):
 
 def test_bake_keeps_a_tenth_and_goes_back(blog):
     old = blog.live
-    blog.repository.commit(version("4.0"), "Leaks")
+    blog.repository.commit({"guestbook/views.py": blog.good, **version("4.0")}, "Leaks")
     bake = {"canary": {"steps": {"50%": "2s"}, "requests": 0, "bake": "10m"}}
     with visitors(blog) as load:
         blog.deploy(releases=bake)

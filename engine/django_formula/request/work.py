@@ -196,6 +196,7 @@ def _released(site: Site, request: Request, stop: _Stop) -> tuple[str, str, bool
         progress.FILE: str(steps),
         **({"SSH_CONNECTION": request.by.origin} if request.by.origin else {}),
     }
+    began = time.time()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(  # noqa: S603 # nosec B603 - of root's configuration
             argv, env=environment, stdin=subprocess.DEVNULL, stdout=output, cwd="/", preexec_fn=_ends_with(os.getpid())
@@ -208,7 +209,7 @@ def _released(site: Site, request: Request, stop: _Stop) -> tuple[str, str, bool
                 unit.supersede(site, "a newer request waits")
             time.sleep(_TICK)
         last = state.last(site)
-        if last and last.outcome == state.SUPERSEDED and _proves(site, last, request):
+        if last and last.outcome == state.SUPERSEDED and last.ended >= began and _proves(site, last, request):
             return queue.SUPERSEDED, last.why, True
         return _ending(process.returncode, output)
 

@@ -5,11 +5,13 @@ import os
 import re
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 from django_formula.audit.caller import Caller
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
+from django_formula.proof import state
 from django_formula.release import releases
 from django_formula.request import checks, queue, unit, work
 from django_formula.site import sites as site_sites
@@ -94,13 +96,39 @@ def test_end_of_a_release_is_the_status_of_its_request(site, does, status, why, 
     assert ended["why"].startswith(why)
 
 
+@pytest.mark.parametrize("newer", [True, False])
+def test_newer_request_takes_the_place_of_one_that_some_visitors_get(site, monkeypatch, newer):
+    """Where it is the only one, Salt goes on waiting for the end of its canary."""
+    commit, ended = "1" * 40, []
+    release = releases.Release(site, f"0002-{commit[:12]}")
+    release.path.mkdir()
+    release.update(name=release.name, state="building", commit=commit, inputs={}, facts={})
+    proof = state.Proof(release.name, "0001-222222222222", "canary", "ada", "", "boot", 0.0, 0.0, 10, {}, [])
+    state.begin(site, proof)
+
+    def supersede(site, why):
+        ended.append(why)
+        state.end(site, proof, state.SUPERSEDED, why)
+
+    monkeypatch.setattr(work.unit, "supersede", supersede)
+    request = queue.take(site, queue.put(site, commit, ADA).number)
+    if newer:
+        queue.put(site, "3" * 40, ADA)
+    (queue.folder(site) / "does").write_text(json.dumps([(1, "it was not activated")]))
+    status, why, _is_recorded = work._released(site, request, SimpleNamespace(is_of_host=lambda: False))
+    assert (status, why) == (
+        (queue.SUPERSEDED, "a newer request waits") if newer else (queue.FAILED, "it was not activated")
+    )
+    assert bool(ended) is newer
+
+
 def test_release_is_called_with_who_asked_and_nothing_of_the_environment(site, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     queue.put(site, "1" * 40, ADA)
     work_off(site, (0, DONE))
     ((arguments, environment),) = calls(site)
     expected = ["--out=json", "--retcode-passthrough", "--no-parse=revision", "django.release", "blog"]
-    assert arguments == [*expected, f"revision={'1' * 40}"]
+    assert arguments == [*expected, f"revision={'1' * 40}", "wait=True"]
     assert environment["DJANGO_OPS_PERSON"] == "ada" and environment["SSH_CONNECTION"] == "192.0.2.7"
     own = {"DJANGO_OPS_PERSON", "DJANGO_FORMULA_STEPS"}
     assert {*environment} == {"PATH", "LANG", "HOME", "SSH_CONNECTION", "https_proxy", *own}
