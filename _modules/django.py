@@ -190,8 +190,7 @@ def canary(site, share=None, token=None):
 
     Without either it starts the program that carries the canary on, where that does not run.
     """
-    percent = None if share is None else int(str(share).rstrip("%"))
-    return verbs_proof.share(site, percent, token=token)
+    return verbs_proof.share(site, share, token=token)
 
 
 @_verb("blog")

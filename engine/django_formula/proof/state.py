@@ -101,8 +101,14 @@ def new(site: Site, release: Release, old: Release, **about: Any) -> Proof:
     Args:
         about: ``by``, ``judged_by``, ``steps`` and ``warnings`` of its deployment.
     """
-    now, boot, share = time.time(), proc.boot_id(), stages(site)[0][0]
-    return Proof(release.name, old.name, CANARY, boot=boot, began=now, since=now, share=share, **about)
+    now, share = time.time(), stages(site)[0][0]
+    return Proof(release.name, old.name, CANARY, boot=boot(), began=now, since=now, share=share, **about)
+
+
+def boot() -> str:
+    """Return what is another one after each boot of the host, or start of the container that this is in."""
+    init = proc.stat(1)
+    return f"{proc.boot_id()} {init.started if init else ''}"
 
 
 def begin(site: Site, proof: Proof) -> None:

@@ -24,11 +24,9 @@ from typing import Any, NamedTuple
 
 #: What may be worse by default, in times; memory in bytes for each request.
 WORSE = {"errors": 2.0, "seconds": 1.3, "cpu": 1.5, "queries": 1.3, "memory": 20_000}
-#: Exceptions that a disturbance or a client raises, not the code of a release.
-PASSING = re.compile(
-    r"OperationalError|InterfaceError|Connection|Timeout|TimedOut|Unavailable|BlockingIO|gaierror|BrokenPipe|UnreadablePost"
-    r"|RequestAborted|CancelledError"
-)
+#: Exceptions that a disturbance raises, not the code of a release, and those that a client does.
+PASSING = re.compile(r"OperationalError|InterfaceError|Connection|Timeout|TimedOut|Unavailable|BlockingIO|gaierror")
+_OF_CLIENTS = re.compile(r"BrokenPipe|UnreadablePost|RequestAborted|CancelledError")
 #: Visitors with an exception that is new; the chance by which so many are of the new release where little is known.
 _NOVEL, _BY_CHANCE = 2, 0.01
 #: Requests of the old release after which its exceptions are known.
@@ -212,7 +210,12 @@ class Judge:
         """Notice an exception of the code that the old release has never raised."""
         name = _printable(line.exception)
         is_known = name in self._known or name in self._old.raised
-        if PASSING.search(name) or is_known or (_class(name), line.route) in self._old.raised_at:
+        if (
+            PASSING.search(name)
+            or _OF_CLIENTS.search(name)
+            or is_known
+            or (_class(name), line.route) in self._old.raised_at
+        ):
             return
         visitors = len(self._new.raised.get(name, ()))
         needed = _NOVEL

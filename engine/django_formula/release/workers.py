@@ -113,6 +113,12 @@ def failed_after_switch(site: Site, release: Path) -> list[str]:
     return failed
 
 
+def failing(site: Site, release: Path) -> list[str]:
+    """Return the workers that are started only after the switch of which a process has failed by now."""
+    kinds = {name: workers.WORKERS[worker["kind"]] for name, worker in workers.recorded(release).items()}
+    return [name for name, state in states(site, release).items() if not kinds[name].HOLDS and state and state.failed]
+
+
 @dataclasses.dataclass(frozen=True)
 class Finishing:
     """A worker of a release that is not active, which still runs: it finishes its tasks, or it is stuck.

@@ -6,6 +6,7 @@ itself, and a proof that its program goes on with.
 
 import contextlib
 import os
+import re
 import secrets
 import time
 from typing import Any
@@ -241,7 +242,7 @@ def show(name: str) -> dict[str, Any]:
     return {**known, **ended, **proof.evidence}
 
 
-def share(name: str, percent: int | None, *, token: bool | None) -> dict[str, Any]:
+def share(name: str, percent: str | int | None, *, token: bool | None) -> dict[str, Any]:
     """Change which share of the visitors gets the release that is not active, and whether a token does.
 
     Args:
@@ -257,9 +258,10 @@ def share(name: str, percent: int | None, *, token: bool | None) -> dict[str, An
     proof = _running(site)
     values: dict[str, Any] = {}
     if percent is not None:
-        if not 0 <= percent <= 50:
+        found = re.fullmatch(r"(\d{1,2})%?", str(percent))
+        if not found or int(found[1]) > 50:
             raise DeploymentError(f"a share is from 0 to 50 percent, not {percent}")
-        values |= {"share": percent, "stage": _BY_HAND, "since": time.time()}
+        values |= {"share": int(found[1]), "stage": _BY_HAND, "since": time.time()}
     if token is not None:
         values["token"] = secrets.token_hex(16) if token else ""
     proof = state.change(site, proof, **values) or _running(site)

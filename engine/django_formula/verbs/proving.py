@@ -52,7 +52,7 @@ def main(name: str) -> int:
 def _carry_on(site: Site, proof: Proof) -> None:
     """Carry on a proof until its phase is over, or another process has ended it."""
     has_ended = proof.phase == state.CANARY and not instances.is_running(site, Release(site, proof.release).path)
-    if proof.boot != proc.boot_id() or has_ended:
+    if proof.boot != state.boot() or has_ended:
         _ending().interrupt(site, proof)
         return
     if proof.why:
@@ -171,7 +171,7 @@ class _Run:
         if pid is None or pid != self._pid:
             self.judge.failed("its application server has ended")
         if self._proof.phase == state.BAKE:
-            for name in release_workers.failed_after_switch(self._site, self._new.path):
+            for name in release_workers.failing(self._site, self._new.path):
                 self.judge.failed(f"the command of its worker {name} has failed")
         self.judge.weigh(self._use(self._old), self._use(self._new))
 

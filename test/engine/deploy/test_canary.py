@@ -170,8 +170,10 @@ def test_share_of_the_command_line_and_a_token(site):
     assert answer == {"release": known.release, "share": "20 %", "cookie": f"django_release={known.token}"}
     assert (known.share, known.stage, len(known.token)) == (20, -1, 32)
     assert proof.share("blog", None, token=False) == {"release": known.release, "share": "20 %"}
-    with pytest.raises(DeploymentError, match="a share is from 0 to 50 percent, not 60"):
-        proof.share("blog", 60, token=None)
+    assert proof.share("blog", "5%", token=None)["share"] == "5 %"
+    for wrong in (60, -1, "many"):
+        with pytest.raises(DeploymentError, match=f"a share is from 0 to 50 percent, not {wrong}"):
+            proof.share("blog", wrong, token=None)
 
 
 def test_program_that_was_ended_is_started_on_request(site):
