@@ -13,26 +13,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import archive, clock, commands, config_files, daemons, file, units, unix_sockets, users
+from django_formula.host import archive, clock, commands, config_files, daemons, file, unix_sockets
 from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import Files
 from django_formula.proxy import lease, maintenance, proxies, relay
 from django_formula.release import instances, releases
 from django_formula.release.releases import Release
 from django_formula.site import sites
+from django_formula.site.behind_socket import WALLS, Behind
 from django_formula.site.sites import Site
-from django_formula.site.users import title
 
 MODULE = "django_formula.proxy.relay"
-PROGRAM = Path("/usr/local/lib/django-formula/relay.pyz")
-_FOLDER = Path("/run/django-wait")
+RELAY = Behind(
+    *("wait-relay", "wait", "releases:wait"),
+    program=Path("/usr/local/lib/django-formula/relay.pyz"),
+    folder=Path("/run/django-wait"),
+)
 _PROGRAMS = Path("/etc/supervisor/conf.d")
 #: Seconds that a closed way lasts without its process, and after which that renews it.
 _LEASE, _RENEWED = 10.0, 2.5
 #: The names of this host for what connects to it.
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-#: Seconds that the relay has to end.
-_PATIENCE = 15.0
 _SHAPE = {"until": float, "since": str, "by": str}
 _SOCKET = """\
 [Unit]
@@ -64,41 +65,9 @@ ExecStart={command}
 Restart=on-failure
 User={user}
 SupplementaryGroups={proxy}
-UMask=0077
 LimitNOFILE=65536
-MemoryMax=256M
-TasksMax=8
-CapabilityBoundingSet=
-AmbientCapabilities=
-NoNewPrivileges=yes
-PrivateNetwork=yes
-PrivateTmp=yes
-PrivateDevices=yes
-PrivateMounts=yes
-PrivateIPC=yes
-DevicePolicy=closed
-ProtectSystem=strict
 ProtectHome=read-only
-ProtectProc=invisible
-ProcSubset=pid
-ProtectClock=yes
-ProtectControlGroups=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-KeyringMode=private
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-RestrictAddressFamilies=AF_UNIX
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-SystemCallArchitectures=native
-SystemCallErrorNumber=EPERM
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-"""
+{walls}"""
 _SUPERVISED = """\
 # {version}
 [program:django-{site}-wait-relay]
@@ -121,12 +90,7 @@ def is_wanted(site: Site) -> bool:
 
 def socket(site: Site) -> Path:
     """Return the socket of a site's relay."""
-    return _FOLDER / f"{site.name}.sock"
-
-
-def user(site: Site) -> str:
-    """Return the user of the relay."""
-    return f"{site.name}-wait"
+    return RELAY.socket(site)
 
 
 def pages(site: Site) -> dict[Path, str]:
@@ -145,16 +109,8 @@ def pending(site: Site) -> dict[str, str]:
     """Return what `apply` would change: path → in what way."""
     changes = {"way": "opened"} if _is_left_closed(site) else {}
     if not is_wanted(site):
-        gone = [*map(str, present(site)), *([f"user {user(site)}"] if _has_user(site) else [])]
-        return changes | dict.fromkeys(gone, "removed")
-    changes |= config_files.differences(_files(site))
-    if not PROGRAM.exists():
-        changes[str(PROGRAM)] = "new"
-    if not _has_user(site):
-        changes[f"user {user(site)}"] = "new"
-    if daemons.has_systemd() and not os.path.lexists(_link(site)):
-        changes[_link(site).name] = "disabled"
-    return changes
+        return changes | RELAY.gone(site, _more(site), _supervised())
+    return changes | config_files.differences(_files(site)) | RELAY.lacks(site)
 
 
 def apply(site: Site) -> None:
@@ -169,10 +125,10 @@ def apply(site: Site) -> None:
     if not is_wanted(site):
         remove(site)
     elif changes:
-        _make_user(site)
+        RELAY.make_user(site)
         files = _files(site)
-        PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-        archive.install(MODULE, PROGRAM)
+        RELAY.program.parent.mkdir(parents=True, exist_ok=True)
+        archive.install(MODULE, RELAY.program)
         for path, text in files.items():
             file.write(path, text or "")
         _start_anew(site)
@@ -184,20 +140,12 @@ def _start_anew(site: Site) -> None:
             daemons.start(daemons.SUPERVISOR)
         _supervisorctl("update", _name(site), doing=f"starting {_name(site)}")
         return
-    socket_unit, service = (path.name for path in _units(site))
-    units.daemon_reload()
-    units.control("enable", "--quiet", socket_unit, doing=f"enabling {socket_unit}")
-    # systemd does not open a socket again while its service has it
-    units.control("stop", service, socket_unit, doing=f"stopping {service}")
-    units.control("start", socket_unit, doing=f"starting {socket_unit}")
+    RELAY.start_anew(site)
 
 
 def present(site: Site) -> list[Path]:
     """Return what the site has of it."""
-    paths = [*_units(site), _link(site), _program(site), socket(site), _record(site)]
-    if not {*daemons.UNITS.glob("django-*-wait-relay.service"), *_PROGRAMS.glob("django-*-wait-relay.conf")} - {*paths}:
-        paths.append(PROGRAM)
-    return [path for path in paths if os.path.lexists(path)]
+    return RELAY.present(site, _more(site), _supervised())
 
 
 def remove(site: Site) -> None:
@@ -206,79 +154,53 @@ def remove(site: Site) -> None:
     Raises:
         DeploymentError: the process manager does not stop it.
     """
-    gone, has_units, is_supervised = present(site), any(map(Path.exists, _units(site))), _program(site).exists()
-    if has_units and daemons.has_systemd():
-        names = [path.name for path in _units(site)]
-        doing = f"ending the relay of {site.name}"
-        units.stop("disable", "--quiet", "--now", units=names, doing=doing, within=_PATIENCE)
-    for path in gone:
-        path.unlink(missing_ok=True)
-    if is_supervised and daemons.pid(daemons.SUPERVISOR) is not None:
-        _supervisorctl("update", _name(site), doing=f"ending {_name(site)}")
-        socket(site).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # it is missing, or another site has a relay
-        _FOLDER.rmdir()
-    if has_units and daemons.has_systemd():
-        units.daemon_reload()
-    if _has_user(site):
-        commands.run(["userdel", user(site)], doing=f"removing the user {user(site)}")
+    paths = present(site)
+    if _program(site).exists():
+        _program(site).unlink()
+        if daemons.pid(daemons.SUPERVISOR) is not None:
+            _supervisorctl("update", _name(site), doing=f"ending {_name(site)}")
+    RELAY.remove(site, paths)
 
 
 def _supervisorctl(*arguments: str, doing: str) -> None:
     commands.run(["supervisorctl", *arguments], doing=doing, timeout=60)
 
 
-def _has_user(site: Site) -> bool:
-    owner = users.find_user(user(site))
-    return owner is not None and owner.pw_gecos == title(site.name)
-
-
-def _make_user(site: Site) -> None:
-    if not _has_user(site) and users.find_user(user(site)):
-        raise DeploymentError(
-            f"the user {user(site)} exists on this host and does not belong to the site {site.name}",
-            hint=f"rename it, or leave out {site.at}:releases:wait",
-        )
-    if not _has_user(site):
-        argv = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-        argv += ["--shell", "/usr/sbin/nologin", "--comment", title(site.name), user(site)]
-        commands.run(argv, doing=f"creating the user {user(site)}")
-
-
 def _name(site: Site) -> str:
-    # with a hyphen, which no name of a worker has: another site may be called blog-0042 (process.contract.parse)
-    return f"django-{site.name}-wait-relay"
-
-
-def _units(site: Site) -> tuple[Path, Path]:
-    return daemons.UNITS / f"{_name(site)}.socket", daemons.UNITS / f"{_name(site)}.service"
+    return RELAY.name(site)
 
 
 def _program(site: Site) -> Path:
     return _PROGRAMS / f"{_name(site)}.conf"
 
 
-def _link(site: Site) -> Path:
-    return daemons.UNITS / "sockets.target.wants" / f"{_name(site)}.socket"
-
-
 def _record(site: Site) -> Path:
-    return _FOLDER / f"{site.name}.json"
+    return RELAY.folder / f"{site.name}.json"
+
+
+def _more(site: Site) -> list[Path]:
+    return [_program(site), _record(site)]
+
+
+def _supervised() -> list[Path]:
+    """Return the files of all relays that supervisor has."""
+    return [*_PROGRAMS.glob("django-*-wait-relay.conf")]
 
 
 def _files(site: Site) -> Files:
-    argv = ["/usr/bin/python3", "-I", PROGRAM, socket(site), site.current, site.longest_wait, _page(site), user(site)]
+    argv = ["/usr/bin/python3", "-I", RELAY.program, socket(site), site.current, site.longest_wait]
     values = {
         "site": site.name,
         "socket": socket(site),
         "proxy": site.proxy_group,
         "version": archive.version(MODULE),
-        "command": " ".join(map(str, [*argv, site.proxy_group])).replace("%", "%%"),
-        "user": user(site),
+        "command": " ".join(map(str, [*argv, _page(site), RELAY.user(site), site.proxy_group])).replace("%", "%%"),
+        "user": RELAY.user(site),
+        "walls": WALLS,
     }
     if not daemons.has_systemd():
         return {_program(site): f"{config_files.OURS}\n{_SUPERVISED.format(**values)}"}
-    texts = zip(_units(site), (_SOCKET, _SERVICE), strict=True)
+    texts = zip(RELAY.units(site), (_SOCKET, _SERVICE), strict=True)
     return {path: f"{config_files.OURS}\n{text.format(**values)}" for path, text in texts}
 
 
@@ -338,7 +260,7 @@ def close_way(site: Site, release: Path, by: str, until: float) -> None:
         release: the folder of the active release.
         until: when they do not any more, without `open_way`, by the monotonic clock.
     """
-    _FOLDER.mkdir(mode=0o755, exist_ok=True)
+    RELAY.folder.mkdir(mode=0o755, exist_ok=True)
     _write(site, by, clock.now(), until)
     link, own = release / "socket", str(socket(site))
     target = os.readlink(link)

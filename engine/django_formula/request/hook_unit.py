@@ -3,29 +3,24 @@
 Sites without `hook` have none of it. Why each site has its own: docs/decisions/0159.
 """
 
-import contextlib
-import os
 import secrets
 import time
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import archive, commands, config_files, daemons, file, units, users
+from django_formula.host import archive, config_files, file, units
 from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import Files
 from django_formula.request import entrance
+from django_formula.site.behind_socket import WALLS, Behind
 from django_formula.site.sites import Site
-from django_formula.site.users import title
 
 MODULE = "django_formula.request.hook"
-PROGRAM = Path("/usr/local/lib/django-formula/hook.pyz")
-_FOLDER = Path("/run/django-hook")
+HOOK = Behind("web-hook", "hook", "hook", Path("/usr/local/lib/django-formula/hook.pyz"), Path("/run/django-hook"))
 #: Below the path of the site. Proxies and firewalls let no other path with a dot through.
 PATH = "/.well-known/django-hook"
 #: Seconds for which the former secret is accepted: until the git server has the new one.
 _FORMER = 24 * 60 * 60
-#: Seconds that its program has to end.
-_PATIENCE = 15.0
 _SHAPE = {"site": str, "ref": str, "secret": str, "former": str, "until": float, "is_given": bool}
 _SOCKET = """\
 [Unit]
@@ -58,45 +53,8 @@ StandardOutput=journal
 StandardError=journal
 User={user}
 SupplementaryGroups={group}
-UMask=0077
-MemoryMax=256M
-TasksMax=8
-CapabilityBoundingSet=
-AmbientCapabilities=
-NoNewPrivileges=yes
-PrivateNetwork=yes
-PrivateTmp=yes
-PrivateDevices=yes
-PrivateMounts=yes
-PrivateIPC=yes
-DevicePolicy=closed
-ProtectSystem=strict
 ProtectHome=yes
-ProtectProc=invisible
-ProcSubset=pid
-ProtectClock=yes
-ProtectControlGroups=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-KeyringMode=private
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-RestrictAddressFamilies=AF_UNIX
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-SystemCallArchitectures=native
-SystemCallErrorNumber=EPERM
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-"""
-
-
-def user(site: Site) -> str:
-    """Return the user of the webhook."""
-    return f"{site.name}-hook"
+{walls}"""
 
 
 def config_file(site: Site) -> Path:
@@ -106,7 +64,7 @@ def config_file(site: Site) -> Path:
 
 def sockets(site: Site) -> dict[str, Path]:
     """Return the unit of the socket that the proxy passes deliveries to, and its path; nothing without a webhook."""
-    return {_units(site)[0].name: _socket(site)} if site.config.get("hook") else {}
+    return {HOOK.units(site)[0].name: HOOK.socket(site)} if site.config.get("hook") else {}
 
 
 def url(site: Site) -> str:
@@ -126,19 +84,12 @@ def pending(site: Site, given: str | None) -> dict[str, str]:
         given: the secret of the pillar, if it has one.
     """
     if "hook" not in site.config:
-        gone = [*map(str, present(site)), *([f"user {user(site)}"] if _has_user(site) else [])]
-        return dict.fromkeys(gone, "removed")
+        return HOOK.gone(site, [config_file(site)])
     changes = config_files.differences(_files(site))
     before = read(site)
     if before is None or before != _config(site, before, given):
         changes[str(config_file(site))] = "changed" if before else "new"
-    if not PROGRAM.exists():
-        changes[str(PROGRAM)] = "new"
-    if not _has_user(site):
-        changes[f"user {user(site)}"] = "new"
-    if not os.path.lexists(_link(site)):
-        changes[_units(site)[0].name] = "disabled"
-    return dict(changes)
+    return dict(changes) | HOOK.lacks(site)
 
 
 def _config(site: Site, before: dict[str, Any] | None, given: str | None) -> dict[str, Any]:
@@ -166,24 +117,15 @@ def apply(site: Site, given: str | None) -> None:
     if "hook" not in site.config:
         remove(site)
     elif changes:
-        _make_user(site)
+        HOOK.make_user(site)
         file.write_json(config_file(site), _config(site, read(site), given), mode=0o600)
         files = _files(site)
-        PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-        if {str(PROGRAM), *map(str, files)} & {*changes}:
-            archive.install(MODULE, PROGRAM)
+        HOOK.program.parent.mkdir(parents=True, exist_ok=True)
+        if {str(HOOK.program), *map(str, files)} & {*changes}:
+            archive.install(MODULE, HOOK.program)
         for path, text in files.items():
             file.write(path, text or "")
-        units.daemon_reload()
-        _start_anew(site)
-
-
-def _start_anew(site: Site) -> None:
-    socket, service = _units(site)
-    units.control("enable", "--quiet", socket.name, doing=f"enabling {socket.name}")
-    # systemd does not open a socket again while its service has it
-    units.control("stop", service.name, socket.name, doing=f"stopping {service.name}")
-    units.control("start", socket.name, doing=f"starting {socket.name}")
+        HOOK.start_anew(site)
 
 
 def rotate(site: Site) -> None:
@@ -201,7 +143,7 @@ def rotate(site: Site) -> None:
             hint="change it there, and apply: the former one is accepted for a day",
         )
     file.write_json(config_file(site), before | _with_secret(before, secrets.token_hex(32)), mode=0o600)
-    service = _units(site)[1].name
+    service = HOOK.units(site)[1].name
     units.control("stop", service, doing=f"stopping {service}")  # the next request starts it
 
 
@@ -224,29 +166,9 @@ def _has_none(site: Site) -> DeploymentError:
     return DeploymentError(f"{site.name} has no webhook", hint=f"set {site.at}:hook to true, and apply")
 
 
-def _has_user(site: Site) -> bool:
-    found = users.find_user(user(site))
-    return found is not None and found.pw_gecos == title(site.name)
-
-
-def _make_user(site: Site) -> None:
-    if not _has_user(site) and users.find_user(user(site)):
-        raise DeploymentError(
-            f"the user {user(site)} exists on this host and does not belong to the site {site.name}",
-            hint=f"rename it, or leave out {site.at}:hook",
-        )
-    if not _has_user(site):
-        argv = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-        argv += ["--shell", "/usr/sbin/nologin", "--comment", title(site.name), user(site)]
-        commands.run(argv, doing=f"creating the user {user(site)}")
-
-
 def present(site: Site) -> list[Path]:
     """Return what the site has of it."""
-    paths = [*_units(site), _link(site), config_file(site), _socket(site)]
-    if not _others(site):
-        paths.append(PROGRAM)
-    return [path for path in paths if os.path.lexists(path)]
+    return HOOK.present(site, [config_file(site)])
 
 
 def remove(site: Site) -> None:
@@ -255,52 +177,20 @@ def remove(site: Site) -> None:
     Raises:
         DeploymentError: systemd does not stop them.
     """
-    found = present(site)
-    socket, service = _units(site)
-    has_units = socket in found or service in found
-    if has_units and daemons.has_systemd():
-        names = [path.name for path in (socket, service)]
-        doing = f"ending the webhook of {site.name}"
-        units.stop("disable", "--quiet", "--now", units=names, doing=doing, within=_PATIENCE)
-    for path in found:
-        path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # it is missing, or another site has a socket there
-        _FOLDER.rmdir()
-    if has_units and daemons.has_systemd():
-        units.daemon_reload()
-    if _has_user(site):
-        commands.run(["userdel", user(site)], doing=f"removing the user {user(site)}")
-
-
-def _others(site: Site) -> bool:
-    """Return whether another site of the host has a webhook."""
-    return any(path != _units(site)[1] for path in daemons.UNITS.glob("django-*-web-hook.service"))
-
-
-def _units(site: Site) -> tuple[Path, Path]:
-    # with a hyphen, which no name of a worker has: another site may be called blog-0042 (process.contract.parse)
-    socket = daemons.UNITS / f"django-{site.name}-web-hook.socket"
-    return socket, socket.with_suffix(".service")
-
-
-def _socket(site: Site) -> Path:
-    return _FOLDER / f"{site.name}.sock"
-
-
-def _link(site: Site) -> Path:
-    return daemons.UNITS / "sockets.target.wants" / _units(site)[0].name
+    HOOK.remove(site, present(site))
 
 
 def _files(site: Site) -> Files:
     values = {
         "site": site.name,
-        "socket": _socket(site),
+        "socket": HOOK.socket(site),
         "proxy": site.proxy_group,
         "version": archive.version(MODULE),
-        "program": PROGRAM,
+        "program": HOOK.program,
         "config": str(config_file(site)).replace("%", "%%"),
-        "user": user(site),
+        "user": HOOK.user(site),
         "group": entrance.group(site),
+        "walls": WALLS,
     }
-    texts = zip(_units(site), (_SOCKET, _SERVICE), strict=True)
+    texts = zip(HOOK.units(site), (_SOCKET, _SERVICE), strict=True)
     return {path: f"{config_files.OURS}\n{text.format(**values)}" for path, text in texts}

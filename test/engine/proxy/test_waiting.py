@@ -5,7 +5,6 @@ import time
 import types
 
 import pytest
-from django_formula.host import archive, users
 from django_formula.host.commands import DeploymentError
 from django_formula.proxy import relay, waiting
 from django_formula.release import health, instances
@@ -16,31 +15,11 @@ WAIT = {"wait": "20s"}
 
 
 @pytest.fixture
-def host(monkeypatch, own_host):
-    """A host of which users and calls of systemd or supervisor are only noted: `calls`, `users`."""
-    known, calls = {}, []
-
-    def run(argv, **_options):
-        if argv[0] == "useradd":
-            known[argv[-1]] = types.SimpleNamespace(pw_gecos=argv[-2])
-        elif argv[0] == "userdel":
-            del known[argv[1]]
-        elif "enable" in argv:
-            link = own_host / "etc/systemd/system/sockets.target.wants" / argv[-1]
-            link.parent.mkdir(exist_ok=True)
-            link.touch()
-        calls.append(" ".join(argv))
-        return ""
-
-    monkeypatch.setattr(waiting, "PROGRAM", own_host / "usr/local/lib/django-formula/relay.pyz")
-    monkeypatch.setattr(waiting, "_FOLDER", own_host / "run/django-wait")
-    monkeypatch.setattr(waiting, "_PROGRAMS", own_host / "etc/supervisor/conf.d")
-    (own_host / "etc/supervisor/conf.d").mkdir(parents=True, exist_ok=True)
-    monkeypatch.setattr(waiting.commands, "run", run)
-    monkeypatch.setattr(archive, "install", lambda _module, path: path.write_text("program"))
-    monkeypatch.setattr(waiting.units, "stop", lambda *words, units, **_: calls.append(" ".join([*words, *units])))
-    monkeypatch.setattr(users, "find_user", known.get)
-    return types.SimpleNamespace(calls=calls, users=known, root=own_host)
+def host(socket_host, monkeypatch):
+    socket_host.keeps(waiting, "RELAY")
+    monkeypatch.setattr(waiting, "_PROGRAMS", socket_host.root / "etc/supervisor/conf.d")
+    waiting._PROGRAMS.mkdir(parents=True, exist_ok=True)
+    return socket_host
 
 
 def applied(site):
@@ -63,7 +42,7 @@ def test_relay_is_made_once_and_removed_whole(host, make_site):
     assert files(host) == sorted([*UNITS, UNITS[1], "relay.pyz"])
     service = (host.root / "etc/systemd/system" / UNITS[0]).read_text()
     ends = f"{site.current} 20 {site.errors}/wait.html blog-wait {site.proxy_group}\n"
-    assert f"{waiting.PROGRAM} {host.root}/run/django-wait/blog.sock {ends}" in service
+    assert f"{waiting.RELAY.program} {host.root}/run/django-wait/blog.sock {ends}" in service
     assert f"\nUser=blog-wait\nSupplementaryGroups={site.proxy_group}\n" in service
     host.calls.clear()
     waiting.apply(site)
@@ -87,7 +66,7 @@ def test_program_stays_for_another_site(host, make_site):
     applied(make_site(releases=WAIT))
     applied(make_site("shop", releases=WAIT))
     waiting.remove(make_site())
-    assert waiting.PROGRAM.exists() and [*host.users] == ["shop-wait"]
+    assert waiting.RELAY.program.exists() and [*host.users] == ["shop-wait"]
     waiting.remove(make_site("shop"))
     assert files(host) == []
 
@@ -120,7 +99,7 @@ def blog(host, make_site, monkeypatch):
     release.mkdir(parents=True, exist_ok=True)
     (release / "socket").symlink_to("/run/django/blog/0042.sock")
     site.current.symlink_to(f"releases/{release.name}")
-    waiting._FOLDER.mkdir(parents=True)
+    waiting.RELAY.folder.mkdir(parents=True)
     live = types.SimpleNamespace(path=release, name=release.name)
     monkeypatch.setattr(waiting, "works", lambda *_arguments: True)
     monkeypatch.setattr(instances, "drain", lambda *_arguments: 0)
@@ -222,7 +201,7 @@ def test_hold_is_refused_without_the_option(blog, make_site):
 def one(world, monkeypatch, own_host):
     """A site that is released once, without overlap, whose requests wait; the relay itself is left out."""
     monkeypatch.setattr(waiting, "pending", lambda _site: {})
-    monkeypatch.setattr(waiting, "_FOLDER", own_host / "run/django-wait")
+    monkeypatch.setattr(waiting, "RELAY", waiting.RELAY._replace(folder=own_host / "run/django-wait"))
     monkeypatch.setattr(waiting, "unix_sockets", types.SimpleNamespace(connections=lambda _path: 0))
     world.options = {"releases": {"overlap": False, "wait": "20s"}}
     world.apply()

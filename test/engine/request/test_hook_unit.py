@@ -5,7 +5,6 @@ import stat
 import types
 
 import pytest
-from django_formula.host import archive, users
 from django_formula.host.commands import DeploymentError
 from django_formula.request import hook_unit
 
@@ -13,29 +12,9 @@ SECRET, OTHER = "0123456789abcdef", "fedcba9876543210"
 
 
 @pytest.fixture
-def host(monkeypatch, own_host):
-    """A host of which users and calls of systemd are only noted: `calls`, `users`."""
-    known, calls = {}, []
-
-    def run(argv, **_options):
-        if argv[0] == "useradd":
-            known[argv[-1]] = types.SimpleNamespace(pw_gecos=argv[-2])
-        elif argv[0] == "userdel":
-            del known[argv[1]]
-        elif "enable" in argv:
-            link = own_host / "etc/systemd/system/sockets.target.wants" / argv[-1]
-            link.parent.mkdir(exist_ok=True)
-            link.touch()
-        calls.append(" ".join(argv))
-        return ""
-
-    monkeypatch.setattr(hook_unit, "PROGRAM", own_host / "usr/local/lib/django-formula/hook.pyz")
-    monkeypatch.setattr(hook_unit, "_FOLDER", own_host / "run/django-hook")
-    monkeypatch.setattr(hook_unit.commands, "run", run)
-    monkeypatch.setattr(archive, "install", lambda _module, path: path.write_text("program"))
-    monkeypatch.setattr(hook_unit.units, "stop", lambda *words, units, **_: calls.append(" ".join([*words, *units])))
-    monkeypatch.setattr(users, "find_user", known.get)
-    return types.SimpleNamespace(calls=calls, users=known, root=own_host)
+def host(socket_host):
+    socket_host.keeps(hook_unit, "HOOK")
+    return socket_host
 
 
 def applied(site, given=None):
@@ -77,7 +56,7 @@ def test_program_stays_for_another_site(host, make_site):
     applied(make_site(hook=True))
     applied(make_site("shop", hook=True))
     hook_unit.remove(make_site())
-    assert hook_unit.PROGRAM.exists() and [*host.users] == ["shop-hook"]
+    assert hook_unit.HOOK.program.exists() and [*host.users] == ["shop-hook"]
     assert hook_unit.pending(make_site(), None) == {}
     hook_unit.remove(make_site("shop"))
     assert files(host) == []

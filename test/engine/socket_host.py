@@ -1,0 +1,41 @@
+"""A host with programs behind sockets, of which users and calls of systemd or supervisor are only noted."""
+
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django_formula.host import archive, commands, units, users
+from django_formula.site.behind_socket import Behind
+
+
+@pytest.fixture
+def socket_host(monkeypatch: pytest.MonkeyPatch, own_host: Path) -> types.SimpleNamespace:
+    """The host: its `calls`, `users` and `root`; `keeps` has a module's program and sockets below its root."""
+    known: dict[str, Any] = {}
+    calls: list[str] = []
+
+    def run(argv: list[str], **_options: object) -> str:
+        if argv[0] == "useradd":
+            known[argv[-1]] = types.SimpleNamespace(pw_gecos=argv[-2])
+        elif argv[0] == "userdel":
+            del known[argv[1]]
+        elif "enable" in argv:
+            link = own_host / "etc/systemd/system/sockets.target.wants" / argv[-1]
+            link.parent.mkdir(exist_ok=True)
+            link.touch()
+        calls.append(" ".join(argv))
+        return ""
+
+    def keeps(module: types.ModuleType, name: str) -> None:
+        one: Behind = getattr(module, name)
+        program, folder = (own_host / str(path).lstrip("/") for path in (one.program, one.folder))
+        monkeypatch.setattr(module, name, one._replace(program=program, folder=folder))
+
+    stop: Callable[..., None] = lambda *words, units, **_: calls.append(" ".join([*words, *units]))  # noqa: E731
+    monkeypatch.setattr(commands, "run", run)
+    monkeypatch.setattr(archive, "install", lambda _module, path: path.write_text("program"))
+    monkeypatch.setattr(units, "stop", stop)
+    monkeypatch.setattr(users, "find_user", known.get)
+    return types.SimpleNamespace(calls=calls, users=known, root=own_host, keeps=keeps)
