@@ -11,7 +11,7 @@ import itertools
 import random
 from typing import NamedTuple
 
-from django_formula.release.judge import Judge, Line
+from django_formula.proof.judge import Judge, Line
 
 OLD, NEW = "0041-9be1c07d2a44", "0042-3f2a9c1b77de"
 #: Routes: milliseconds of CPU, queries, the share of requests.

@@ -1,1 +1,1 @@
-"""A release that serves a share of the visitors before all of them: its state, and its program."""
+"""A release that serves a share of the visitors before all of them: its state, its program, and its judge."""

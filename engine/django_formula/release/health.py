@@ -14,7 +14,7 @@ from django_formula.host import file
 from django_formula.host.commands import FRAME, DeploymentError, seconds
 from django_formula.knowledge import cause, hints
 from django_formula.release import http as release_http
-from django_formula.release import instances, judge
+from django_formula.release import instances
 from django_formula.release.http import Answer
 from django_formula.server import servers
 from django_formula.site import domains
@@ -153,7 +153,9 @@ _SAID = 300
 _FRAMES = 3
 _NOT_THE_PROJECTS = re.compile(r"^<|/site-packages/|/lib/python3|/django_formula_\w+\.py$")
 _EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
-#: Of exceptions that may be gone a moment later, those that stay: what a database server does not have.
+#: Exceptions that may be gone a moment later: a server that starts or is busy.
+PASSING = re.compile(r"OperationalError|InterfaceError|Connection|Timeout|TimedOut|Unavailable|BlockingIO|gaierror")
+#: Of these, those that stay: what a database server does not have.
 _LASTING = re.compile(r"no such|does not exist|doesn't exist|unable to open|Unknown (column|database|table)|read-?only")
 #: What a page says that needs rows which the database does not have, or another server.
 _OF_ROWS = re.compile(
@@ -252,7 +254,7 @@ class _Wait:
             return False
         self._look()
         text = self._raised.exception if self._raised else ""
-        return bool(text) and not (judge.PASSING.search(text) and not _LASTING.search(text))
+        return bool(text) and not (PASSING.search(text) and not _LASTING.search(text))
 
     def _look(self) -> None:
         """Find out what the page raises: its log may have it."""

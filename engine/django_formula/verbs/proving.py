@@ -12,13 +12,13 @@ from typing import Any
 from django_formula.host import proc, users
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.proof import state, unit
+from django_formula.proof.judge import Judge, Use
+from django_formula.proof.said import Reader
 from django_formula.proof.state import Proof
 from django_formula.proxy import lease, proxies, waiting
-from django_formula.proxy.said import Reader
 from django_formula.release import instances
 from django_formula.release import replay as release_replay
 from django_formula.release import workers as release_workers
-from django_formula.release.judge import Judge, Use
 from django_formula.release.releases import Release
 from django_formula.site import domains, sites
 from django_formula.site.sites import Site

@@ -6,8 +6,8 @@ import random
 import re
 
 import pytest
+from django_formula.proof.said import Reader
 from django_formula.proxy import site_files
-from django_formula.proxy.said import Reader
 from specimen import FACTS, configured, formula_templates
 
 OLD, NEW = "0041-9be1c07d2a44", "0042-3f2a9c1b77de"

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from django_formula.proof.judge import Line
 from django_formula.proxy import access_log
-from django_formula.release.judge import Line
 
 #: The most bytes of a line.
 _LINE = 1 << 14

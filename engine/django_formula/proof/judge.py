@@ -22,10 +22,11 @@ import statistics
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from django_formula.release.health import PASSING
+
 #: What may be worse by default, in times; memory in bytes for each request.
 WORSE = {"errors": 2.0, "seconds": 1.3, "cpu": 1.5, "queries": 1.3, "memory": 20_000}
-#: Exceptions that a disturbance raises, not the code of a release, and those that a client does.
-PASSING = re.compile(r"OperationalError|InterfaceError|Connection|Timeout|TimedOut|Unavailable|BlockingIO|gaierror")
+#: Exceptions that a client causes.
 _OF_CLIENTS = re.compile(r"BrokenPipe|UnreadablePost|RequestAborted|CancelledError")
 #: Visitors with an exception that is new; the chance by which so many are of the new release where little is known.
 _NOVEL, _BY_CHANCE = 2, 0.01

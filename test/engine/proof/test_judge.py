@@ -6,8 +6,8 @@ import statistics
 
 import pytest
 import simulated
-from django_formula.release import judge
-from django_formula.release.judge import Line, Use
+from django_formula.proof import judge
+from django_formula.proof.judge import Line, Use
 
 OLD, NEW = "0041-9be1c07d2a44", "0042-3f2a9c1b77de"
 
