@@ -186,6 +186,24 @@ def test_share_ends_by_itself_when_its_program_is_killed(blog):
 
 
 @pytest.mark.full
+def test_boot_of_the_host_gives_all_visitors_the_active_release(blog):
+    old = blog.live
+    blog.repository.commit({"guestbook/views.py": blog.good, **version("6.0")}, "Booted meanwhile")
+    blog.deploy(releases={"canary": {"steps": {"50%": "10m"}}})
+    new = proof(blog)["release"]
+    with visitors(blog) as load:
+        until(lambda: new in load.releases, 20)
+    blog.host.restart()
+    until(lambda: serves(blog), 60)
+    assert ended(blog, 20)["ended"] == "interrupted"
+    with visitors(blog) as load:
+        load.wait(120)
+    assert load.failed == [] and load.releases == [old] and blog.live == old and alone(blog)
+    blog.deploy()
+    assert blog.live == old and proof(blog)["now"].startswith(f"{int(new[:4]) + 1:04}-")
+
+
+@pytest.mark.full
 def test_host_without_systemd(module_hosts, repositories):
     host = module_hosts(kind="ready", init=False, command=AFTER_RESTART, options=["--tmpfs=/run"])
     host.run("rm -f /etc/nginx/sites-enabled/default")

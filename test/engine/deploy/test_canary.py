@@ -1,5 +1,7 @@
 """The proof of a release in deployments: how it begins, what goes on meanwhile, and how it ends."""
 
+import contextlib
+import itertools
 import json
 import os
 from types import SimpleNamespace
@@ -7,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from django_formula.deploy import canary, steps
 from django_formula.deploy.deployment import RepeatedFailure
-from django_formula.host import file
+from django_formula.host import file, locks
 from django_formula.host.commands import DeploymentError
 from django_formula.proof import state, unit
 from django_formula.proxy import lease, waiting
@@ -236,6 +238,56 @@ def test_program_goes_on_with_a_switch_that_was_killed(site):
     proof.end_bake(site.site, proven(site))
     assert state.last(site.site).outcome == "active" and not any(known.old[:4] in name for name in site.running)
     site.check()
+
+
+class Killed(BaseException):
+    """The end of a process at some moment."""
+
+
+@pytest.mark.parametrize("bake", ["0s", "5m"])
+@pytest.mark.parametrize("end", [proof.activate, lambda site, known: proof.take_back(site, known, "it leaks")])
+def test_kill_at_each_write_of_an_end_leaves_one_release(site, monkeypatch, end, bake):
+    """What is killed goes on as its program does: before the switch it is made again, after it the bake ends."""
+    site.options = {**site.options, "releases": {"canary": {**CANARY, "bake": bake}}}
+    written, kill = [], [0]
+
+    def counted(function):
+        def call(*arguments, **options):
+            written.append(function)
+            if len(written) == kill[0]:
+                raise Killed
+            return function(*arguments, **options)
+
+        return call
+
+    held, take = [], locks.Lock.take
+    monkeypatch.setattr(locks.Lock, "take", lambda lock: held.append(lock) or take(lock))
+    for name in ("link", "write_json", "append"):
+        monkeypatch.setattr(file, name, counted(getattr(file, name)))
+    for number in itertools.count(1):
+        site.push(f"commit {number}")
+        site.apply()
+        known = proven(site)
+        written.clear()
+        kill[0] = number
+        with contextlib.suppress(Killed):
+            end(site.site, known)
+            kill[0] = -1
+        is_last, kill[0] = kill[0] == -1, 0
+        for lock in held:  # as with the process
+            lock.release()
+        while left := state.current(site.site):
+            assert site.live in (known.release, known.old)
+            (end if left.phase == state.CANARY else proof.end_bake)(site.site, left)
+        assert (
+            site.live == (known.release if end is proof.activate else known.old)
+            and not lease.folder(site.site).exists()
+        )
+        assert {unit.rpartition(".")[0][12:16] for unit in site.running} == {site.live[:4]}
+        assert not os.path.lexists(site.site.root / "next")
+        if is_last:
+            break
+    assert number > 5
 
 
 def test_verdict_is_carried_out_after_a_kill(site):
