@@ -30,8 +30,8 @@ def live(deployment: Deployment) -> Iterator[Changes]:
         deployment.take_lock()
         canary.begin(deployment, release, old)
         return
-    is_proved_alone = deployment.is_proved and not deployment.keeps_old
-    keeps = claim.current(site) is not None or (state.current(site) is not None and not is_proved_alone)
+    proves = state.current(site) is not None and not deployment.is_proved  # by another process, which ends it
+    keeps = claim.current(site) is not None or deployment.keeps_old or proves
     strays = [] if keeps else instances.strays(site, release.path)
     switches = not old or old.name != release.name
     reopens = migration.is_in_maintenance(site) and not migration.is_in_maintenance(site, release)
