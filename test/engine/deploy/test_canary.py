@@ -7,14 +7,15 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from django_formula.deploy import canary, steps
+from django_formula.deploy import canary, proof, proving, steps
 from django_formula.deploy.deployment import RepeatedFailure
 from django_formula.host import file, locks
 from django_formula.host.commands import DeploymentError
 from django_formula.proof import state, unit
 from django_formula.proxy import lease, waiting
 from django_formula.release import releases
-from django_formula.verbs import operations, proof, proving
+from django_formula.verbs import operations
+from django_formula.verbs import proof as verbs
 from django_formula.verbs.status import status
 
 WHY_NOT = canary.why_not
@@ -131,11 +132,11 @@ def test_release_that_is_worse_is_taken_back_and_not_tried_again(site):
 def test_release_that_people_take_back_is_on_hold(site):
     site.apply()
     known = proven(site)
-    assert proof.back("blog") == {"release": known.old, "on hold": known.release}
+    assert verbs.back("blog") == {"release": known.old, "on hold": known.release}
     assert releases.Release(site.site, known.release).record["state"] == "held" and site.live == known.old
     assert site.apply() == {} and "is on hold since it was rolled back" in site.last.warnings[0]
     with pytest.raises(DeploymentError, match="no release of blog gets a share of the visitors now: the last one has"):
-        proof.back("blog")
+        verbs.back("blog")
 
 
 def test_bake_keeps_the_former_release_for_a_tenth(site):
@@ -167,23 +168,23 @@ def test_release_that_is_worse_in_the_bake_is_left(site):
 
 def test_share_of_the_command_line_and_a_token(site):
     site.apply()
-    answer = proof.share("blog", 20, token=True)
+    answer = verbs.share("blog", 20, token=True)
     known = proven(site)
     assert answer == {"release": known.release, "share": "20 %", "cookie": f"django_release={known.token}"}
     assert (known.share, known.stage, len(known.token)) == (20, -1, 32)
-    assert proof.share("blog", None, token=False) == {"release": known.release, "share": "20 %"}
-    assert proof.share("blog", "5%", token=None)["share"] == "5 %"
+    assert verbs.share("blog", None, token=False) == {"release": known.release, "share": "20 %"}
+    assert verbs.share("blog", "5%", token=None)["share"] == "5 %"
     for wrong in (60, -1, "many"):
         with pytest.raises(DeploymentError, match=f"a share is from 0 to 50 percent, not {wrong}"):
-            proof.share("blog", wrong, token=None)
+            verbs.share("blog", wrong, token=None)
 
 
 def test_program_that_was_ended_is_started_on_request(site):
     site.apply()
     site.started.clear()
-    assert proof.show("blog")["problem"] == "its program does not run: salt-call django.canary blog"
-    proof.share("blog", None, token=None)
-    assert site.started == ["blog"] and "problem" not in proof.show("blog") and proven(site).share == 10
+    assert verbs.show("blog")["problem"] == "its program does not run: salt-call django.canary blog"
+    verbs.share("blog", None, token=None)
+    assert site.started == ["blog"] and "problem" not in verbs.show("blog") and proven(site).share == 10
 
 
 def test_requests_that_are_held_wait_for_both_releases(site, monkeypatch):
@@ -198,7 +199,7 @@ def test_requests_that_are_held_wait_for_both_releases(site, monkeypatch):
 def test_promotion_on_request_switches_now(site):
     site.apply()
     known = proven(site)
-    assert proof.finish("blog") == {"release": known.release} and site.live == known.release
+    assert verbs.finish("blog") == {"release": known.release} and site.live == known.release
 
 
 @pytest.mark.parametrize("begun", ["rollback", "maintenance"])

@@ -70,7 +70,7 @@ def _carry_on(site: Site, proof: Proof) -> None:
 
 def _ending() -> Any:
     """Return what ends a proof, with all steps of a deployment: loaded when it is due."""
-    from django_formula.verbs import proof
+    from django_formula.deploy import proof
 
     return proof
 
