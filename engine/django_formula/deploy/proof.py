@@ -149,7 +149,7 @@ def interrupt(site: Site, proof: Proof) -> None:
         end_bake(site, proof)
         return
     with site.lock("a proof").held():
-        instances.stop(site, Release(site, proof.release).path)
+        instances.remove(site, Release(site, proof.release).path)
         _end(site, proof, state.INTERRUPTED, "the host or the release was stopped meanwhile")
 
 
