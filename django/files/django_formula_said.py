@@ -116,9 +116,7 @@ def _named(request, response, own, cpu):
     """The response with the header, in place of one that the project may have set."""
     try:
         match = getattr(request, "resolver_match", None)
-        route = "-"
-        if match:
-            route = _unfit.sub("_", (getattr(match, "route", None) or "/")[:200])
+        route = _shown(getattr(match, "route", None) or "/") if match else "-"
         is_first = route not in _answered and len(_answered) < _routes
         if is_first:
             _answered.add(route)
@@ -130,6 +128,11 @@ def _named(request, response, own, cpu):
         except Exception:
             return response
     return response
+
+
+@functools.lru_cache(maxsize=1000)
+def _shown(route):
+    return _unfit.sub("_", route[:200])
 
 
 @functools.cache
