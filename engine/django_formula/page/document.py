@@ -273,7 +273,8 @@ def _active(site: Site, now: float) -> str:
         return ""
     live = next((one for one in reversed(site["deployments"]) if one["release"] == site["release"]), None)
     who = [element("small", _who(live["by"]))] if live and live["by"] else []
-    return element("span", _age(site["since"], now), *who)
+    canary = [element("small", site["canary"])] if site.get("canary") else []  # a host of an older version has none
+    return element("span", _age(site["since"], now), *who, *canary)
 
 
 def _age(time: str, now: float) -> InPage:

@@ -88,6 +88,7 @@ def _site(row: Mapping[str, Any]) -> dict[str, Any]:
         "running": bool(row["running"]),
         "since": row.get("live_since") or "",
         "maintenance": row.get("maintenance") or "",
+        "canary": row.get("canary") or "",
         "ms": row.get("ms"),
         "waiting": problem.waiting(row),
         **(row.get("hour") or dict.fromkeys(("requests", "errors", "p95"))),
@@ -170,7 +171,7 @@ _SHAPE = {
     "problems": [{**dict.fromkeys(("site", "kind", "text", "command", "detail"), str), "since": float}],
     "sites": [
         {
-            **dict.fromkeys((*_TEXTS, "author"), str),
+            **dict.fromkeys((*_TEXTS, "author", "canary?"), str),
             **dict.fromkeys(("running", "https"), bool),
             **dict.fromkeys(("ms", "p95"), (float, types.NoneType)),
             **dict.fromkeys(("waiting", "requests", "errors"), (int, types.NoneType)),

@@ -120,6 +120,13 @@ def test_no_text_of_others_makes_an_element_or_an_attribute(text):
     assert not {"script", "img", "iframe", "b[", "svg/onload"} & {*bad.names()}
 
 
+def test_share_of_a_canary_is_shown_and_a_host_of_before_has_none():
+    hosts = sample.whole()
+    assert "gets 10 % of the visitors" not in document.of_hosts(hosts, sample.NOW)
+    hosts[0]["sites"][0] = {**hosts[0]["sites"][0], "canary": "0042-3f2a9c1b77de gets 10 % of the visitors"}
+    assert "<small>0042-3f2a9c1b77de gets 10 % of the visitors</small>" in document.of_hosts(hosts, sample.NOW)
+
+
 def test_certificate_and_backup_are_coloured_when_they_need_a_look():
     text = document.of_hosts(sample.whole(), sample.NOW)
     assert 'data-l="Certificate" class="w">3 days' in text
