@@ -62,8 +62,6 @@ def restore(
     site = sites.find(name)
     if rollback:
         claim.refuse_alone(site, "rollback")
-    if not compare:
-        proof_unit.supersede(site, "a restore was asked for")
     if sum(map(bool, (offsite, at, which if at else None))) > 1:
         raise DeploymentError("at names a moment: neither a backup nor offsite has an effect with it")
     if offsite:
@@ -78,6 +76,7 @@ def restore(
         live = _live(site)
         deployment.secrets.read()
         to = _made_under(site, which, live) if rollback else None
+        proof_unit.supersede(site, "a backup is restored")
 
         def go_back() -> None:
             if to:

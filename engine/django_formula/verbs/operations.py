@@ -189,13 +189,13 @@ def returning(
     with deployment.step("rollback"):
         with deployment.deciding():
             deployment.take_lock(look_again=True)
-            unit.supersede(site, "a rollback was asked for")
             left = _live(site)
             if is_judged:
                 target, outlook = deploy_rollback.target(site, left, to), deploy_rollback.Outlook({}, [])
                 deployment.secrets.read()
             else:
                 target, outlook = _outlook(deployment, left, to, migrate=migrate, force=force)
+        unit.supersede(site, f"{target.name} is activated again")
         deployment.return_to(target, left)
         if not migrate or not outlook.schema or outlook.lasting:
             deployment.warn(deploy_rollback.warnings(target, outlook))

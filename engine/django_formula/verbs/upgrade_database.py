@@ -380,6 +380,7 @@ def _hold(state: State, holders: Holders, *, waits: bool) -> None:
     chosen = [(site, live) for site, live in upgrade_plan.of_port(state["port"]) if live]
     for site, _live in chosen:
         restore.refuse_running_commands(site)
+    for site, _live in chosen:
         proof_unit.supersede(site, "its database server is upgraded")
     state["held"] = {site.name: upgrade_hold.before(site, live, waits=waits) for site, live in chosen}
     state["phase"] = _HELD if state["phase"] == _COPYING else state["phase"]
@@ -388,7 +389,6 @@ def _hold(state: State, holders: Holders, *, waits: bool) -> None:
         upgrade_hold.hold(site, live, state["held"][site.name], holders.get(site.name), _BY)
     for site, _live in chosen:
         restore.refuse_running_commands(site)
-        proof_unit.supersede(site, "its database server is upgraded")
     _for_each(restore.stop, chosen)
 
 

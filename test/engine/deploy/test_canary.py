@@ -204,15 +204,24 @@ def test_promotion_on_request_switches_now(site):
 
 @pytest.mark.parametrize("begun", ["rollback", "maintenance"])
 def test_what_else_is_done_with_the_site_ends_it(site, begun):
+    operations.release("blog", is_proved=True)
+    site.push("three")
     site.apply()
     known = proven(site)
     if begun == "rollback":
-        with pytest.raises(DeploymentError, match="no older good release"):
-            operations.rollback("blog")
+        operations.rollback("blog")
     else:
         operations.maintenance("blog", "on", "")
-    assert state.last(site.site).outcome == "superseded" and site.live == known.old
+    assert state.last(site.site).outcome == "superseded"
+    assert site.live.startswith("0001-" if begun == "rollback" else "0002-")
     assert not any(known.release.split("-")[0] in name for name in site.running)
+
+
+def test_rollback_that_is_refused_leaves_it(site):
+    site.apply()
+    with pytest.raises(DeploymentError, match="no older good release"):
+        operations.rollback("blog")
+    assert proven(site).release.startswith("0002-")
 
 
 def test_program_that_does_not_run_any_more_is_begun_again(site):
