@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import families
+import machine
 import parts
 import pytest
 import salt._logging  # (puts an importer of the old protocol on sys.meta_path)
@@ -101,6 +102,15 @@ def environment_stays() -> Iterator[None]:
     assert {**os.environ, **current} == {**before, **current}
 
 
+@pytest.fixture(autouse=True)
+def machine_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test changes the machine that runs it; those of test/hosts change their own hosts."""
+    machine.found.clear()
+    yield
+    if "hosts" not in request.path.parts:
+        assert not machine.found
+
+
 def keep(config: pytest.Config, items: list[pytest.Item], wanted: Callable[[pytest.Item], bool]) -> None:
     """Deselect all tests but the wanted ones."""
     others = [item for item in items if not wanted(item)]
@@ -122,6 +132,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
+    machine.watch()
     family, part = config.getoption("family"), config.getoption("part")
     try:
         if family:

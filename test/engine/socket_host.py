@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 from django_formula.host import archive, commands, units, users
-from django_formula.site.behind_socket import Behind
 
 
 @pytest.fixture
 def socket_host(monkeypatch: pytest.MonkeyPatch, own_host: Path) -> types.SimpleNamespace:
-    """The host: its `calls`, `users` and `root`; `keeps` has a module's program and sockets below its root."""
+    """The host: its `calls`, `users` and `root`."""
     known: dict[str, Any] = {}
     calls: list[str] = []
 
@@ -28,14 +27,9 @@ def socket_host(monkeypatch: pytest.MonkeyPatch, own_host: Path) -> types.Simple
         calls.append(" ".join(argv))
         return ""
 
-    def keeps(module: types.ModuleType, name: str) -> None:
-        one: Behind = getattr(module, name)
-        program, folder = (own_host / str(path).lstrip("/") for path in (one.program, one.folder))
-        monkeypatch.setattr(module, name, one._replace(program=program, folder=folder))
-
     stop: Callable[..., None] = lambda *words, units, **_: calls.append(" ".join([*words, *units]))  # noqa: E731
     monkeypatch.setattr(commands, "run", run)
     monkeypatch.setattr(archive, "install", lambda _module, path: path.write_text("program"))
     monkeypatch.setattr(units, "stop", stop)
     monkeypatch.setattr(users, "find_user", known.get)
-    return types.SimpleNamespace(calls=calls, users=known, root=own_host, keeps=keeps)
+    return types.SimpleNamespace(calls=calls, users=known, root=own_host)

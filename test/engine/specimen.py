@@ -12,6 +12,7 @@ import pytest
 import yaml
 from django_formula.audit import audit, people
 from django_formula.audit import chain as audit_chain
+from django_formula.container import dockerfile
 from django_formula.database import clusters
 from django_formula.deploy import preflight
 from django_formula.host import commands, daemons, mounts, proc, users
@@ -20,7 +21,8 @@ from django_formula.host import folders as host_folders
 from django_formula.pillar import compiler
 from django_formula.process import contract as process_contract
 from django_formula.process import supervisor, systemd
-from django_formula.proxy import apache, nginx
+from django_formula.proxy import apache, nginx, waiting
+from django_formula.request import hook_unit
 from django_formula.site import sites as site_sites
 from django_formula.site.sites import Site
 from django_formula.takeover import manager
@@ -123,12 +125,17 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (clusters, "CREATION"): "etc/postgresql-common/createcluster.d",
         (managed, "FOLDER"): "usr/local/lib/django-formula/python",
         (uv, "UV"): "usr/local/lib/django-formula/uv",
+        (dockerfile, "CACHES"): "var/lib/django-formula/caches",
         (manager, "SYSTEMD"): "etc/systemd/system",
         (manager, "SUPERVISOR"): "etc/supervisor/conf.d",
     }
     for (module, name), folder in folders.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
+    for module, name in ((waiting, "RELAY"), (hook_unit, "HOOK")):
+        behind = getattr(module, name)
+        program, folder = (tmp_path / str(path).lstrip("/") for path in (behind.program, behind.folder))
+        monkeypatch.setattr(module, name, behind._replace(program=program, folder=folder))
     for name in ("CONFIG", "HOME", "KEYS", "SUDOERS", "PROGRAM", "ARCHIVE"):
         monkeypatch.setattr(people, name, tmp_path / str(getattr(people, name)).lstrip("/"))
     monkeypatch.setattr(audit, "JOURNAL", tmp_path / "run/systemd/journal/socket")

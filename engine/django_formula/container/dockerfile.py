@@ -113,6 +113,9 @@ def normal(text: str) -> str:
     return " ".join(text.split())
 
 
+#: podman keeps the caches of each site's Dockerfiles here.
+CACHES = Path("/var/lib/django-formula/caches")
+
 #: Names in a source that are in no image: they may hold secrets. Containers have the first ones as mounts.
 PRIVATE = (".env", ".env.*", ".envs", "*.pem", "*.key")
 NEVER = (".git",)
@@ -192,7 +195,7 @@ def _caches(site: Site) -> dict[str, str]:
 
 def caches(site: Site) -> Path:
     """Return the folder in which podman keeps the caches of a site's Dockerfiles."""
-    return Path("/var/lib/django-formula/caches") / site.name
+    return CACHES / site.name
 
 
 def private_copy(text: str) -> _Instruction | None:

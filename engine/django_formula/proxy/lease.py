@@ -14,7 +14,8 @@ from pathlib import Path
 
 from django_formula.host import file
 from django_formula.host.folders import Folder, make
-from django_formula.site.sites import RUNTIME, Site
+from django_formula.site import sites
+from django_formula.site.sites import Site
 
 #: Seconds of a slot, as nginx's map of `$msec` has it, and slots that are written at a time.
 SLOT, _AHEAD = 10, 2
@@ -25,7 +26,7 @@ NONE = "none"
 
 def folder(site: Site) -> Path:
     """Return the folder of a site's lease; not in `Site.runtime`, which the site may write to."""
-    return RUNTIME / f"{site.name}.canary"
+    return sites.RUNTIME / f"{site.name}.canary"
 
 
 def first(share: int) -> list[str]:

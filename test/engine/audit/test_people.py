@@ -169,7 +169,7 @@ def test_schema_has_the_functions_that_people_may_have():
 
 
 @pytest.fixture
-def functions(monkeypatch):
+def functions(monkeypatch, own_host):
     """The module `django_ops` as Salt loads it, for ada by SSH, with functions of `django` that are noted."""
     spec = importlib.util.spec_from_file_location("django_ops", ROOT / "_modules/django_ops.py")
     module = importlib.util.module_from_spec(spec)

@@ -76,6 +76,8 @@ def haproxy(own_host: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
     state = own_host / "var/lib/django-formula/balancer"
     monkeypatch.setattr(plan, "STATE", state)
+    monkeypatch.setattr(varnish, "CONFIG", own_host / "etc/varnish/django.vcl")
+    monkeypatch.setattr(varnish, "UNIT", own_host / "etc/systemd/system/django-varnish.service")
     monkeypatch.setattr(balancer_nginx, "UNIT", own_host / "etc/systemd/system/django-nginx.service")
     monkeypatch.setattr(check, "STATES", state / "hosts.json")
     monkeypatch.setattr(check, "SERVERS", own_host / "etc/nginx/django-balancer")

@@ -23,13 +23,10 @@ CANARY = {"steps": {"30%": "5m", "10%": "2m"}}
 
 
 @pytest.fixture
-def site(world, monkeypatch, tmp_path):
+def site(world, monkeypatch):
     """A site with an active release, whose next one gets a share of the visitors."""
     world.options = {"proxy": {"access_log": "json"}, "releases": {"canary": CANARY}}
     world.started, world.why_not = [], ""
-    runtime = tmp_path / "run-django"
-    runtime.mkdir()
-    monkeypatch.setattr(lease, "RUNTIME", runtime)
     monkeypatch.setattr(unit, "start", lambda site: world.started.append(site.name))
     monkeypatch.setattr(unit, "runs", lambda site: bool(world.started))
     monkeypatch.setattr(canary, "why_not", lambda deployment, release, live: world.why_not)

@@ -13,7 +13,8 @@ SLOTS = ["170000012", "170000013"]
 
 @pytest.fixture
 def site(monkeypatch, tmp_path):
-    monkeypatch.setattr(lease, "RUNTIME", tmp_path)
+    monkeypatch.setattr(sites, "RUNTIME", tmp_path / "django")
+    sites.RUNTIME.mkdir()
     monkeypatch.setattr(users, "user_id", lambda name: os.getuid())
     monkeypatch.setattr(users, "group_id", lambda name: os.getgid())
 

@@ -37,7 +37,7 @@ LATE = 0
 
 
 @pytest.fixture
-def visited(monkeypatch):
+def visited(monkeypatch, own_host):
     """A server that stands for the proxy, and the site; `visited(...)` returns what is said."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Visited)
     server.location, port = "", server.server_address[1]

@@ -16,7 +16,6 @@ WAIT = {"wait": "20s"}
 
 @pytest.fixture
 def host(socket_host, monkeypatch):
-    socket_host.keeps(waiting, "RELAY")
     monkeypatch.setattr(waiting, "_PROGRAMS", socket_host.root / "etc/supervisor/conf.d")
     waiting._PROGRAMS.mkdir(parents=True, exist_ok=True)
     return socket_host
@@ -198,10 +197,9 @@ def test_hold_is_refused_without_the_option(blog, make_site):
 
 
 @pytest.fixture
-def one(world, monkeypatch, own_host):
+def one(world, monkeypatch):
     """A site that is released once, without overlap, whose requests wait; the relay itself is left out."""
     monkeypatch.setattr(waiting, "pending", lambda _site: {})
-    monkeypatch.setattr(waiting, "RELAY", waiting.RELAY._replace(folder=own_host / "run/django-wait"))
     monkeypatch.setattr(waiting, "unix_sockets", types.SimpleNamespace(connections=lambda _path: 0))
     world.options = {"releases": {"overlap": False, "wait": "20s"}}
     world.apply()

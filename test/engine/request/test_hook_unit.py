@@ -13,7 +13,6 @@ SECRET, OTHER = "0123456789abcdef", "fedcba9876543210"
 
 @pytest.fixture
 def host(socket_host):
-    socket_host.keeps(hook_unit, "HOOK")
     return socket_host
 
 

@@ -7,7 +7,7 @@ from django_formula.backup import store
 from django_formula.deploy import step_record, step_site
 from django_formula.host import commands, daemons, file, proc, units
 from django_formula.host.commands import DeploymentError
-from django_formula.process import sandbox
+from django_formula.process import sandbox, systemd
 from django_formula.release import releases, workers
 from django_formula.secret import secrets
 from django_formula.store import client, contract, redis, service, setup, stores
@@ -25,6 +25,7 @@ def host(own_host, tmp_path, monkeypatch):
         folder.mkdir(exist_ok=True)
     monkeypatch.setattr(contract, "RUN", run)
     monkeypatch.setattr(service, "PROGRAMS", programs)
+    monkeypatch.setattr(service, "UNITS", systemd.UNITS)
     monkeypatch.setattr(daemons, "pid", lambda _daemon: 1)
     monkeypatch.setattr(service, "folders", lambda _server: [])
     monkeypatch.setattr(secrets, "store_password", lambda _site: "5e" * 32)
