@@ -22,6 +22,7 @@ def release(request):
         raise KeyError("seven")
     return JsonResponse({"release": os.environ["DJANGO_RELEASE"]})
 """
+EXITS = BROKEN.replace('raise KeyError("seven")', "os._exit(1)")
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,18 @@ def test_release_that_raises_is_taken_back(blog):
     again = blog.apply()
     assert "failed before with the same inputs: canary: " in again.failed["blog has its source"], again
     assert alone(blog)
+
+
+@pytest.mark.full
+def test_visitors_of_a_release_that_exits_are_answered_by_the_active_one(blog):
+    old = blog.live
+    broken(blog, "Exits", EXITS)
+    with visitors(blog) as load:
+        blog.deploy()
+        result = ended(blog)
+        load.wait(40)
+    assert load.failed == [] and result["ended"] == "back" and "gave no answer to 2 visitors" in result["why"], result
+    assert blog.live == old and result["release"] in load.releases
 
 
 @pytest.mark.full

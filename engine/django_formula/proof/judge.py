@@ -64,6 +64,8 @@ _VISITORS, _ROUTES, _EXCEPTIONS, _USES, _NAME = 20_000, 200, 200, 600, 200
 _SHOWN = 10
 _WORDS = {"cpu": "CPU", "queries": "queries", "seconds": "time"}
 _OTHER = "(others)"
+#: What stands for an exception where a release has closed the connection, or has not accepted it.
+NO_ANSWER = "no answer"
 
 
 class Line(NamedTuple):
@@ -77,7 +79,8 @@ class Line(NamedTuple):
         seconds: how long the answer took.
         cpu: milliseconds of CPU, None where they are not known.
         queries: of databases, None where they are not known.
-        exception: class and function of an exception that no view has caught, as `KeyError@item`; empty for none.
+        exception: class and function of an exception that no view has caught, as `KeyError@item`; `NO_ANSWER`; empty
+            for none.
         status: of the answer.
         is_static: whether it is a file that the proxy serves, or does not find.
         is_cold: whether it is the first answer of its route by a process, which imports modules and fills caches.
@@ -224,7 +227,8 @@ class Judge:
             needed = max(_NOVEL, math.ceil(math.log(_BY_CHANCE) / math.log(share)))
         if visitors >= needed:
             where = " in ".join(name.split("@", 1))
-            text = f"{self._new.name} raised {where} for {visitors} visitors; {self._old.name} never did"
+            did = "gave no answer to" if name == NO_ANSWER else f"raised {where} for"
+            text = f"{self._new.name} {did} {visitors} visitors; {self._old.name} never did"
             self.exception = "" if self.verdict else name
             self._decide("exception", text, visitors, None)
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.proof.judge import Line
+from django_formula.proof.judge import NO_ANSWER, Line
 from django_formula.proxy import access_log
 
 #: The most bytes of a line.
@@ -33,7 +33,8 @@ _TARGET, _RAISED = re.compile(r"/[!-~]{0,999}", re.ASCII), 100
 _FILE = re.compile(r"/[\w./%+~@-]{1,199}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,9}\.\d{1,6}")
 #: What nginx answers for a release that does not: refused, no answer in time, and a client that has not waited.
-_NO_ANSWER = (499, 502, 504)
+_CLOSED = 502
+_NO_ANSWER = (499, _CLOSED, 504)
 
 
 class Reader:
@@ -91,10 +92,14 @@ class Reader:
         is_static = not is_answered and path.startswith(self._static) and row["method"] in _SAFE_METHODS
         if not is_answered and not is_static and status not in _NO_ANSWER:
             return None
-        said = _SAID.fullmatch(row["said"]) if isinstance(row.get("said"), str) else None
+        said, chosen = _SAID.fullmatch(row["said"]) if isinstance(row.get("said"), str) else None, self._chosen(row)
+        is_of_both = "," in row["upstream_seconds"] and row.get("canary") == "next"
+        if is_of_both and (not said or said[1] != chosen):  # nginx has asked the active one, too
+            return Line(time, chosen, visitor, "-", took, None, None, NO_ANSWER, _CLOSED, False) if said else None
         if is_static or not said or said[1] not in self._releases.values():
             route = path if is_static and _FILE.fullmatch(path) else "-"
-            return Line(time, self._chosen(row), visitor, route, took, None, None, "", int(status), is_static)
+            failed = NO_ANSWER if status == _CLOSED and chosen and not is_static else ""
+            return Line(time, chosen, visitor, route, took, None, None, failed, int(status), is_static)
         release, route, is_cold, cpu, queries, exception = said.groups()
         if exception != "-" and row["method"] == "GET" and isinstance(row.get("host"), str):
             self._keep(exception, row["host"], row["uri"])

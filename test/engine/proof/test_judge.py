@@ -7,7 +7,7 @@ import statistics
 import pytest
 import simulated
 from django_formula.proof import judge
-from django_formula.proof.judge import Line, Use
+from django_formula.proof.judge import NO_ANSWER, Line, Use
 
 OLD, NEW = "0041-9be1c07d2a44", "0042-3f2a9c1b77de"
 
@@ -66,6 +66,16 @@ def test_exception_of_a_disturbance_or_of_the_old_release_needs_a_comparison(exc
         release = NEW if number % 10 == 0 else OLD
         both.see(line(release, f"v{number}", exception=exception, status=500), 0.1)
     assert both.verdict is None
+
+
+def test_release_that_gives_two_visitors_no_answer_is_worse_where_the_old_one_always_has():
+    for known in (False, True):
+        both = judged()
+        both.past(line(OLD, "x", exception=NO_ANSWER if known else "", status=502, route="-"))
+        for number in range(2):
+            both.see(line(visitor=f"v{number}", exception=NO_ANSWER, status=502, route="-"), 0.1)
+        said = both.verdict and both.verdict.text
+        assert said == (None if known else f"{NEW} gave no answer to 2 visitors; {OLD} never did")
 
 
 def test_first_verdict_stays_and_evidence_is_json():

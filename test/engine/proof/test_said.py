@@ -6,6 +6,7 @@ import random
 import re
 
 import pytest
+from django_formula.proof.judge import NO_ANSWER
 from django_formula.proof.said import Reader
 from django_formula.proxy import site_files
 from specimen import FACTS, configured, formula_templates
@@ -65,7 +66,7 @@ def test_line_has_what_the_release_says_and_the_time_of_the_release_alone(read):
 
 def test_first_answer_of_a_process_failed_post_and_unknown_figures(read):
     said = f"{OLD} order/ ~9.5 - KeyError@shop.views.Order.post.<locals>.each"
-    (answer,) = read(line(method="POST", said=said, status=500, upstream_seconds="0.001, 0.250"))
+    (answer,) = read(line(method="POST", said=said, status=500, upstream_seconds="0.001, 0.250", canary="current"))
     assert (answer.release, answer.route, answer.is_cold, answer.status) == (OLD, "POST order/", True, 500)
     assert (answer.cpu, answer.queries, answer.exception) == (9.5, None, "KeyError@shop.views.Order.post.<locals>.each")
     assert answer.seconds == pytest.approx(0.251)
@@ -95,6 +96,25 @@ def test_first_answer_of_a_process_failed_post_and_unknown_figures(read):
 def test_answer_of_nginx_itself_is_of_the_release_that_it_has_chosen(read, more, expected):
     (answer,) = read(line(**more))
     assert (answer.release, answer.route, answer.status, answer.is_static) == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"status": 502, "said": ""}, [(NEW, NO_ANSWER, 502)]),
+        ({"status": 502, "said": "", "canary": "current"}, [(OLD, NO_ANSWER, 502)]),
+        ({"status": 502, "said": "", "canary": ""}, [("", "", 502)]),
+        ({"status": 504, "said": ""}, [(NEW, "", 504)]),
+        # the active release has answered in place of the new one, neither has, and the new one has become it meanwhile
+        ({"said": SAID.replace(NEW, OLD), "upstream_seconds": "0.001, 0.250"}, [(NEW, NO_ANSWER, 502)]),
+        ({"status": 502, "said": "", "upstream_seconds": "0.001, 0.250"}, []),
+        ({"upstream_seconds": "0.000, 0.250"}, [(NEW, "", 200)]),
+        # the relay of requests that wait
+        ({"said": SAID.replace(NEW, OLD), "canary": "current", "upstream_seconds": "0.0, 0.2"}, [(OLD, "", 200)]),
+    ],
+)
+def test_release_that_gives_no_answer_is_known_although_another_one_has_answered(read, more, expected):
+    assert [(answer.release, answer.exception, answer.status) for answer in read(line(**more))] == expected
 
 
 def test_methods_that_a_visitor_invents_are_one_route(read):
