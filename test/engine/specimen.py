@@ -23,6 +23,7 @@ from django_formula.process import contract as process_contract
 from django_formula.process import supervisor, systemd
 from django_formula.proxy import apache, nginx, waiting
 from django_formula.request import hook_unit
+from django_formula.schedule import timer
 from django_formula.site import sites as site_sites
 from django_formula.site.sites import Site
 from django_formula.takeover import manager
@@ -126,6 +127,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (managed, "FOLDER"): "usr/local/lib/django-formula/python",
         (uv, "UV"): "usr/local/lib/django-formula/uv",
         (dockerfile, "CACHES"): "var/lib/django-formula/caches",
+        (timer, "CRON"): "etc/cron.d",
         (manager, "SYSTEMD"): "etc/systemd/system",
         (manager, "SUPERVISOR"): "etc/supervisor/conf.d",
     }

@@ -232,10 +232,8 @@ def test_null_takes_an_inherited_schedule_back():
 @pytest.fixture
 def cron(scheduled, own_host, monkeypatch):
     """The same host with cron in place of systemd."""
-    monkeypatch.setattr(schedule_timer, "CRON", own_host / "etc/cron.d")
     monkeypatch.setattr(daemons, "SYSTEMD", own_host / "none")
     monkeypatch.setattr(schedule_timer.shutil, "which", lambda name, path=None: f"/usr/sbin/{name}")
-    (own_host / "etc/cron.d").mkdir(exist_ok=True)
     scheduled.options = {"schedules": {"clear": CLEAR, "poll": {"command": "manage.py poll", "at": "*/5 * * * 1-5"}}}
     return scheduled
 
