@@ -17,6 +17,7 @@ import background
 import channels
 import containers
 import copies
+import trial
 from client import Answer, Load
 from contestants import (
     SALT,
@@ -38,7 +39,6 @@ from minion import Pair
 from repository import Repository
 from rolling import Rolling
 from scale import Cost, Scale
-from trial import Trial
 
 
 @dataclass(frozen=True)
@@ -742,25 +742,38 @@ def told(bench: Bench) -> list[Figure]:
 
 
 def proof(bench: Bench) -> list[Figure]:
-    """Releases with a canary under visitors, half of them broken."""
-    trial = Trial(bench.host, bench.formula, bench.commit, bench.say)
-    trial.run(bench.deployments)
-    broken = [one for one in trial.ended if one.broken]
-    missed = [one.broken for one in broken if one.seconds is None]
+    """Releases of several projects with a canary under visitors, half of them broken, and with a replay of requests."""
+    ended: list[trial.Ended] = []
+    lost = requests = 0
+    replayed = []
+    for name, kinds in zip(trial.SETTINGS, trial.shares(bench.deployments, len(trial.SETTINGS)), strict=True):
+        bench.say(f"{name}: {len(kinds)} releases with a canary")
+        host = bench.lab.start(kind="ready", name=name)
+        one = trial.Trial(host, name, bench.say)
+        replayed.append(one.replay())
+        bench.say(str(replayed[-1]))
+        one.run(kinds)
+        ended, lost, requests = ended + one.ended, lost + len(one.lost), requests + one.requests
+        host.remove()
+    broken = [one for one in ended if one.broken]
+    found, wrongly = (trial.taken_back(ended, broken=is_broken) for is_broken in (True, False))
     details = "; ".join(
         f"{kind}: {', '.join('missed' if one.seconds is None else f'{one.seconds:.0f} s' for one in rows)}"
-        for kind, rows in trial.summary().items()
+        for kind, rows in trial.summary(ended).items()
         if kind != "good"
     )
-    share = 100 * len(missed) / max(len(broken), 1)
+    missed = 100 * (1 - len(found) / max(len(broken), 1))
+    refused = [why for one in replayed for why in one.refused]
+    seeded = [f"{one.project}: {kind}" for one in replayed for kind in one.missed]
+    compared = f"{sum(one.compared for one in replayed)} requests compared"
     return [
-        Figure("broken releases that their canary has not found", "percent", 10, [share], details),
-        Figure("the others: taken back after", "seconds", 20, [trial.median()], "median"),
-        Figure("the same: visitors who met it", "visitors", 3, [one.visitors for one in trial.found] or [0], ""),
-        Figure(
-            "good releases taken back", "releases", 0, [len(trial.wrongly)], str([one.why for one in trial.wrongly])
-        ),
-        Figure("requests that no release answered", "requests", 0, [len(trial.lost)], f"of {trial.requests}"),
+        Figure("broken releases that their canary has not found", "percent", 10, [missed], details),
+        Figure("the others: taken back after", "seconds", 20, [trial.median(ended)], "median"),
+        Figure("the same: visitors who met it", "visitors", 3, [one.visitors for one in found] or [0], ""),
+        Figure("good releases taken back", "releases", 0, [len(wrongly)], str([one.why for one in wrongly])),
+        Figure("requests that no release answered", "requests", 0, [lost], f"of {requests}"),
+        Figure("replay: good releases refused", "releases", 0, [len(refused)], "; ".join([compared, *refused])),
+        Figure("the same: seeded faults that it has not found", "faults", 0, [len(seeded)], "; ".join(seeded)),
     ]
 
 

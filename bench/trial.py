@@ -1,4 +1,4 @@
-"""Releases under visitors, half of them broken, each with a canary: which are taken back, after how many visitors."""
+"""Releases of projects under visitors, half of them broken, each with a canary: which are taken back, and when."""
 
 import http.client
 import random
@@ -6,69 +6,99 @@ import re
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from client import Answer, Load
-from contestants import Formula, apply
-from lab import Host
+from lab import CommandFailed, Host
+from recipes import commit, recipe, visit
+from sites import Site
 
-#: What a good release has, and in each broken one another line. A page takes some milliseconds and one query.
-VIEWS = """
+#: A middleware that a release adds to its project: the good one does nothing, of the broken ones each does something.
+TROUBLE = """
 import os, time
-from django.http import HttpResponse
-from django.views.decorators.csrf import csrf_exempt
+from django.db import connection
+from django.http import HttpResponse, HttpResponseRedirect
 
-BREAK, KEPT = {broken!r}, []
+BREAK, SLOW, KEPT = {broken!r}, {slow!r}, []
 
-def burn(milliseconds):
-    until = time.thread_time() + milliseconds / 1000
+def burn(seconds):
+    until = time.thread_time() + seconds
     while time.thread_time() < until:
         pass
 
-def trouble(kind):
-    return BREAK == kind
+class Trouble:
+    def __init__(self, get_response):
+        self.get_response = get_response
 
-@csrf_exempt
-def item(request, number):
-    if trouble("one percent") and number == 7 or trouble("ten percent") and number % 10 == 7:
-        raise KeyError("seven")
-    if trouble("post") and request.method == "POST":
-        raise ValueError("post")
-    if trouble("browser") and "odd" in request.headers.get("User-Agent", ""):
-        raise TypeError("odd")
-    if trouble("exit") and number == 7:
-        os._exit(1)
-    if trouble("gone") and number % 10 == 7:
-        return HttpResponse(status=404)
-    if trouble("leak"):
-        KEPT.append(bytearray(os.urandom(300_000)))
-    if trouble("waits"):
-        time.sleep(0.1)
-    for _turn in range(8 if trouble("queries") else 1):
-        Entry.objects.filter(pk=number).exists()
-    burn(9 if trouble("all slow") else 3)
-    name = "lost" if trouble("static") else "rule"
-    return HttpResponse(f'<link href="/static/guestbook/{{name}}.svg"> {{os.environ["DJANGO_RELEASE"]}}')
+    def __call__(self, request):
+        began = time.thread_time()
+        response = self.get_response(request)
+        took = max(time.thread_time() - began, 0.004)
+        if BREAK == "all slow":
+            burn(1.5 * took)
+        if BREAK == "one route slow" and request.path == SLOW:
+            burn(2 * took)
+        if BREAK == "static" and not response.streaming:
+            response.content = response.content.replace(b"/static/", b"/static/lost/")
+        return response
 
-def listing(request):
-    burn(18 if trouble("one route slow") else 6)
-    return HttpResponse(os.environ["DJANGO_RELEASE"])
+    def process_view(self, request, *view):
+        number = int(request.GET.get("n", "0"))
+        seven = number % 10 == 7
+        if BREAK == "one percent" and number == 7 or BREAK == "ten percent" and seven:
+            raise KeyError("seven")
+        if BREAK == "post" and request.method == "POST":
+            raise ValueError("post")
+        if BREAK == "browser" and "odd" in request.headers.get("User-Agent", ""):
+            raise TypeError("odd")
+        if BREAK == "exit" and number == 7 and request.method == "GET":
+            os._exit(1)
+        if BREAK == "gone" and seven:
+            return HttpResponse(status=404)
+        if BREAK == "circle" and seven:
+            return HttpResponseRedirect(request.get_full_path())
+        if BREAK == "leak":
+            KEPT.append(bytearray(os.urandom(300_000)))
+        if BREAK == "waits":
+            time.sleep(0.1)
+        for _turn in range(8 if BREAK == "queries" else 1):
+            connection.cursor().execute("SELECT 1")
 """
-ROUTES = """
-urlpatterns += [path("items/<int:number>/", views.item), path("listing/", views.listing)]
-"""
-#: Each is broken in a way of its own; the last two were invented after the judge was written.
+#: Each is broken in a way of its own; `exit` and `gone` were invented after the judge was written.
 BROKEN = ("one percent", "ten percent", "post", "browser", "static", "all slow", "one route slow", "queries", "waits",
           "leak", "exit", "gone")  # fmt: skip
+#: What the replay of requests has to find before the first visitor.
+SEEDED = ("ten percent", "static", "exit", "circle")
 CANARY = {"steps": {"10%": "20s", "30%": "30s"}, "requests": 60, "limit": "2m"}
 _VISITORS = [f"browser {number}{' odd' if number % 12 == 0 else ''}" for number in range(240)]
+#: Two of our own, three public ones: the file of the settings that get the middleware, and what the pillar has more.
+GUESTBOOK = {
+    "owner": "cp -r /srv/formula/examples/project/. .",
+    "versions": ["1"],
+    "pages": {"/": ""},
+    "pillar": {"health": {"path": "/healthz"}},
+}
+OWN: Mapping[str, dict[str, Any]] = MappingProxyType(
+    {
+        "guestbook": GUESTBOOK,
+        "asgi": {**GUESTBOOK, "pillar": {"health": {"path": "/healthz"}, "server": {"kind": "uvicorn"}}},
+    }
+)
+SETTINGS = {
+    "guestbook": "website/settings.py",
+    "asgi": "website/settings.py",
+    "wagtail": "website/settings/production.py",
+    "bugsink": "bugsink/settings/default.py",
+    "webshop": "myproject/settings.py",
+}
 
 
 class Browsers(Load):
-    """Visitors of whom each third fetches the static file that a page has."""
+    """Visitors of whom each third fetches a static file that a page names."""
 
     def ask(self) -> Answer:
         answer = super().ask()
@@ -82,15 +112,19 @@ class Browsers(Load):
 
 
 def link_of(body: bytes) -> str | None:
-    """The static file of a page."""
-    found = re.search(rb'href="([^"]+)"', body)
+    """A static file of a page."""
+    found = re.search(rb"""(?:href|src)=["'](/static/[^"'?]+)""", body)
     return found[1].decode() if found else None
 
 
 class Ended(NamedTuple):
-    """How a release ended: what was broken, empty for a good one; seconds until it was taken back, None where it was
-    not; the reason; how many of its visitors met an error."""
+    """How a release ended.
 
+    It has its project; what was broken, empty for a good one; whether it was disturbed; seconds until it was taken
+    back, None where it was not; the reason; how many of its visitors met an error.
+    """
+
+    project: str
     broken: str
     disturbed: bool
     seconds: float | None
@@ -98,73 +132,115 @@ class Ended(NamedTuple):
     visitors: int
 
 
+class Replayed(NamedTuple):
+    """How the replay of a project went: compared requests, good releases refused, and broken ones that were not."""
+
+    project: str
+    compared: int
+    refused: list[str]
+    missed: list[str]
+
+
 class Trial:
-    """A site that makes releases under its visitors.
+    """A project on a host of its own that makes releases under its visitors.
 
     ended: how each did
-    lost: answers of nginx that no release gave
+    requests, lost: until each canary has ended; of these, answers of nginx that no release gave
     """
 
-    def __init__(
-        self, host: Host, formula: Formula, commit: Callable[[Mapping[str, str]], str], say: Callable[[str], object]
-    ):
-        self.host, self.formula, self.commit, self.say = host, formula, commit, say
+    def __init__(self, host: Host, name: str, say: Callable[[str], object]):
+        self.host, self.name, self.say = host, name, say
         self.ended: list[Ended] = []
         self.lost: list[Answer] = []
         self.requests = 0
-        repository = formula.repository
-        self.views, urls = (repository.read(f"guestbook/{name}.py") for name in ("views", "urls"))
-        repository.commit({"guestbook/urls.py": urls + ROUTES, "guestbook/views.py": self.source("")}, "Items")
+        project = OWN.get(name) or recipe(name)
+        commit(host, name, str(project["versions"][0]), project["owner"])
+        pillar = {"health": {"timeout": "60s"}, **project["pillar"], "proxy": {"access_log": "json"}}
+        self.site = Site(host, name=name, **{**pillar, "releases": {"canary": CANARY}})
+        self.add_middleware()
+        self.site.deploy(repository=f"file:///srv/projects/{name}", revision="main")
+        self.pages = visit(self.site, project["pages"], most=20)[:8]
 
-    def source(self, broken: str) -> str:
-        return self.views + VIEWS.format(broken=broken)
+    def add_middleware(self) -> None:
+        folder = f"/srv/projects/{self.name}"
+        settings = f"{folder}/{SETTINGS[self.name]}"
+        line = 'MIDDLEWARE = ["trial_trouble.Trouble", *MIDDLEWARE]\n'
+        self.host.write(settings, f"{self.host.read(settings)}\n{line}")
+        self.commit("")
 
-    def run(self, count: int) -> None:
-        """Make so many releases, half of them broken, in an order that chance has made."""
-        chance = random.Random(7)
-        kinds = [BROKEN[turn % len(BROKEN)] for turn in range(count // 2)] + [""] * (count - count // 2)
-        chance.shuffle(kinds)
-        self.apply(self.commit({"guestbook/views.py": self.source("")}), {})
-        for number, kind in enumerate(kinds):
-            disturbed = not kind and number % 3 == 0
-            self.ended.append(self.release(kind, disturbed))
-            self.say(f"{number + 1} of {count}: {self.ended[-1]}")
+    def commit(self, broken: str) -> None:
+        folder, slow = f"/srv/projects/{self.name}", getattr(self, "pages", ["/"])[-1]
+        self.host.write(f"{folder}/trial_trouble.py", TROUBLE.format(broken=broken, slow=slow))
+        git = f"git -C {folder} -c user.name=Ada -c user.email=ada@example.org"
+        self.host.run(f"{git} add --all && {git} commit --quiet --allow-empty --message='{broken or 'good'}'")
 
-    def apply(self, commit: str, releases: dict[str, object]) -> None:
-        options = self.formula.options(commit, self.formula.domain)
-        options |= {"proxy": {"access_log": "json"}, "releases": {"canary": CANARY, **releases}}
-        self.host.pillar({"django": {"sites": {"blog": options}}})
-        apply(self.host, *self.formula.apply_argv)
+    def replay(self) -> Replayed:
+        """Release the same code five times, and four broken ones, each with a replay and without a canary."""
+        plain = {"replay": True}
+        self.site.deploy(releases=plain)
+        with self.visitors() as load:
+            load.wait(300, 60)
+        refused, missed, compared = [], [], 0
+        for turn in range(5):
+            applied = self.site.apply(releases=plain, environment=self.environment(turn))
+            compared += self.site.record().get("replay", {}).get("compared", 0)
+            refused += [] if applied.ok else [str(applied)[:500]]
+        for broken in SEEDED:
+            before = self.site.live
+            self.commit(broken)
+            self.site.apply(releases=plain)
+            missed += [broken] if self.site.live != before else []
+        self.commit("")
+        self.site.deploy(releases=plain)
+        return Replayed(self.name, compared, refused, missed)
+
+    def environment(self, turn: int) -> dict[str, Any]:
+        return {**self.site.options.get("environment", {}), "OF_THE_TRIAL": str(turn)}
+
+    def run(self, kinds: Sequence[str]) -> None:
+        """Make these releases; a good one is the name of nothing."""
+        self.commit("")
+        self.site.deploy(releases={"canary": CANARY})
+        good = 0
+        for kind in kinds:
+            good += not kind
+            self.ended.append(self.release(kind, not kind and good % 3 == 1))
+            if kind and self.ended[-1].seconds is None:  # the next one is compared with a good one
+                self.host.call("django.rollback", self.name)
+            self.say(f"{len(self.ended)} of {len(kinds)}: {self.ended[-1]}")
 
     def release(self, kind: str, disturbed: bool) -> Ended:
         """Release under visitors, and wait for the end of its canary."""
-        commit = self.commit({"guestbook/views.py": self.source(kind)})
+        self.commit(kind)
         with self.visitors() as load, self.visitors("POST", 3) as posts:
-            load.wait(300)
-            self.apply(commit, {})
-            began, name = time.time(), self.host.call("django.proof", "blog")["release"]
+            load.wait(300, 60)
+            self.site.deploy()
+            began, name = time.time(), self.host.call("django.proof", self.name)["release"]
             burners = self.burn() if disturbed else []
-            while "ended" not in (found := self.host.call("django.proof", "blog")):
+            while "ended" not in (found := self.host.call("django.proof", self.name)):
                 time.sleep(1)
             took = time.time() - began
+            during = [*load.answers, *posts.answers]
             for burner in burners:
                 self.host.run(["kill", burner], check=False)
-            load.wait(60)
-        answers = [*load.answers, *posts.answers]
-        self.requests += len(answers)
-        self.lost += [one for one in answers if one.status in (None, 502, 503, 504)]
-        met = {one.visitor for one in answers if one.status and one.status >= 400 and one.time >= began}
+            load.wait(60, 60)
+        self.requests += len(during)
+        self.lost += [one for one in during if one.status in (None, 502, 503, 504)]
+        troubles = [one for one in load.answers if (one.status or 500) >= 400]
+        troubles += [one for one in posts.answers if (one.status or 500) >= 500]
+        met = {one.visitor for one in troubles if one.time >= began}
+        if name != found["release"]:
+            raise CommandFailed(f"{self.name}: the proof of {name} is not the last one: {found}")
         is_back = found["ended"] == "back"
-        assert name == found["release"]
-        return Ended(kind, disturbed, took if is_back else None, found.get("why", ""), len(met))
+        return Ended(self.name, kind, disturbed, took if is_back else None, found.get("why", ""), len(met))
 
     def visitors(self, method: str = "GET", rate: float = 32) -> Load:
-        paths = [f"/items/{number}/" for number in range(100)]
-        paths = [path for number in range(0, 100, 10) for path in [*paths[number : number + 10], "/listing/"]]
+        """Visitors of the project's pages; a POST without a token is refused with 403, unless it is broken."""
+        paths = [f"{self.pages[number % len(self.pages)]}?n={number}" for number in range(100)]
+        address = f"http://{self.host.address}{self.site.path}/"
         return Browsers(
-            f"http://{self.host.address}/", self.formula.domain, connections=4, pause=4 / rate, method=method,
-            release=link_of,
-            visitors=_VISITORS, paths=paths if method == "GET" else [path for path in paths if "items" in path],
+            address, self.site.domain, connections=4, pause=4 / rate, method=method, release=link_of,
+            visitors=_VISITORS, paths=paths,
         )  # fmt: skip
 
     def burn(self) -> list[str]:
@@ -172,19 +248,28 @@ class Trial:
         argv = ["sh", "-c", "(while :; do :; done) >/dev/null 2>&1 & echo $!"]
         return [self.host.run(argv).stdout.strip() for _process in range(2)]
 
-    def summary(self) -> dict[str, list[Ended]]:
-        rows = defaultdict(list)
-        for one in self.ended:
-            rows[one.broken or "good"].append(one)
-        return rows
 
-    @property
-    def found(self) -> list[Ended]:
-        return [one for one in self.ended if one.broken and one.seconds is not None]
+def shares(count: int, projects: int) -> list[list[str]]:
+    """What the releases of each project are, in an order that chance has made: half of all are broken."""
+    chance = random.Random(7)
+    broken = [BROKEN[turn % len(BROKEN)] for turn in range(count // 2)]
+    found = [[*broken[number::projects]] for number in range(projects)]
+    for one in found:
+        one += [""] * (len(one) or 1)
+        chance.shuffle(one)
+    return found
 
-    @property
-    def wrongly(self) -> list[Ended]:
-        return [one for one in self.ended if not one.broken and one.seconds is not None]
 
-    def median(self) -> float:
-        return statistics.median([one.seconds or 0.0 for one in self.found] or [0.0])
+def summary(ended: Sequence[Ended]) -> dict[str, list[Ended]]:
+    rows = defaultdict(list)
+    for one in ended:
+        rows[one.broken or "good"].append(one)
+    return rows
+
+
+def taken_back(ended: Sequence[Ended], *, broken: bool) -> list[Ended]:
+    return [one for one in ended if bool(one.broken) is broken and one.seconds is not None]
+
+
+def median(ended: Sequence[Ended]) -> float:
+    return statistics.median([one.seconds or 0.0 for one in taken_back(ended, broken=True)] or [0.0])

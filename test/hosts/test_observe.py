@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Hosts, Repositories, live_site
+from recipes import commit, recipe
 from sites import Site
-from test_projects import commit, recipe
 
 pytestmark = pytest.mark.full
 

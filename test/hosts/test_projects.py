@@ -1,19 +1,4 @@
-"""Real projects, each deployed by its pillar alone and upgraded from one version to another.
-
-A recipe is a file in test/projects, with these keys:
-
-about: what is special about the project
-debian: the release of the host; bookworm by default
-versions: the first is deployed, each further one is an upgrade
-owner: commands of bash that create a version ($VERSION) in an empty folder, which is then committed
-host: commands that run on the host before, as root: database servers, npm
-pillar: the site, without repository and domain
-pages: path → words of the page
-write, read: a management command after the first version; a program, and what it prints after each
-work: `enqueue`, a program that enqueues tasks, run again and again; `done`, one that prints how many have run;
-    `tasks`, how many `enqueue` adds
-run: a schedule that is run after each version
-"""
+"""Real projects, each deployed by its pillar alone and upgraded from one version to another."""
 
 import re
 import threading
@@ -24,43 +9,9 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
-import yaml
 from client import Load
-from lab import ROOT, Host
+from recipes import RECIPES, commit, recipe, visit
 from sites import Site
-
-RECIPES = {path.stem: path for path in sorted((ROOT / "test/projects").glob("*.yaml"))}
-UV = "/usr/local/lib/django-formula/uv/bin"
-#: The owner's commands run in an empty folder, which is then committed.
-OWNER = """
-set -euo pipefail
-export HOME=/root PATH={uv}:$PATH VERSION={version} UV_LINK_MODE=copy REQUESTS_CA_BUNDLE=$SSL_CERT_FILE
-git config --global user.name Ada
-git config --global user.email ada@example.org
-sdist() {{ # the source distribution of a package, unpacked here
-    mkdir /tmp/sdist
-    pip download --quiet --disable-pip-version-check --no-deps --no-binary=:all: --dest=/tmp/sdist "$1==$VERSION"
-    tar -x --strip-components=1 -f /tmp/sdist/*.tar.gz
-    rm -r /tmp/sdist
-}}
-mkdir -p /srv/projects/{name}
-cd /srv/projects/{name}
-git init --quiet --initial-branch=main
-find . -mindepth 1 -maxdepth 1 ! -name .git -exec rm -r {{}} +
-{owner}
-git add --all --force
-git commit --quiet --allow-empty --message="{name} {version}"
-"""
-
-
-def recipe(name: str) -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load(RECIPES[name].read_text())
-    return read
-
-
-def commit(host: Host, name: str, version: str, owner: str) -> None:
-    """Commit a version of the project, as its owner."""
-    host.run(OWNER.format(uv=UV, name=name, version=version, owner=owner), timeout=900)
 
 
 def look(site: Site, pages: dict[str, str]) -> None:
@@ -68,18 +19,6 @@ def look(site: Site, pages: dict[str, str]) -> None:
     for path, words in pages.items():
         response = site.get(path, timeout=60)
         assert (response.status_code, words in response.text) == (200, True), (path, response.text[:2000])
-
-
-def visit(site: Site, pages: Collection[str], most: int = 60) -> None:
-    """Request pages and those that they link to, as visitors do."""
-    rest, seen = list(pages), set[str]()
-    while rest and len(seen) < most:
-        path = rest.pop(0)
-        if path not in seen and not re.search("logout|delete", path):
-            seen.add(path)
-            response = site.get(path, timeout=60)
-            is_page = response.status_code == 200 and "html" in response.headers.get("content-type", "")
-            rest += re.findall(r"""<a\b[^>]*\bhref=["'](/[^/"'#?][^"'#]*)""", response.text) if is_page else []
 
 
 def counted(site: Site, program: str) -> int:
