@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--all", action="store_true", help="run the full products too")
     group.addoption("--part", metavar="K/N", help="run one of N equal parts of what --all adds, or `projects`")
     group.addoption("--for", dest="family", metavar="FAMILY", help="run the tests of a family of the engine")
+    group.addoption("--debian", metavar="RELEASE", default="bookworm", help="of the hosts of tests that name none")
     group.addoption("--measure", action="store_true", help="keep the seconds of CPU of what runs, for --part")
     group.addoption(
         "--keep-hosts", action="store_true", help="leave the hosts of a failed run; the next run removes them"

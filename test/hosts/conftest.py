@@ -45,6 +45,8 @@ def starting(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Hosts]:
 
     def start(*arguments: str, **options: object) -> Host:
         options.setdefault("rights", needs.rights)
+        if not arguments and not options.get("release"):
+            options["release"] = request.config.getoption("--debian")
         started.append(lab.start(*arguments, **options))  # type: ignore[arg-type]
         return started[-1]
 
