@@ -261,6 +261,10 @@ def test_a_lease_ends_with_its_process(blog):
     blog.repository.commit({"website/wsgi.py": f"import time\ntime.sleep(8)\n{wsgi}"})
     blog.host.run("salt-call --local state.apply django >/dev/null 2>&1 & echo $! >/run/apply")
     until(lambda: way(blog) == "/run/django-wait/blog.sock")
+    is_active = ["systemctl", "is-active", f"{blog.unit}.service"]
+    until(
+        lambda: blog.host.run(is_active, check=False).stdout == "inactive\n"
+    )  # before, it would serve after the lease
     blog.host.run("kill -KILL $(cat /run/apply); pkill -KILL --parent $(cat /run/apply); true")
     before = blog.live
     until(lambda: blog.get("/length", timeout=40).status_code == 503, 60)
