@@ -41,6 +41,8 @@ _ODDS_PAST = 1000
 _ODDS_MORE, _BETS = 10_000, (0.4, 0.9)
 #: What one visitor adds to these odds at most, in times: the pages of a person may all be slow ones.
 _OF_VISITOR = math.log(20)
+#: Seconds after which trouble of a visitor with the old release counts again, as its past.
+_AGAIN = 10
 #: What is more by so little counts as equal: CPU milliseconds, queries.
 _EXTRA = {"cpu": 0.5, "queries": 2.0, "seconds": 0.0}
 #: How many answers of a route are kept, of these from one visitor, and how many a comparison takes.
@@ -235,10 +237,12 @@ class Judge:
     def _count(self, side: "_Side", line: Line, share: float) -> None:
         """Take a request as one with trouble, or as one without it, of each kind."""
         is_new, trouble = side is self._new, _trouble(line)
+        if trouble == "refused" and self._new.route(line.route) not in self._old.answered:
+            return  # what the old release has always refused, or does not have
         for kind, events in self._events.items():
             if (kind == "static") != line.is_static:
                 continue
-            if events.take(is_new, line.visitor, kind == trouble, share) and is_new:
+            if events.take(is_new, line, kind == trouble, share) and is_new:
                 if line.is_static and len(self._missing) < _SHOWN:
                     self._missing[_printable(line.route)] = None
                 self._decide_event(kind, events, line)
@@ -440,28 +444,44 @@ class _Answers:
 
 
 class _Events:
-    """One kind of trouble: the visitors of both who have met it, and the odds that the new release has more of it."""
+    """One kind of trouble: the visitors of both who have met it, and the odds that the new release has more of it.
+
+    While both serve, a visitor counts once for both: else those of the new release, all of them new to it, would be more
+    than those of the old one, who have met before what they meet again. Of the past, a visitor counts again after a
+    while, so that the usual number is one of a time as short as that of a proof.
+    """
 
     def __init__(self, worse: float):
-        #: By whether they have the new release.
+        #: Who has met it while both serve, by the release that they had.
         self.visitors: dict[bool, set[str]] = {False: set(), True: set()}
-        self._requests = 0
+        #: Requests of the old release, those of them with trouble, and when a visitor had it last.
+        self._requests = self._usual = 0
+        self._last: collections.OrderedDict[str, int] = collections.OrderedDict()
         self._worse = worse
         self._now, self._past = [0.0] * len(_TIMES), [0.0] * len(_TIMES)
 
-    def take(self, is_new: bool, visitor: str, happened: bool, share: float) -> bool:
-        """Take a request; return whether it is the first trouble of its visitor."""
-        met = self.visitors[is_new]
-        if happened and (visitor in met or len(met) >= _VISITORS):
+    def take(self, is_new: bool, line: Line, happened: bool, share: float) -> bool:
+        """Take a request; return whether it is the first trouble of its visitor while both serve."""
+        if not is_new:
+            self._requests += 1
+            self._usual += happened and self._is_due(line)
+        if happened and any(line.visitor in met or len(met) >= _VISITORS for met in self.visitors.values()):
             return False
         if is_new:
             self._against_past(happened)
-        else:
-            self._requests += 1
-        if happened:
-            met.add(visitor)
+        if happened and 0 < share < 1:
+            self.visitors[is_new].add(line.visitor)
             self._against_old(is_new, share)
         return happened
+
+    def _is_due(self, line: Line) -> bool:
+        """Return whether a visitor of the old release counts (again)."""
+        slot = int(line.time // _AGAIN)
+        last = self._last.pop(line.visitor, None)
+        self._last[line.visitor] = slot
+        if len(self._last) > _VISITORS:
+            self._last.popitem(last=False)
+        return last != slot
 
     def odds(self) -> tuple[float, float]:
         """Return the odds by the events of both at the same time, and by the past of the old release."""
@@ -471,15 +491,13 @@ class _Events:
         return {"old": len(self.visitors[False]), "new": len(self.visitors[True])}
 
     def _against_old(self, is_new: bool, share: float) -> None:
-        if not 0 < share < 1:
-            return
         at_most = _probability(self._worse, share)
         for number, times in enumerate(_TIMES):
             bad = _probability(self._worse * times, share)
             self._now[number] += math.log(bad / at_most if is_new else (1 - bad) / (1 - at_most))
 
     def _against_past(self, happened: bool) -> None:
-        usual = min(self._worse * (len(self.visitors[False]) + 0.5) / (self._requests + 1), 0.5)
+        usual = min(self._worse * (self._usual + 0.5) / (self._requests + 1), 0.5)
         for number, times in enumerate(_TIMES):
             bad = min(max(usual * times, usual), 0.9)
             self._past[number] += math.log(bad / usual if happened else (1 - bad) / (1 - usual))
