@@ -223,6 +223,38 @@ def start(site, deployment, by, until, migrated):
     return _answer(lambda: _done(*fleet.start(site, deployment, by, until, migrated)))
 
 
+def canary(site, deployment, by, until):
+    """
+    Give the release that was started a share of the visitors, which a program of this host carries on.
+
+    site, deployment, by, until
+        As for ``django_fleet.migrate``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.canary blog ID 'root on master1' 1772366460
+    """
+    return _answer(lambda: _done(*fleet.canary(site, deployment, by, until)))
+
+
+def proving(site, deployment):
+    """
+    Return how far the canary of a deployment is on this host: running, passed or ended.
+
+    site, deployment
+        As for ``django_fleet.claim``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.proving blog 20260301T120000-4711
+    """
+    return _answer(lambda: fleet.proving(site, deployment))
+
+
 def switch(site, deployment, by, until):
     """
     Activate the release that was started. The former instance runs on until ``django_fleet.finish``.

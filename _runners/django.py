@@ -28,6 +28,7 @@ import django_engine
 django_engine.use()
 
 from django_formula.audit.caller import Caller
+from django_formula.fleet import canary as fleet_canary
 from django_formula.fleet import dashboard as fleet_dashboard
 from django_formula.fleet import deployment, known_minions, minions, record, rotation
 from django_formula.fleet import doctor as fleet_doctor
@@ -47,7 +48,7 @@ def __virtual__():
     return __virtualname__
 
 
-def deploy(site, revision=None, roster=False, batch="25%", exclude=(), keep_going=False, full=None):
+def deploy(site, revision=None, roster=False, batch="25%", exclude=(), keep_going=False, full=None, canary=True):
     """
     Release a site on all its hosts: as a whole, or not at all. The exit code is 1 when it was not released. Of several
     sites it shows a line for each: how it ended, its commit, hosts and seconds.
@@ -68,6 +69,8 @@ def deploy(site, revision=None, roster=False, batch="25%", exclude=(), keep_goin
         Of several sites, release the others too when one fails.
     full
         Of several sites, rows for programs in place of lines for people; by default where ``--out`` is for programs.
+    canary
+        With ``False`` all visitors get the release at once, also where the pillar has ``releases:canary``.
 
     CLI Example:
 
@@ -78,18 +81,22 @@ def deploy(site, revision=None, roster=False, batch="25%", exclude=(), keep_goin
         salt-run django.deploy blog roster=True
         salt-run django.deploy blog batch=1
         salt-run django.deploy blog exclude=web7
+        salt-run django.deploy blog canary=False
         salt-run django.deploy 'shop-*' v2.4.1
         salt-run django.deploy tag:eu keep_going=True
     """
     if {*"*?[,:"} & {*str(site)}:
         return _answer(
-            lambda: _several(site, keep_going, full, lambda name: deploy(name, revision, roster, batch, exclude))
+            lambda: _several(
+                site, keep_going, full, lambda name: deploy(name, revision, roster, batch, exclude, canary=canary)
+            )
         )
     revision = None if revision is None else str(revision)
     with _watched(site, roster):
 
         def deployed():
-            fleet = _fleet(site, "deploy", roster, batch=str(batch), exclude=_names(exclude))
+            options = {"batch": str(batch), "exclude": _names(exclude), "canary": bool(canary)}
+            fleet = _fleet(site, "deploy", roster, **options)
             return record.told(fleet, "deploy", _user(), revision, lambda: fleet.deploy(revision))
 
         return _answer(deployed)
@@ -131,7 +138,8 @@ def promote(site, commit=None, wait=True, roster=False):
     """
     Request the release of the commit that is active on another site with several hosts, the one of ``promote:from``,
     once it has proved itself there: see docs/guides/promotion.md. The answer has the plan of one host too. The exit
-    code is 1 when it has not, or when the release failed.
+    code is 1 when it has not, or when the release failed. While a release of the site gets a share of the visitors,
+    give it to all of them instead, whatever is known of it: the deployment that waits for that goes on.
 
     site
         Name of the site that gets the commit.
@@ -152,6 +160,8 @@ def promote(site, commit=None, wait=True, roster=False):
 
     def promoted():
         store, by = fleet_store.Store(_folder(), site), Caller(_user(), how="salt")
+        if store.proving():
+            return fleet_canary.decide(store, "promote", f"{by.who} (salt-run django.promote)")
         found = fleet_promotion.find(store, None if commit is None else str(commit))
         fleet = _fleet(site, "promote", roster)
         fleet_promotion.refuse_unproved(found, fleet, _fleet(found.source.site, "promote", roster), by)
@@ -163,6 +173,25 @@ def promote(site, commit=None, wait=True, roster=False):
     answer = _answer(promoted)
     _fail_as(answer)
     return answer
+
+
+def back(site):
+    """
+    Give all visitors the former release again, on all hosts, where a release gets a share of them. The deployment that
+    waits for the canary fails.
+
+    site
+        Name of the site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.back blog
+    """
+    return _answer(
+        lambda: fleet_canary.decide(fleet_store.Store(_folder(), site), "back", f"{_user()} (salt-run django.back)")
+    )
 
 
 def approve(site, commit=None):
@@ -226,7 +255,7 @@ def _work_requests_off(store, roster):
     """Deploy what is requested of a site until nothing waits, unless another runner does."""
 
     def deployed(revision, by):
-        fleet = _fleet(store.site, "deploy", roster)
+        fleet = _fleet(store.site, "deploy", roster, is_overtaken=lambda: fleet_requests.waits(store))
         answer = record.told(fleet, "deploy", by.who, revision, lambda: fleet.deploy(revision))
         return f"{answer['commit'][:12]} is active"
 

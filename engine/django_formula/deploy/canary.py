@@ -33,6 +33,11 @@ def is_wanted(site: Site) -> bool:
     return templates.proves(site.config)
 
 
+def begins(site: Site) -> bool:
+    """Return whether a deployment of this host alone begins one; that of a site with `hosts` begins on all of them."""
+    return is_wanted(site) and "fleet" not in site.config
+
+
 def why_not(deployment: Deployment, release: Release, live: Release) -> str:
     """Return why a release cannot serve a share of the visitors next to the active one; empty where it can."""
     site, proxy = deployment.site, proxies.serving(deployment.site)
@@ -54,6 +59,11 @@ def why_not(deployment: Deployment, release: Release, live: Release) -> str:
         return f"{live.name} does not work with its migration {broken[0]['migration']}"
     if differs := _differing(live, release):
         return f"it does not share {differs} with {live.name}"
+    return failing_tasks(site)
+
+
+def failing_tasks(site: Site) -> str:
+    """Return why workers of this host would fail tasks of a release that has visitors; empty where they do not."""
     workers = (site.config.get("workers") or {}).values()
     known = {one["kind"]: kinds.WORKERS[one["kind"]] for one in workers}
     if lost := [name for name, kind in known.items() if kind.takes_tasks and not kind.parks_unknown]:
@@ -83,7 +93,7 @@ def begin(deployment: Deployment, release: Release, live: Release) -> None:
         DeploymentError: its program cannot be started.
     """
     site = deployment.site
-    about = {"by": deployment.asked_by, "judged_by": deployment.configuration_hash()}
+    about = {"by": deployment.asked_by, "judged_by": deployment.configuration_hash(), "fleet": deployment.fleet}
     begun = state.new(site, release, live, steps=deployment.seconds, warnings=deployment.warnings, **about)
     file.link(claim.next_link(site), f"releases/{release.name}")
     try:
@@ -103,6 +113,8 @@ def described(site: Site, proof: Proof) -> str:
         return f"{proof.share} % of the visitors stay on {proof.old} for {site.config['releases']['canary']['bake']}"
     steps = state.stages(site)
     text = f"{proof.release} gets {proof.share} % of the visitors"
+    if state.has_passed(site, proof):
+        return f"{text}, has passed, and waits for the other hosts"
     if not 0 <= proof.stage < len(steps):
         return text
     ends = proof.since + sum(seconds(duration) for _share, duration in steps[proof.stage :])
@@ -110,9 +122,12 @@ def described(site: Site, proof: Proof) -> str:
 
 
 def status(site: Site) -> dict[str, Any]:
-    """Return a site's part of its status; nothing without a proof that runs."""
-    proof = state.current(site)
+    """Return a site's part of its status; nothing without a proof that runs, or whose deployment has not ended."""
+    proof, claimed = state.last(site), claim.last(site)
     if not proof:
         return {}
+    if proof.outcome:
+        is_left = proof.outcome != state.ACTIVE and claimed and claimed.id == proof.fleet
+        return {"canary": f"{proof.release} was taken back here: {proof.why}"} if is_left else {}
     text = described(site, proof)
     return {"canary": text if unit.runs(site) else f"{text}; its program does not run"}

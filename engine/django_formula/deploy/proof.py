@@ -15,7 +15,7 @@ from django_formula.deploy.step_live import live
 from django_formula.deploy.step_record import record
 from django_formula.host import clock, file
 from django_formula.host.commands import DeploymentError, seconds
-from django_formula.proof import state
+from django_formula.proof import state, unit
 from django_formula.proof.state import Proof
 from django_formula.proxy import lease
 from django_formula.release import claim, instances
@@ -137,10 +137,41 @@ def _return_to_old(site: Site, proof: Proof, why: str) -> None:
     _end(site, proof, state.BACK, why)
 
 
-def interrupt(site: Site, proof: Proof) -> None:
-    """End a proof that a boot, or the end of its release, has interrupted; the next apply begins again.
+def begin_switch(site: Site, deployment: str) -> Proof | None:
+    """Return the proof of a release that all hosts of a site activate now, its program ended; None without one.
+
+    Its share lasts until `end_switch`, or as long as the lease.
+
+    Args:
+        deployment: the id of the one on all hosts.
+
+    Raises:
+        DeploymentError: the release was taken back here meanwhile.
+    """
+    proof = state.last(site)
+    if not proof or proof.fleet != deployment:
+        return None
+    unit.stop(site)
+    proof = state.last(site)
+    if proof and proof.outcome:
+        raise DeploymentError(f"{proof.release} does not get all visitors: {proof.why}")
+    return proof
+
+
+def end_switch(site: Site, proof: Proof) -> None:
+    """End the proof of a release that this host has activated; all hosts do now."""
+    Release(site, proof.release).update(proof=_summary(site))
+    lease.end(site)
+    state.end(site, proof, state.ACTIVE, f"{proof.release} is active")
+
+
+def interrupt(site: Site, proof: Proof, why: str) -> None:
+    """End a proof that a boot, the end of its release or of its master has interrupted; the next apply begins again.
 
     The active release serves all visitors.
+
+    Args:
+        why: in words.
 
     Raises:
         DeploymentError: another deployment holds the lock for too long.
@@ -148,9 +179,13 @@ def interrupt(site: Site, proof: Proof) -> None:
     if proof.phase == state.BAKE:
         end_bake(site, proof)
         return
+    lease.end(site)
+    release = Release(site, proof.release).path
     with site.lock("a proof").held():
-        instances.remove(site, Release(site, proof.release).path)
-        _end(site, proof, state.INTERRUPTED, "the host or the release was stopped meanwhile")
+        if instances.is_running(site, release):
+            instances.drain(site, release)
+        instances.remove(site, release)
+        _end(site, proof, state.INTERRUPTED, why)
 
 
 def _end(site: Site, proof: Proof, outcome: str, why: str) -> None:
@@ -180,4 +215,4 @@ def _summary(site: Site) -> dict[str, Any]:
 
 
 def _deployment(site: Site, proof: Proof) -> Deployment:
-    return Deployment(site, {}, site.kept_templates(), asked_by=proof.by, again=True)
+    return Deployment(site, {}, site.kept_templates(), asked_by=proof.by, again=True, fleet=proof.fleet)

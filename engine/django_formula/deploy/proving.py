@@ -16,7 +16,7 @@ from django_formula.proof.judge import Judge, Use
 from django_formula.proof.said import Reader
 from django_formula.proof.state import Proof
 from django_formula.proxy import lease, proxies, waiting
-from django_formula.release import instances
+from django_formula.release import claim, instances
 from django_formula.release import replay as release_replay
 from django_formula.release import workers as release_workers
 from django_formula.release.releases import Release
@@ -53,7 +53,7 @@ def _carry_on(site: Site, proof: Proof) -> None:
     """Carry on a proof until its phase is over, or another process has ended it."""
     has_ended = proof.phase == state.CANARY and not instances.is_running(site, Release(site, proof.release).path)
     if proof.boot != state.boot() or has_ended:
-        _ending().interrupt(site, proof)
+        _ending().interrupt(site, proof, "the host or the release was stopped meanwhile")
         return
     if proof.why:
         _ending().take_back(site, proof, proof.why)
@@ -158,6 +158,9 @@ class _Run:
         if not known or (known.release, known.began, known.phase) != own:
             return False
         self._proof = known
+        if known.fleet and not claim.is_held(self._site, known.fleet):
+            _ending().interrupt(self._site, known, "the master has not been heard of, or has ended the deployment")
+            return False
         if waiting.closed(self._site):  # requests wait for both
             lease.end(self._site)
             return True
@@ -205,11 +208,12 @@ class _Run:
             self._take_back(why)
             return True
         following = self._proof.stage + 1
-        if following == len(steps):
+        if following == len(steps) and not self._proof.fleet:
             _ending().activate(self._site, self._proof)
             return True
-        share = steps[following][0]
-        log.info("%s: %s gets %s %% of the visitors", self._site.name, self._new.name, share)
+        share = steps[following][0] if following < len(steps) else self._proof.share
+        now = f"gets {share} % of the visitors" if following < len(steps) else "has passed, and waits for the master"
+        log.info("%s: %s %s", self._site.name, self._new.name, now)
         state.change(self._site, self._proof, stage=following, share=share, since=time.time())
         self._answered = 0
         return not self._hold()

@@ -24,7 +24,7 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     site, release, old = deployment.site, deployment.release, deployment.live
     if not release:
         return
-    if canary.is_wanted(site) and _begins_proof(deployment, release):
+    if canary.begins(site) and _begins_proof(deployment, release):
         assert old  # noqa: S101 - the active release, next to which it runs
         yield {"canary": canary.outlook(site)}
         deployment.take_lock()

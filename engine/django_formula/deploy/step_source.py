@@ -152,7 +152,7 @@ def _foresee(deployment: Deployment, live: Release) -> Changes:
         **({"replay": proof} if proof else {}),
     }
     stores = {f"django-{site.name}-{part}": "removed" for part in setup.obsolete(site)}
-    shares = {"canary": canary.outlook(site)} if canary.is_wanted(site) and not deployment.is_proved else {}
+    shares = {"canary": canary.outlook(site)} if canary.begins(site) and not deployment.is_proved else {}
     known = {
         "instance": instance,
         "live": {**({"stops": ", ".join(stops)} if stops else {}), **shares},

@@ -29,6 +29,8 @@ _ABANDON = 600.0
 SKEW = 5.0
 #: Seconds between two questions to hosts that do not answer, before anything is begun.
 _LOOK_FIRST = 1.3
+#: Seconds between two questions to hosts on which a release gets a share of the visitors.
+_LOOK_CANARY = 2.0
 
 #: What hosts with the other parts are asked: the name of the phase, and the verb.
 _OTHERS = {part.name: (part.phase, part.verb) for part in pillar_parts.parts() if part.phase}
@@ -42,7 +44,7 @@ _BATCH = re.compile("[1-9][0-9]{0,3}%?")
 _READY = {
     **dict.fromkeys(("release", "commit", "older", "key", "claim", "unfinished", "deployment"), str),
     **{"sequence": int, "time": float, "hosts": {str: {"address?": str}}},
-    **{"accepts?": [str], "has_keys?": bool, "uploads?": str, "shares_images?": bool},
+    **{"accepts?": [str], "has_keys?": bool, "uploads?": str, "shares_images?": bool, "canary?": str},
 }
 #: What hosts answer to every verb, and to some of them besides.
 _ANSWER: dict[str, Any] = {"release?": str, "warnings?": [str], "sent?": int, "failed?": int}
@@ -51,6 +53,8 @@ _ANSWERS: dict[str, dict[str, Any]] = {
     "release": {"release": str, "commit": str},
     "prepare": {"pending": [str]},
     "migrate": {"migrated": [str]},
+    "start": {"canary?": str},
+    "proving": {"state": str, "text": str},
     "plan": {"plan": dict},
     "proof": {
         **dict.fromkeys(("commit", "problem", "python"), str),
@@ -113,6 +117,10 @@ class Failed(DeploymentError):
         self.lost = lost
 
 
+class Overtaken(DeploymentError):
+    """A canary was ended for something newer that waits."""
+
+
 class Fleet:
     """The hosts of a site, as one deployment deals with them.
 
@@ -123,6 +131,8 @@ class Fleet:
         report: is called with the name of each phase and what has become of it.
         batch: how many hosts switch at once, after the first one: a number, or a percentage of all.
         exclude: hosts that are left out.
+        canary: whether a release gets a share of the visitors first, where the pillar has it.
+        is_overtaken: returns whether something newer waits, for which a canary ends.
 
     Raises:
         DeploymentError: `batch` is neither.
@@ -136,6 +146,9 @@ class Fleet:
         report: Report,
         batch: str = "25%",
         exclude: Collection[str] = (),
+        *,
+        canary: bool = True,
+        is_overtaken: Callable[[], bool] = lambda: False,
     ):
         if not _BATCH.fullmatch(batch):
             raise DeploymentError(f"batch: expected a number of hosts or a percentage of them, got {batch}")
@@ -147,6 +160,8 @@ class Fleet:
         self._report = report
         self._batch = batch
         self._excluded = {*exclude}
+        self._has_canary = canary
+        self._is_overtaken = is_overtaken
         self._drained: dict[str, list[str]] = {}
         self._progress: Progress | None = None
         self._renewed = 0.0
@@ -201,16 +216,19 @@ class Fleet:
             self._progress.phase(name)
         if not hosts:
             return {}
-        renew = options.get("meanwhile")
-        if renew and began - self._renewed > self._hosts.patience:  # many short phases last as long as a long one
-            renew()
-        asked = self._hosts.ask(hosts, f"django_fleet.{verb}", self.site, *arguments, **options)
-        answers = {host: _fitting(verb, answer) for host, answer in asked.items()}
+        answers = self._call(hosts, verb, *arguments, **options)
         results = {
             host: answer.error or answer.value.get("release") or "ok" for host, answer in sorted(answers.items())
         }
         self.report(name, {"hosts": results, "seconds": round(time.monotonic() - began, 2)})
         return answers
+
+    def _call(self, hosts: Collection[str], verb: str, *arguments: Any, **options: Any) -> Answers:
+        renew = options.get("meanwhile")
+        if renew and time.monotonic() - self._renewed > self._hosts.patience:  # many short phases last as a long one
+            renew()
+        asked = self._hosts.ask(hosts, f"django_fleet.{verb}", self.site, *arguments, **options)
+        return {host: _fitting(verb, answer) for host, answer in asked.items()}
 
     def report(self, name: str, found: dict[str, Any]) -> None:
         """Report a phase, or the begin and the end of the deployment."""
@@ -268,8 +286,10 @@ class Fleet:
             migrated = self._migrate(hosts, built, ready)
             started = self._start(hosts, migrated)
             self._expect([*_commits(ready), commit])
+            proved = self._prove(hosts, started) if self._has_canary and not keys else {}
         switched = self._switch(hosts, ready, "switch")
-        return self._complete(hosts, commit, sequence, [built, started, switched], began, migrated=migrated)
+        parts = [built, started, proved, switched]
+        return self._complete(hosts, commit, sequence, parts, began, migrated=migrated)
 
     def rollback(self, to: str | None, *, force: bool) -> dict[str, Any]:
         """Activate an older commit again on all hosts, of releases that they still have.
@@ -350,7 +370,7 @@ class Fleet:
         for host, found in sorted(errors.items()):
             row: dict[str, Any] = {"parts": ", ".join(self._parts[host]), "answers": not found}
             value = answers[host].value if host in answers else {}
-            row |= {key: value[key] for key in ("release", "commit", "claim", "deployment") if value.get(key)}
+            row |= {key: value[key] for key in ("release", "commit", "claim", "deployment", "canary") if value.get(key)}
             out = [text for drained in (True, False) for text in _out(seen, drained=drained).get(host, ())]
             row |= {"no_requests": ", ".join(out)} if out else {}
             row |= {"excluded": excluded[host]} if host in excluded else {}
@@ -548,6 +568,64 @@ class Fleet:
         arguments = (self.id, self.by, self._until(), migrated)
         return self.phase("start", hosts, "start", *arguments, meanwhile=self.renew(hosts))
 
+    def _prove(self, hosts: list[str], started: Answers) -> Answers:
+        """Give the release a share of the visitors on all hosts that serve, and wait until it has passed on each.
+
+        Args:
+            started: what the hosts say of its start, and whether it can have a canary there.
+
+        Returns:
+            Warnings of the hosts where it cannot: no host has one then.
+
+        Raises:
+            Failed: it was taken back on a host, or on the command line; or a host is lost.
+            Overtaken: something newer waits.
+        """
+        serving = [host for host in hosts if host in self.names("app")]
+        whys = {host: answer.value.get("canary") for host, answer in started.items()}
+        if not any(why is not None for why in whys.values()):
+            return {}
+        if refused := {
+            host: why if why is not None else "it has no release yet" for host, why in whys.items() if why != ""
+        }:
+            text = "all visitors get the release at once, without a canary on any host"
+            return {host: Answer({"warnings": [f"{text}: {why}"]}) for host, why in refused.items()}
+        self.store.set_order(self.id, "")
+        try:
+            self.phase("canary", serving, "canary", self.id, self.by, self._until(), meanwhile=self.renew(hosts))
+            self._await_canary(hosts, serving)
+        finally:
+            self.store.end_order()
+        return {}
+
+    def _await_canary(self, hosts: list[str], serving: list[str]) -> None:
+        """Wait until a release has passed on all hosts that get requests, or people end its canary."""
+        began, known = time.monotonic(), dict[str, str]()
+        while True:
+            answers = self._call(serving, "proving", self.id, meanwhile=self.renew(hosts))
+            problems = {host: answer.error for host, answer in answers.items() if answer.error}
+            problems |= {host: str(one.value["text"]) for host, one in answers.items() if _state(one) == "ended"}
+            texts = {host: problems.get(host) or str(answer.value["text"]) for host, answer in answers.items()}
+            if texts != known:
+                self.report("canary", {"hosts": texts, "seconds": round(time.monotonic() - began, 2)})
+                known = texts
+            if problems:
+                failure = Failed("canary", problems, [host for host, answer in answers.items() if answer.is_lost])
+                see = in_command("salt", min(problems), "django.proof", self.site)
+                failure.hint = (
+                    f"{see} has the evidence; salt-run django.deploy {self.site} canary=False goes without it"
+                )
+                raise failure
+            order, by = self.store.order(self.id)
+            if order == "back":
+                raise Failed("canary", dict.fromkeys(serving, f"it was taken back by {by}"))
+            if self._is_overtaken():
+                raise Overtaken("canary: a newer request takes the place of this release")
+            waits_for = [host for host in serving if host not in self._drained] or serving
+            if order == "promote" or all(_state(answers[host]) == "passed" for host in waits_for):
+                return
+            time.sleep(_LOOK_CANARY)
+
     def _switch(self, hosts: list[str], ready: Answers, verb: str, *more: Any) -> Answers:
         """Activate the release on one batch of hosts after the other, workers last; where one fails, take all back.
 
@@ -698,6 +776,11 @@ def _is_ready(answer: Answer) -> bool:
         return False
     is_commit = answer.value["commit"] == "" or _COMMIT.fullmatch(answer.value["commit"])
     return bool(0 < answer.value["sequence"] <= _LAST and is_commit)
+
+
+def _state(answer: Answer) -> str:
+    """Return how far the canary of a host is."""
+    return str(answer.value.get("state", ""))
 
 
 def _commits(ready: Answers) -> list[str]:

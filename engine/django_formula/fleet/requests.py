@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from django_formula.audit.caller import Caller
+from django_formula.fleet.deployment import Overtaken
 from django_formula.fleet.store import Store
 from django_formula.host.commands import DeploymentError
 from django_formula.request import checks, queue
@@ -59,6 +60,11 @@ def make(store: Store) -> None:
 def is_open(store: Store) -> bool:
     """Return whether a request waits, runs, or was interrupted."""
     return any(path.exists() for path in queue.paths(place(store)))
+
+
+def waits(store: Store) -> bool:
+    """Return whether a request waits."""
+    return queue.waiting(place(store)) is not None
 
 
 def put(store: Store, revision: str | None, by: Caller, *, is_promoted: bool = False) -> Request:
@@ -126,6 +132,8 @@ def _work(store: Store, verbs: Verbs, gate: checks.Gate) -> None:
         return
     try:
         status, why = queue.RELEASED, verbs.deploy(gate.commit or request.commit or None, request.by)
+    except Overtaken as error:
+        status, why = queue.SUPERSEDED, error.message
     except DeploymentError as error:
         if error.transient and store.is_deployed(_ENTERED):
             return  # another deployment began just now: the request is recovered after it

@@ -239,6 +239,31 @@ class Store:
         """Return the id of the last deployment that has claimed hosts; empty without one."""
         return host_file.read_text(self.folder / "last") or ""
 
+    def order(self, deployment: str) -> tuple[str, str]:
+        """Return what people want of the canary of a deployment, ``promote`` or ``back``, and who has said so."""
+        known = self._order()
+        return (known["verb"], known["by"]) if known and known["deployment"] == deployment else ("", "")
+
+    def set_order(self, deployment: str, verb: str, by: str = "") -> None:
+        """Keep what people want of the canary of a deployment; nothing yet where it begins."""
+        host_file.write_json(self._order_path, {"deployment": deployment, "verb": verb, "by": by}, mode=0o600)
+
+    def end_order(self) -> None:
+        """Keep that no release gets a share of the visitors."""
+        self._order_path.unlink(missing_ok=True)
+
+    def proving(self) -> str:
+        """Return the id of the deployment whose release gets a share of the visitors now; empty without one."""
+        known = self._order()
+        return known["deployment"] if known and known["deployment"] == self.last() and self.is_deployed() else ""
+
+    @property
+    def _order_path(self) -> Path:
+        return self.folder / "canary.json"
+
+    def _order(self) -> dict[str, Any] | None:
+        return host_file.read_json(self._order_path, {"deployment": str, "verb": str, "by": str})
+
     def over(self) -> str:
         """Return the id of the last deployment that has claimed hosts, if no process deploys the site.
 

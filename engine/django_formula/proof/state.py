@@ -18,7 +18,7 @@ CANARY, BAKE = "canary", "bake"
 #: How a proof ends: the release is active, taken back, given up for a newer one, or the host was started anew.
 ACTIVE, BACK, SUPERSEDED, INTERRUPTED = "active", "back", "superseded", "interrupted"
 _SHAPE = {
-    **dict.fromkeys(("release", "old", "phase", "by", "judged_by", "boot", "token", "outcome", "why"), str),
+    **dict.fromkeys(("release", "old", "phase", "by", "judged_by", "boot", "token", "fleet", "outcome", "why"), str),
     **dict.fromkeys(("began", "since", "ended"), float),
     **dict.fromkeys(("stage", "share"), int),
     "steps": {str: float},
@@ -38,9 +38,10 @@ class Proof(NamedTuple):
         judged_by: `Deployment.configuration_hash` of that, for a release that is taken back.
         boot: the boot of the host, after which it is not gone on with.
         began: Unix time; and `since`, of the step that it is in; and `ended`, 0 before.
-        stage: the number of the step.
+        stage: the number of the step; of a site with `hosts` the number of all steps, once it has passed them.
         share: percent of the visitors who get the release that is not active; on the command line where no step has it.
         token: the cookie by which people get that release without being of the share; empty without one.
+        fleet: the id of the deployment on all hosts of the site, whose master decides the end; empty for one host.
         steps: seconds of the deployment's steps, and `warnings` of it, for the record of the release.
         outcome: how it has ended; empty before. `why`: in words; before the end it is the verdict that is carried out.
         evidence: of the judge, see `proof.judge`.
@@ -60,6 +61,7 @@ class Proof(NamedTuple):
     stage: int = 0
     ended: float = 0.0
     token: str = ""
+    fleet: str = ""
     outcome: str = ""
     why: str = ""
     evidence: Mapping[str, Any] = MappingProxyType({})
@@ -99,7 +101,7 @@ def new(site: Site, release: Release, old: Release, **about: Any) -> Proof:
     """Return the proof of a release that begins now.
 
     Args:
-        about: ``by``, ``judged_by``, ``steps`` and ``warnings`` of its deployment.
+        about: ``by``, ``judged_by``, ``fleet``, ``steps`` and ``warnings`` of its deployment.
     """
     now, share = time.time(), stages(site)[0][0]
     return Proof(release.name, old.name, CANARY, boot=boot(), began=now, since=now, share=share, **about)
@@ -132,6 +134,11 @@ def change(site: Site, proof: Proof, **values: Any) -> Proof | None:
 def end(site: Site, proof: Proof, outcome: str, why: str) -> None:
     """Write how a proof has ended."""
     change(site, proof, outcome=outcome, why=why, ended=time.time())
+
+
+def has_passed(site: Site, proof: Proof) -> bool:
+    """Return whether a release has gone through all steps on this host, and waits for the site's other hosts."""
+    return bool(proof.fleet) and proof.stage >= len(stages(site))
 
 
 def _plain(proof: Proof) -> dict[str, Any]:

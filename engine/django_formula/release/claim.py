@@ -59,6 +59,12 @@ def current(site: Site) -> Claim | None:
     return found if found and found.until > time.time() else None
 
 
+def is_held(site: Site, deployment: str) -> bool:
+    """Return whether a deployment has the claim on a site, and its time is not over."""
+    known = current(site)
+    return known is not None and known.id == deployment
+
+
 def take(site: Site, deployment: str, by: str, until: float) -> None:
     """Claim a site for a deployment.
 

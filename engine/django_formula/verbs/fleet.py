@@ -8,9 +8,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from django_formula.deploy import canary as deploy_canary
 from django_formula.deploy import commands, step_instance, steps
 from django_formula.deploy import migration as deploy_migration
 from django_formula.deploy import plan as deploy_plan
+from django_formula.deploy import proof as deploy_proof
 from django_formula.deploy import rollback as deploy_rollback
 from django_formula.deploy.deployment import Deployment
 from django_formula.deploy.step_build import build, virtualenv
@@ -24,6 +26,8 @@ from django_formula.deploy.step_source import source
 from django_formula.deploy.step_static import push, static
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
+from django_formula.proof import state as proof_state
+from django_formula.proof import unit as proof_unit
 from django_formula.release import claim as release_claim
 from django_formula.release import disk, health, releases
 from django_formula.release.releases import Release
@@ -52,7 +56,8 @@ def ready(name: str) -> dict[str, Any]:
         master's store has the keys; ``hosts``: by name, as last applied; ``claim``: who deploys it, empty without
         a claim; ``uploads``: why they are not where the pillar has them; ``shares_images``: whether the first
         host that builds an image pushes it for the others; ``unfinished``: the id of a deployment that
-        has not ended, though its claim may have; ``time`` of this host (Unix time).
+        has not ended, though its claim may have; ``canary``: which share of the visitors a release gets here, or how
+        that has ended; ``time`` of this host (Unix time).
 
     Raises:
         DeploymentError: there is no such site, or it has no ``hosts``.
@@ -77,6 +82,7 @@ def ready(name: str) -> dict[str, Any]:
         "unfinished": last.id if last else "",
         "deployment": site.lock("").holder(),
         "time": time.time(),
+        **deploy_canary.status(site),
     }
 
 
@@ -219,6 +225,9 @@ def start(name: str, deployment: str, by: str, until: float, migrated: list[str]
     Args:
         migrated: the migrations that one host has applied for all.
 
+    Returns:
+        The deployment; ``canary``, where the site has one: why the release cannot have it, empty where it can.
+
     Raises:
         DeploymentError: a step fails, or it is too late.
     """
@@ -228,8 +237,51 @@ def start(name: str, deployment: str, by: str, until: float, migrated: list[str]
             own.warn(deploy_migration.follow(release, migrated, own.secrets.masked()))
     changes = steps.walk(own, (instance,))
     own.end_probe()
+    why_not = {"canary": _why_no_canary(own, release)} if own.live and deploy_canary.is_wanted(own.site) else {}
     own.lock.release()
-    return own, {"changes": changes}
+    return own, {"changes": changes, **why_not}
+
+
+def _why_no_canary(own: Deployment, release: Release) -> str:
+    assert own.live is not None  # noqa: S101 - the caller has looked
+    if "app" in own.site.config["fleet"]["parts"]:
+        return deploy_canary.why_not(own, release, own.live)
+    return deploy_canary.failing_tasks(own.site)
+
+
+def canary(name: str, deployment: str, by: str, until: float) -> tuple[Deployment, dict[str, Any]]:
+    """Give the release that was started its first share of the visitors; a program of this host carries that on.
+
+    Raises:
+        DeploymentError: the program does not start, or it is too late.
+    """
+    own, release = _resumed(name, deployment, by, until, "canary")
+    assert own.live is not None  # noqa: S101 - `start` says whether there is one
+    with own.step("canary"):
+        deploy_canary.begin(own, release, own.live)
+    own.lock.release()
+    return own, {"release": release.name}
+
+
+def proving(name: str, deployment: str) -> dict[str, Any]:
+    """Return how far the canary of a deployment is; its program is started where it does not run.
+
+    Returns:
+        ``state``: `running`, `passed` or `ended`; ``text``: what it does, or why it has ended.
+
+    Raises:
+        DeploymentError: this host has none of it.
+    """
+    site = _find(name)
+    proof = proof_state.last(site)
+    if not proof or proof.fleet != deployment:
+        raise DeploymentError(f"the deployment {deployment} has no canary on this host")
+    if proof.outcome:
+        return {"state": "ended", "text": proof.why}
+    if not proof_unit.runs(site):
+        proof_unit.start(site)
+    has_passed = proof_state.has_passed(site, proof)
+    return {"state": "passed" if has_passed else "running", "text": deploy_canary.described(site, proof)}
 
 
 def switch(name: str, deployment: str, by: str, until: float) -> tuple[Deployment, dict[str, Any]]:
@@ -241,8 +293,11 @@ def switch(name: str, deployment: str, by: str, until: float) -> tuple[Deploymen
     own, _ = _resumed(name, deployment, by, until, "switch")
     own.site.config = _without_commands(own.site, "after_switch")
     with own.step("instance"):
+        proved = deploy_proof.begin_switch(own.site, deployment)
         step_instance.take_up(own)
     changes = steps.walk(own, SWITCH)
+    if proved:
+        deploy_proof.end_switch(own.site, proved)
     return own, {"changes": changes}
 
 
@@ -336,6 +391,9 @@ def abandon(name: str, deployment: str, by: str, keep: bool) -> dict[str, Any]:
         return {"claim": str(known)}
     deployment = deployment or (known.id if known else "")
     prepared = release_claim.prepared(site)
+    proved = proof_state.current(site)
+    if proved and proved.fleet:
+        proof_unit.forget(site, proved, f"it was ended on all hosts by {by}")
     release_claim.drop(site)  # what this deployment still does on this host is refused from now on
     own = Deployment(site, {}, site.kept_templates(), asked_by=by)
     own.take_lock(look_again=True)

@@ -84,6 +84,7 @@ def share(name: str, percent: str | int | None, *, token: bool | None) -> dict[s
     """
     site = sites.find(name)
     proof = _running(site)
+    _refuse_of_fleet(site, proof, "its shares are those of the pillar", "promote")
     values: dict[str, Any] = {}
     if percent is not None:
         found = re.fullmatch(r"(\d{1,2})%?", str(percent))
@@ -106,6 +107,7 @@ def finish(name: str) -> dict[str, Any]:
         DeploymentError: no proof runs, or the switch fails.
     """
     site = sites.find(name)
+    _refuse_of_fleet(site, _running(site), "they switch together", "promote")
     proof = _stopped(site)
     if proof.phase == state.BAKE:
         deploy_proof.end_bake(site, proof)
@@ -129,6 +131,14 @@ def back(name: str) -> dict[str, Any]:
     proof = _stopped(site)
     deploy_proof.take_back(site, proof, "it was taken back on the command line", is_asked_for=True)
     return {"release": proof.old, "on hold": proof.release}
+
+
+def _refuse_of_fleet(site: Site, proof: Proof, why: str, verb: str) -> None:
+    if proof.fleet:
+        raise DeploymentError(
+            f"{proof.release} gets its share of the visitors on all hosts of {site.name}: {why}",
+            hint=f"on the master: {in_command('salt-run', f'django.{verb}', site.name)}",
+        )
 
 
 def _stopped(site: Site) -> Proof:

@@ -320,7 +320,7 @@ def test_former_release_that_does_not_start_again_leaves_the_new_one(site):
 def test_boot_of_the_host_gives_all_visitors_the_active_release(site):
     site.apply()
     known = proven(site)
-    proof.interrupt(site.site, known)
+    proof.interrupt(site.site, known, "the host was stopped meanwhile")
     assert state.last(site.site).outcome == "interrupted" and site.live == known.old
     site.apply()
     assert proven(site).release.startswith("0003-")

@@ -7,17 +7,24 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django_formula.deploy import removal
+from django_formula.deploy import canary as deploy_canary
+from django_formula.deploy import proof as deploy_proof
+from django_formula.deploy import proving, removal
 from django_formula.host.commands import DeploymentError
 from django_formula.kind import kinds
+from django_formula.proof import state
+from django_formula.proof import unit as proof_unit
+from django_formula.proxy import lease
 from django_formula.release import claim as release_claim
 from django_formula.release.releases import Release
 from django_formula.verbs import fleet as verbs
 from django_formula.verbs import logs as verbs_logs
 from django_formula.verbs import operations
+from django_formula.verbs import proof as verbs_proof
 from engine.deploy.test_deployment import ONE, THREE, TWO
 
 ENGINE = Path(__file__).parents[3] / "engine/django_formula"
@@ -549,3 +556,168 @@ def test_a_host_that_was_about_to_leave_is_seen_again_after_an_apply(host):
     assert host.apply()
     assert (host.site.current / "commit").read_text() == ONE
     assert host.apply() == {}
+
+
+# A canary on all hosts: what this host does of it
+
+
+CANARY = {"steps": {"10%": "1s", "30%": "1s"}, "requests": 0}
+
+
+@pytest.fixture
+def proving_host(host, monkeypatch):
+    """The host, whose next release gets a share of the visitors; the program of the proof is the test's."""
+    host.options = {**known(ONE, 1), "proxy": {"access_log": "json"}, "releases": {"canary": CANARY}}
+    host.apply()
+    host.ended, host.why_not = [], ""
+    monkeypatch.setattr(proof_unit, "start", lambda site: None)
+    monkeypatch.setattr(proof_unit, "runs", lambda site: True)
+    monkeypatch.setattr(deploy_canary, "why_not", lambda deployment, release, live: host.why_not)
+    monkeypatch.setattr(deploy_proof, "_PAGES", 0.0)
+    return host
+
+
+def begun(commit: str = TWO, sequence: int = 2) -> str:
+    """Begin a canary; return the name of the release."""
+    name = prepared(commit, sequence)
+    verbs.migrate("blog", ID, BY, soon())
+    _, answer = verbs.start("blog", ID, BY, soon(), [])
+    assert answer["canary"] == ""
+    own, answer = verbs.canary("blog", ID, BY, soon())
+    assert answer == {"release": name} and not own.lock.is_held
+    return name
+
+
+def passed(site: Any) -> None:
+    """Have the release pass its steps."""
+    state.change(site, state.current(site), stage=2)
+
+
+def run_of(site: Any) -> proving._Run:
+    """What the program of the proof has of a site, without its reader."""
+    run = proving._Run.__new__(proving._Run)
+    run._site, run._proof, run._reader = site, state.current(site), SimpleNamespace(keys=())
+    run._new, run._answered = Release(site, run._proof.release), 0
+    run.judge = SimpleNamespace(evidence=dict, verdict=None)
+    return run
+
+
+def test_host_says_before_a_canary_whether_it_can_have_one(proving_host):
+    prepared(TWO, 2)
+    proving_host.why_not = "nginx needs other files for it"
+    verbs.migrate("blog", ID, BY, soon())
+    assert verbs.start("blog", ID, BY, soon(), [])[1]["canary"] == "nginx needs other files for it"
+
+
+def test_release_goes_on_with_its_last_share_until_the_master_switches(proving_host):
+    site, old = proving_host.site, proving_host.live
+    name = begun()
+    answer = verbs.proving("blog", ID)
+    assert answer["state"] == "running" and answer["text"].startswith(f"{name} gets 10 % of the visitors, until ")
+    run = run_of(site)
+    for share in ("30 %", "30 %"):
+        state.change(site, run._proof, since=time.time() - 5)
+        assert run._hold() and run._is_step_over() is False
+        assert f"gets {share}" in verbs.proving("blog", ID)["text"]
+    assert not run._is_step_over() and proving_host.live == old, "it does not switch by itself"
+    answer = verbs.proving("blog", ID)
+    text = f"{name} gets 30 % of the visitors, has passed, and waits for the other hosts"
+    assert answer == {"state": "passed", "text": text} and verbs.ready("blog")["canary"] == text
+    assert (lease.folder(site) / "on").exists()
+    verbs.switch("blog", ID, BY, soon())
+    assert proving_host.live == name and not lease.folder(site).exists() and state.last(site).outcome == "active"
+    assert any(old[:4] in unit for unit in proving_host.running), "until all hosts have switched"
+    verbs.finish("blog", ID, BY, "web1", {"commit": TWO, "sequence": 2, "held": [], "count": 2})
+    assert not any(old[:4] in unit for unit in proving_host.running) and "canary" not in verbs.ready("blog")
+    assert Release(site, name).record["proof"]["share"] == 30
+    proving_host.check()
+
+
+def test_master_ends_it_and_the_former_release_goes_on(proving_host):
+    site, old = proving_host.site, proving_host.live
+    name = begun()
+    run_of(site)._hold()
+    verbs.abandon("blog", ID, BY, False)
+    assert state.last(site).outcome == "superseded" and BY in state.last(site).why
+    assert proving_host.live == old and not lease.folder(site).exists()
+    assert not os.path.lexists(release_claim.next_link(site)) and not any(name[:4] in u for u in proving_host.running)
+    proving_host.check()
+
+
+def test_share_ends_when_nothing_is_heard_of_the_master(proving_host):
+    site, old = proving_host.site, proving_host.live
+    name = begun()
+    run = run_of(site)
+    assert run._hold() and (lease.folder(site) / "on").exists()
+    release_claim.renew(site, ID, time.time() - 1)
+    assert run._hold() is False and not lease.folder(site).exists() and proving_host.live == old
+    why = "the master has not been heard of, or has ended the deployment"
+    assert verbs.proving("blog", ID) == {"state": "ended", "text": why}
+    assert verbs.ready("blog")["canary"] == f"{name} was taken back here: {why}"
+    assert not any(name[:4] in unit for unit in proving_host.running)
+    with pytest.raises(DeploymentError, match="has no claim on blog any more"):
+        verbs.switch("blog", ID, BY, soon())
+    verbs.abandon("blog", ID, BY, False)
+    assert "canary" not in verbs.ready("blog") and name not in proving_host.releases
+    assert begun(THREE, 3).startswith("0003-"), "the next deployment begins again"
+
+
+def test_host_that_takes_a_release_back_does_not_switch_to_it(proving_host):
+    site, old = proving_host.site, proving_host.live
+    name = begun()
+    deploy_proof.take_back(site, state.current(site), "it raised KeyError for 2 visitors")
+    assert verbs.proving("blog", ID) == {"state": "ended", "text": "it raised KeyError for 2 visitors"}
+    record = Release(site, name).record
+    assert record["state"] == "failed" and record["step"] == "canary" and "salt-run django.deploy" in record["error"]
+    with pytest.raises(DeploymentError):
+        verbs.switch("blog", ID, BY, soon())
+    verbs.abandon("blog", ID, BY, False)
+    assert proving_host.live == old and proving_host.releases[name] == "failed"
+    proving_host.check()
+
+
+def test_release_that_is_taken_back_between_two_questions_is_not_switched_to(proving_host, monkeypatch):
+    begun()
+    site = proving_host.site
+    proved = state.current(site)
+    monkeypatch.setattr(proof_unit, "stop", lambda site: state.end(site, proved, state.BACK, "it leaks"))
+    with pytest.raises(DeploymentError, match=r"0002-.* does not get all visitors: it leaks"):
+        verbs.switch("blog", ID, BY, soon())
+    assert proving_host.live.startswith("0001-")
+
+
+@pytest.mark.parametrize("verb", ["promote", "share"])
+def test_one_host_alone_changes_nothing_of_it(proving_host, verb):
+    begun()
+    with pytest.raises(DeploymentError, match=r"on the master: salt-run django\.promote blog"):
+        if verb == "promote":
+            verbs_proof.finish("blog")
+        else:
+            verbs_proof.share("blog", 20, token=None)
+    assert state.current(proving_host.site).share == 10
+
+
+def test_one_host_alone_takes_it_back(proving_host):
+    name = begun()
+    assert verbs_proof.back("blog")["on hold"] == name
+    assert verbs.proving("blog", ID) == {"state": "ended", "text": "it was taken back on the command line"}
+
+
+def test_host_that_comes_back_gets_the_common_release_without_a_canary(proving_host):
+    proving_host.options = {**proving_host.options, **known(TWO, 2)}
+    assert "canary" not in proving_host.apply(test=True).get("live", {})
+    changes = proving_host.apply()
+    assert proving_host.live.endswith(TWO[:12]) and "canary" not in changes["live"]
+    assert state.last(proving_host.site) is None
+
+
+def test_apply_waits_for_a_canary(proving_host):
+    name, old = begun(), proving_host.live
+    proving_host.apply()
+    assert proving_host.live == old and state.current(proving_host.site).release == name
+    assert "phase canary: apply again when it is done" in proving_host.last.warnings[0]
+
+
+def test_host_without_a_canary_says_so(host):
+    with pytest.raises(DeploymentError, match=f"the deployment {ID} has no canary on this host"):
+        verbs.proving("blog", ID)
