@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -160,6 +161,23 @@ class Fleet:
         return "".join(
             f"{host.name}: {line}\n" for host in self.apps for line in host.run(argv, check=False).stdout.split()
         )
+
+
+class Running(threading.Thread):
+    """A deployment that runs while the test does something else."""
+
+    def __init__(self, fleet: Fleet, *arguments: str, verb: str = "deploy"):
+        super().__init__(daemon=True)
+        self.fleet, self.verb, self.arguments = fleet, verb, arguments
+        self.start()
+
+    def run(self) -> None:
+        self.done = self.fleet.run(self.verb, *self.arguments, timeout=600)
+        self.ended = time.monotonic()
+
+    def result(self) -> Result:
+        self.join(700)
+        return self.done
 
 
 def answer_of(done: Result) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet import Fleet, await_minions, laid_out
+from fleet import Fleet, Running, await_minions, laid_out
 from lab import Host, Result, execute
 from sites import version
 
@@ -58,23 +57,6 @@ def prepare(master: Host) -> None:
     assert changed.count("/run/hold-") == 2
     master.write(path, changed)
     master.run(["python3", "-B", "/srv/formula/engine/pack.py"])
-
-
-class Running(threading.Thread):
-    """A deployment that runs while the test does something else."""
-
-    def __init__(self, fleet: Fleet):
-        super().__init__(daemon=True)
-        self.fleet = fleet
-        self.start()
-
-    def run(self) -> None:
-        self.done = self.fleet.run("deploy", timeout=600)
-        self.ended = time.monotonic()
-
-    def result(self) -> Result:
-        self.join(700)
-        return self.done
 
 
 @contextlib.contextmanager
