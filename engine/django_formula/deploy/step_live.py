@@ -24,7 +24,7 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     site, release, old = deployment.site, deployment.release, deployment.live
     if not release:
         return
-    if canary.begins(site) and _begins_proof(deployment, release):
+    if canary.is_wanted(site) and _begins_proof(deployment, release):
         assert old  # noqa: S101 - the active release, next to which it runs
         yield {"canary": canary.outlook(site)}
         deployment.take_lock()
@@ -70,8 +70,13 @@ def _begins_proof(deployment: Deployment, release: Release) -> bool:
     old = deployment.live
     if not (deployment.is_new and old and old.name != release.name) or deployment.is_proved:
         return False
+    text = f"{release.name} gets all visitors at once, without a canary"
+    if not canary.begins(deployment.site):
+        is_alone = not deployment.fleet and not deployment.site.has_common_release
+        deployment.warn([f"{text}: its hosts have no master, which begins one on all of them"] if is_alone else [])
+        return False
     why = canary.why_not(deployment, release, old)
-    deployment.warn([f"{release.name} gets all visitors at once, without a canary: {why}"] if why else [])
+    deployment.warn([f"{text}: {why}"] if why else [])
     return not why
 
 

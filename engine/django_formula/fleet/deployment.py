@@ -30,7 +30,7 @@ SKEW = 5.0
 #: Seconds between two questions to hosts that do not answer, before anything is begun.
 _LOOK_FIRST = 1.3
 #: Seconds between two questions to hosts on which a release gets a share of the visitors.
-_LOOK_CANARY = 2.0
+_LOOK_CANARY = 5.0
 
 #: What hosts with the other parts are asked: the name of the phase, and the verb.
 _OTHERS = {part.name: (part.phase, part.verb) for part in pillar_parts.parts() if part.phase}
@@ -602,7 +602,8 @@ class Fleet:
         """Wait until a release has passed on all hosts that get requests, or people end its canary."""
         began, known = time.monotonic(), dict[str, str]()
         while True:
-            answers = self._call(serving, "proving", self.id, meanwhile=self.renew(hosts))
+            limit = CLAIM * self._hosts.patience
+            answers = self._call(serving, "proving", self.id, limit=limit, meanwhile=self.renew(hosts))
             problems = {host: answer.error for host, answer in answers.items() if answer.error}
             problems |= {host: str(one.value["text"]) for host, one in answers.items() if _state(one) == "ended"}
             texts = {host: problems.get(host) or str(answer.value["text"]) for host, answer in answers.items()}

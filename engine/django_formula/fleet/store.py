@@ -314,8 +314,12 @@ class Store:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                text = file.read().strip()
+                ends = f"salt-run django.back {self.site} ends its canary, django.promote gives it to all visitors"
                 raise DeploymentError(
-                    f"{self.site} is being deployed by {file.read().strip() or 'another process'}", transient=True
+                    f"{self.site} is being deployed by {text or 'another process'}",
+                    hint=ends if text.endswith(", phase canary") else "",
+                    transient=True,
                 ) from None
             try:
                 process = f"pid {os.getpid()} of {socket.gethostname()}"

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY, Mock
@@ -16,6 +17,7 @@ import pytest
 import salt.client
 import salt.exceptions
 import salt.utils.args
+from django_formula.fleet import canary as fleet_canary
 from django_formula.fleet import deployment as fleet_deployment
 from django_formula.fleet import minions as fleet_minions
 from django_formula.fleet.deployment import Fleet, batches
@@ -1336,3 +1338,169 @@ def test_a_database_that_does_not_answer_or_let_a_host_in_stops_a_deployment_bef
     world.hosts.fails, world.hosts.clients = {}, [entry["address"] for entry in places.values()]
     world.fleet().deploy(None)
     assert {*world.hosts.live.values()} == {NEW}
+
+
+# A canary on all hosts
+
+
+class Proving:
+    """What hosts say of a canary, look after look; the last one stays.
+
+    Args:
+        looks: for each, what each host says: its state, or the answer.
+    """
+
+    def __init__(self, hosts: Played, *looks: dict[str, str | Answer]):
+        self.hosts, self.looks, self.number = hosts, looks, 0
+        self.shared: set[str] = set()
+
+    def start(self, host: str, *_arguments: Any) -> dict[str, Any]:
+        return {"canary": ""}
+
+    def canary(self, host: str, deployment: str, by: str, until: float) -> dict[str, Any]:
+        assert self.hosts.claims[host] == deployment and time.time() < until
+        self.shared.add(host)
+        return {"release": f"0005-{NEW[:12]}"}
+
+    def proving(self, host: str, deployment: str) -> Any:
+        assert self.hosts.claims[host] == deployment and self.hosts.live[host] == OLD
+        look = self.looks[min(self.number // len(self.hosts.live), len(self.looks) - 1)]
+        self.number += 1
+        return {"state": look.get(host, "running"), "text": f"it is {look.get(host, 'running')}"}
+
+
+@pytest.fixture
+def proving(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Proving]:
+    """Have the hosts of the world say how the canary fares."""
+    monkeypatch.setattr(fleet_deployment, "_LOOK_CANARY", 0.0)
+
+    def played(*looks: dict[str, str]) -> Proving:
+        found = Proving(world.hosts, *looks)
+        for verb in ("start", "canary", "proving"):
+            monkeypatch.setattr(world.hosts, f"_{verb}", getattr(found, verb), raising=False)
+        return found
+
+    return played
+
+
+PASSED = dict.fromkeys(("web1", "web2", "web3"), "passed")
+
+
+def test_a_canary_begins_on_all_hosts_and_they_switch_when_all_have_passed(
+    world: World, proving: Callable[..., Proving]
+) -> None:
+    shared = proving({}, {"web1": "passed"}, {"web1": "passed", "web3": "passed"}, PASSED)
+    done = world.fleet().deploy(None)
+    assert shared.shared == {*PASSED} and {*world.hosts.live.values()} == {NEW}
+    assert done["warnings"] == {"web1": ["web1 runs the commands"]}
+    verbs = world.hosts.verbs()
+    assert verbs[7:13] == ["expect", "canary", *["proving"] * 4] and verbs[13] == "switch", verbs
+    assert world.told.count("canary") == 5, "each change is reported once"
+    assert world.store.proving() == ""
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_one_host_takes_it_back_for_all(world: World, proving: Callable[..., Proving], *, is_lost: bool) -> None:
+    proving({}, {"web1": "passed", "web2": "running" if is_lost else "ended"})
+    if is_lost:
+        world.fail("web2", "proving", "it does not answer", is_lost=True)
+    with pytest.raises(DeploymentError) as failure:
+        world.fleet().deploy(None)
+    assert "switch" not in world.hosts.verbs() and {*world.hosts.live.values()} == {OLD}
+    why = "it does not answer" if is_lost else "it is ended"
+    text = str(failure.value)
+    assert text.startswith(f"canary failed on 1 of the hosts:\nweb2: {why}") and f"serve {OLD[:12]}, as before" in text
+    assert "salt web2 django.proof blog has the evidence" in text and "canary=False" in text
+    assert [*world.hosts.claims] == (["web2"] if is_lost else [])
+    assert world.store.release()["commit"] == "" and world.store.proving() == ""
+
+
+def test_without_a_canary_on_request(world: World, proving: Callable[..., Proving]) -> None:
+    shared = proving({})
+    Fleet(world.store, world.hosts, "ops", lambda _phase, _found: None, canary=False).deploy(None)
+    assert not shared.shared and {*world.hosts.live.values()} == {NEW}
+
+
+@pytest.mark.parametrize(("says", "why"), [("nginx needs other files for it", "nginx needs"), (None, "it has no rel")])
+def test_no_host_has_a_canary_where_one_cannot(
+    world: World, proving: Callable[..., Proving], monkeypatch: pytest.MonkeyPatch, says: str | None, why: str
+) -> None:
+    shared = proving({})
+    answer = {} if says is None else {"canary": says}
+    monkeypatch.setattr(world.hosts, "_start", lambda host, *_: answer if host == "web3" else {"canary": ""})
+    done = world.fleet().deploy(None)
+    assert not shared.shared and {*world.hosts.live.values()} == {NEW}
+    (text,) = done["warnings"]["web3"]
+    assert text.startswith(f"all visitors get the release at once, without a canary on any host: {why}")
+
+
+def test_hosts_without_visitors_are_not_waited_for(world: World, proving: Callable[..., Proving]) -> None:
+    world.hosts.seen = {"web2": {"state": "drain", "is_up": True, "check": ""}}
+    shared = proving({"web1": "passed", "web3": "passed"})
+    world.fleet().deploy(None)
+    assert shared.shared == {*PASSED} and {*world.hosts.live.values()} == {NEW}
+
+
+@pytest.mark.parametrize("verb", ["promote", "back"])
+def test_people_end_a_canary(
+    world: World, proving: Callable[..., Proving], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    proving({})
+    monkeypatch.setattr(fleet_canary, "_LOOK", 0.01)
+    with ThreadPoolExecutor(1) as pool:
+        deployed = pool.submit(world.fleet().deploy, None)
+        until = time.monotonic() + 20
+        while not world.store.proving():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        if verb == "promote":
+            assert fleet_canary.decide(world.store, verb, "ada (salt-run django.promote)") == {"commit": NEW}
+            assert deployed.result()["commit"] == NEW
+        else:
+            assert fleet_canary.decide(world.store, verb, "ada (salt-run django.back)") == {"commit": ""}
+            with pytest.raises(DeploymentError, match=r"web1: it was taken back by ada \(salt-run django.back\)"):
+                deployed.result()
+    assert {*world.hosts.live.values()} == {NEW if verb == "promote" else OLD}
+    with pytest.raises(DeploymentError, match="no release of blog gets a share of the visitors now"):
+        fleet_canary.decide(world.store, verb, "ada")
+
+
+def test_people_hear_how_a_canary_has_ended_that_they_were_too_late_for(
+    world: World, proving: Callable[..., Proving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.store, "proving", lambda: "20260301T120000-7")
+    monkeypatch.setattr(world.store, "set_order", lambda *_: None)
+    with pytest.raises(DeploymentError, match=r"the deployment has ended otherwise: .* is active"):
+        fleet_canary.decide(world.store, "promote", "ada")
+
+
+def test_an_order_for_another_deployment_does_not_count(world: World, proving: Callable[..., Proving]) -> None:
+    proving({}, PASSED)
+    world.store.make()
+    world.store.set_order("20260301T120000-7", "back", "ada")
+    world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {NEW}
+
+
+def test_something_newer_ends_a_canary(world: World, proving: Callable[..., Proving]) -> None:
+    proving({})
+    fleet = Fleet(world.store, world.hosts, "ops", lambda _phase, _found: None, is_overtaken=lambda: True)
+    with pytest.raises(fleet_deployment.Overtaken, match="a newer request takes the place of this release"):
+        fleet.deploy(None)
+    assert {*world.hosts.live.values()} == {OLD} and not world.hosts.claims
+
+
+def test_ctrl_c_in_a_canary_leaves_every_host_as_it_was(
+    world: World, proving: Callable[..., Proving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proving({})
+    monkeypatch.setattr(world.hosts, "_proving", Mock(side_effect=KeyboardInterrupt()))
+    with pytest.raises(DeploymentError, match=f"interrupted by Ctrl-C .*\n.* serve {OLD[:12]}, as before"):
+        world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {OLD} and not world.hosts.claims and world.store.proving() == ""
+
+
+def test_status_says_what_a_canary_does(world: World) -> None:
+    world.hosts.differs["web1"] = {"canary": "0005 gets 10 % of the visitors"}
+    rows = world.fleet().status()["hosts"]
+    assert rows["web1"]["canary"] == "0005 gets 10 % of the visitors" and "canary" not in rows["web2"]

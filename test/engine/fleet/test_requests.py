@@ -6,6 +6,7 @@ import time
 import pytest
 from django_formula.audit.caller import Caller
 from django_formula.fleet import requests
+from django_formula.fleet.deployment import Overtaken
 from django_formula.fleet.store import Store
 from django_formula.host.commands import DeploymentError
 from django_formula.request import queue
@@ -73,6 +74,22 @@ def test_failed_deployment_is_the_status_and_the_next_request_is_deployed(store)
     work(store, deploy)
     assert statuses(store) == [("v1", "failed"), ("v2", "released")]
     assert "web2: no space left" in requests.ended(store, first, wait=True)["why"]
+
+
+def test_request_whose_canary_ends_for_a_newer_one_is_superseded(store):
+    requests.put(store, "v1", ADA)
+
+    def deploy(revision, _by):
+        if revision == "v1":
+            assert not requests.waits(store)
+            requests.put(store, "v2", ADA)
+            assert requests.waits(store)
+            raise Overtaken("canary: a newer request takes the place of this release", hint="the hosts serve v0")
+        return "it is active"
+
+    work(store, deploy)
+    assert statuses(store) == [("v1", "superseded"), ("v2", "released")]
+    assert requests.rows(store)[1]["why"] == "canary: a newer request takes the place of this release"
 
 
 def test_active_commit_is_not_deployed_again(store):

@@ -721,3 +721,16 @@ def test_apply_waits_for_a_canary(proving_host):
 def test_host_without_a_canary_says_so(host):
     with pytest.raises(DeploymentError, match=f"the deployment {ID} has no canary on this host"):
         verbs.proving("blog", ID)
+
+
+def test_hosts_without_a_master_have_none(world):
+    """Each applies alone, so that one host's share would be another's."""
+    hosts = {"web1": {"parts": ["app"], "address": "10.0.0.1"}}
+    world.options = {"hosts": hosts, "proxy": {"access_log": "json"}, "releases": {"canary": CANARY}}
+    world.apply()
+    world.push("two")
+    world.apply()
+    text = (
+        f"{world.live} gets all visitors at once, without a canary: its hosts have no master, which begins one on all"
+    )
+    assert world.live.startswith("0002-") and any(one.startswith(text) for one in world.last.warnings)
