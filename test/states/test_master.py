@@ -675,3 +675,37 @@ def test_what_ends_the_deployment_of_a_killed_runner_goes_on_with_requests(runne
     assert deployed == []
     runner.abandon("blog", own=True)
     assert deployed == ["v3"] and not runner.fleet_requests.is_open(store.Store(tmp_path, "blog"))
+
+
+@pytest.mark.parametrize("verb", ["promote", "back"])
+def test_people_end_the_canary_of_all_hosts(runner, monkeypatch, tmp_path, verb):
+    blog, orders = store.Store(tmp_path, "blog"), []
+    assert "gets a share of the visitors now" in runner.back("blog")["error"]
+    monkeypatch.setattr(runner, "__user__", "sudo_ada", raising=False)
+    monkeypatch.setattr(store.Store, "is_deployed", lambda _store, *_: not orders)
+    monkeypatch.setattr(store.Store, "set_order", lambda _store, *given: orders.append(given))
+    blog.begin("20260301T120000-7")
+    (tmp_path / "blog/canary.json").write_text(json.dumps({"deployment": blog.last(), "verb": "", "by": ""}))
+    active = "20260301T120000-7" if verb == "promote" else "20260301T110000-6"
+    blog.set_release({"commit": "a" * 40, "sequence": 1, "held": []}, active)
+    assert getattr(runner, verb)("blog") == {"commit": "a" * 40}
+    assert orders == [("20260301T120000-7", verb, f"ada (salt-run django.{verb})")]
+
+
+def test_deployment_without_a_canary_and_what_ends_that_of_a_request(runner, monkeypatch, tmp_path):
+    made = []
+
+    def fleet(name, _verb, _roster, **options):
+        made.append(options)
+        return Mock(site=name, store=Mock(folder=Path("/nowhere/x")), by="", about={})
+
+    monkeypatch.setattr(runner, "_fleet", fleet)
+    monkeypatch.setattr(runner.record, "told", lambda *_given: {"commit": "a" * 40})
+    runner.deploy("blog", canary=False)
+    runner.deploy("shop-d*", canary=False, full=True)
+    runner.deploy("blog")
+    assert [one["canary"] for one in made] == [False, False, True]
+    runner.request("blog")
+    assert made[-1]["is_overtaken"]() is False
+    runner.fleet_requests.put(store.Store(tmp_path, "blog"), "v3", runner.Caller("ada", how="salt"))
+    assert made[-1]["is_overtaken"]() is True

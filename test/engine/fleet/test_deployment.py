@@ -1504,3 +1504,15 @@ def test_status_says_what_a_canary_does(world: World) -> None:
     world.hosts.differs["web1"] = {"canary": "0005 gets 10 % of the visitors"}
     rows = world.fleet().status()["hosts"]
     assert rows["web1"]["canary"] == "0005 gets 10 % of the visitors" and "canary" not in rows["web2"]
+
+
+def test_a_deployment_that_is_refused_for_a_canary_says_what_ends_it(world: World) -> None:
+    with world.store.deploying("ada") as progress:
+        progress.phase("canary")
+        with pytest.raises(DeploymentError, match=r"is being deployed by ada, .* phase canary") as refused:
+            world.fleet().deploy(None)
+        assert "salt-run django.back blog ends its canary" in refused.value.hint
+        progress.phase("switch")
+        with pytest.raises(DeploymentError, match=r"phase switch$") as refused:
+            world.fleet().deploy(None)
+        assert not refused.value.hint
