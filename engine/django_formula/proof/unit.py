@@ -91,6 +91,7 @@ def forget(site: Site, proof: Proof, why: str) -> None:
     """End a proof before its end: the active release serves all visitors; the release is cleared away by the caller."""
     lease.end(site)
     stop(site)
+    lease.end(site)  # which the program may have renewed in between
     state.end(site, proof, state.SUPERSEDED, why)
     claim.next_link(site).unlink(missing_ok=True)
 

@@ -214,6 +214,13 @@ def test_what_else_is_done_with_the_site_ends_it(site, begun):
     assert not any(known.release.split("-")[0] in name for name in site.running)
 
 
+def test_share_that_its_program_renews_meanwhile_ends_too(site, monkeypatch):
+    site.apply()
+    monkeypatch.setattr(unit, "stop", lambda site: lease.hold(site, lease.first(10)))
+    unit.supersede(site.site, "a newer release")
+    assert not lease.folder(site.site).exists()
+
+
 def test_rollback_that_is_refused_leaves_it(site):
     site.apply()
     with pytest.raises(DeploymentError, match="no older good release"):
