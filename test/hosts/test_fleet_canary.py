@@ -11,7 +11,7 @@ from sites import release_of, until, version
 
 #: Visitors of the site; the odds that none or all of them get a share of 30 % are nothing.
 VISITORS = [f"browser {number}" for number in range(60)]
-CANARY = {"steps": {"30%": "15s", "50%": "4s"}, "requests": 10, "limit": "1m"}
+CANARY = {"steps": {"30%": "25s"}, "requests": 10, "limit": "1m"}
 LONG = {"steps": {"30%": "20m"}}
 #: A view that fails on the second host alone.
 BROKEN = """
@@ -95,13 +95,14 @@ def assert_as_before(fleet: Fleet, old: dict[str, str]) -> None:
     assert {answer["release"] for answer in (fleet.answering(), fleet.answering())} == {*old.values()}
 
 
-def test_same_visitors_get_a_release_on_both_hosts_and_then_all(fleet):
+def assert_same_visitors(fleet: Fleet, number: str) -> None:
+    """Assert that the same visitors get a release from both hosts, then all."""
     (old,) = {*fleet.live().values()}
     with visitors(fleet) as load:
         load.wait(20)
-        running, new = begin(fleet, "2.0")
+        running, new = begin(fleet, number)
         began = settled(load)
-        load.wait(360)
+        load.wait(240)
         assert {*fleet.live().values()} == {old}
         seen = seen_by(load, began)
         status = json.loads(fleet.run("status").stdout)["blog"]["hosts"]
@@ -120,6 +121,10 @@ def test_same_visitors_get_a_release_on_both_hosts_and_then_all(fleet):
     for host in fleet.apps:
         kept = json.loads(host.read(f"/srv/django/blog/releases/{new}/release.json"))["proof"]["evidence"]
         assert kept["new"]["requests"] > 10 and kept["new"]["visitors"] > 3, kept
+
+
+def test_same_visitors_get_a_release_on_both_hosts_and_then_all(fleet):
+    assert_same_visitors(fleet, "2.0")
 
 
 @pytest.mark.full
@@ -162,6 +167,7 @@ def test_people_end_it_on_all_hosts(fleet):
         assert_as_before(fleet, old)
         assert "no release of blog gets a share of the visitors now" in fleet.run("back").stdout
         running, new = begin(fleet, "3.1")
+        fleet.master.run("systemctl restart salt-master")
         answer = answer_of(fleet.run("promote").check())
         running.result().check()
         assert {*fleet.live().values()} == {new} and {*fleet.commits().values()} == {answer["commit"]}
@@ -239,3 +245,12 @@ def test_host_that_starts_again_in_the_middle_has_the_active_release(fleet):
     until(lambda: all(len(units) == 1 for units in fleet.instances().values()), 60)
     assert {*fleet.live().values()} == {old}
     assert_as_before(fleet, fleet.live())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["nginx", "varnish"])
+def test_other_balancers_tell_hosts_who_the_visitor_is(fleet, kind):
+    fleet.configure(balancer={"kind": kind}, releases={"canary": CANARY})
+    assert not any(fleet.failed(fleet.apply("*")).values())
+    fleet.answering()
+    assert_same_visitors(fleet, f"8.{kind}")
