@@ -585,9 +585,9 @@ class Fleet:
         whys = {host: answer.value.get("canary") for host, answer in started.items()}
         if not any(why is not None for why in whys.values()):
             return {}
-        if refused := {
-            host: why if why is not None else "it has no release yet" for host, why in whys.items() if why != ""
-        }:
+        unknown = "it has no release yet, or another version of the formula"
+        refused = {host: unknown if why is None else why for host, why in whys.items() if why != ""}
+        if refused:
             text = "all visitors get the release at once, without a canary on any host"
             return {host: Answer({"warnings": [f"{text}: {why}"]}) for host, why in refused.items()}
         self.store.set_order(self.id, "")
