@@ -734,3 +734,11 @@ def test_hosts_without_a_master_have_none(world):
         f"{world.live} gets all visitors at once, without a canary: its hosts have no master, which begins one on all"
     )
     assert world.live.startswith("0002-") and any(one.startswith(text) for one in world.last.warnings)
+
+
+def test_host_for_workers_says_whether_they_would_fail_tasks_of_a_canary():
+    site = SimpleNamespace(config={"fleet": {"parts": ["worker"]}, "workers": {"tasks": {"kind": "rq"}}})
+    own = SimpleNamespace(live=True, site=site)
+    assert verbs._why_no_canary(own, None).startswith("workers of the kind rq fail tasks that they do not know")
+    site.config["workers"] = {"tasks": {"kind": "celery"}}
+    assert verbs._why_no_canary(own, None) == ""
