@@ -74,6 +74,20 @@ def test_a_release_and_its_rollback(fleet):
     assert fleet.commits() == before
 
 
+def test_a_release_has_a_canary(fleet):
+    """Its programs go on without any Salt; what each decides is in test_fleet_canary.py."""
+    fleet.configure(proxy={"access_log": "json"}, releases={"canary": {"steps": {"10%": "5s"}, "requests": 0}})
+    assert not any(fleet.failed(fleet.apply()).values())
+    fleet.deploy()
+    fleet.repository.commit(version("3.5"))
+    done = fleet.run("deploy").check()
+    for text in ("gets 10 % of the visitors, until", "has passed, and waits for the other hosts"):
+        assert text in done.stderr, done.stderr
+    assert answer_of(done)["hosts"] == fleet.live() and "without a canary" not in done.stdout
+    fleet.configure(releases=None)
+    assert not any(fleet.failed(fleet.apply()).values())
+
+
 def test_a_host_is_drained_and_joins_again(fleet):
     assert "drain" in fleet.run("drain", "web2").check().stdout.lower()
     assert "drain" not in fleet.run("join", "web2").check().stdout.lower()
