@@ -446,9 +446,9 @@ class _Answers:
 class _Events:
     """One kind of trouble: the visitors of both who have met it, and the odds that the new release has more of it.
 
-    While both serve, a visitor counts once for both: else those of the new release, all of them new to it, would be more
-    than those of the old one, who have met before what they meet again. Of the past, a visitor counts again after a
-    while, so that the usual number is one of a time as short as that of a proof.
+    While both serve, a visitor counts once for both: else those of the new release, all of them new to it, would be
+    more than those of the old one, who have met before what they meet again. Of the past, a visitor counts again after
+    a while, so that the usual number is one of a time as short as that of a proof.
     """
 
     def __init__(self, worse: float):
