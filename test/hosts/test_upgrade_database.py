@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import pytest
+import requests
 from client import Load, Writer
 from lab import Host, Result
 from sites import Site, release_of, until
@@ -246,3 +247,68 @@ def test_killed_upgrade_leaves_the_former_cluster_serving(sites, way, step):
     sites.upgrade("back", lose=True)
     assert sites.versions == ["15", "15"] and sites.sums == sums
     sites.serve()
+
+
+#: A page that adds a row and returns its name.
+ADD = """
+
+def add(request, name):
+    from guestbook.models import Entry
+
+    return HttpResponse(Entry.objects.create(name=name, message="added").name)
+"""
+#: The rows and a checksum of each table, as far as both clusters have its rows.
+ALL_SUMS = """SELECT table_name, (xpath('/row/s/text()', query_to_xml(format(
+  'SELECT count(*) || ''/'' || coalesce(sum(hashtextextended(t::text, 0)), 0) AS s FROM %I t %s', table_name,
+  CASE table_name WHEN 'guestbook_entry' THEN 'WHERE id <= {newest}' ELSE '' END), false, true, '')))[1]
+  FROM information_schema.tables WHERE table_schema = 'public' ORDER BY table_name"""
+
+
+class Adder(Writer):
+    """Adds a row with each request."""
+
+    def problem(self, name: str) -> str:
+        try:
+            with requests.Session() as session:
+                session.trust_env = False
+                answer = session.get(f"{self.origin}/add/{name}", headers={"Host": self.domain}, timeout=60)
+        except requests.RequestException as error:
+            return repr(error)
+        return "" if answer.text == name else f"{answer.status_code} {answer.text[:200]}"
+
+
+def test_upgrade_of_a_gigabyte_at_a_hundred_writes_a_second(sites):
+    blog, host = sites.blog, sites.host
+    urls = blog.repository.read("guestbook/urls.py")
+    blog.repository.append("guestbook/views.py", f"\nfrom django.http import HttpResponse\n{ADD}")
+    path = 'urlpatterns = [path("add/<name>", views.add),'
+    blog.repository.commit({"guestbook/urls.py": urls.replace("urlpatterns = [", path)})
+    blog.deploy()
+    sites.replicate()
+    rows = "SELECT 'g' || g, repeat(md5(g::text), 30), now(), '', false FROM generate_series(1, 1000000) g"
+    sites.sql(f"{INSERT} {rows}")
+    assert int(sites.sql("SELECT pg_database_size('blog')")) > 1e9
+    began = time.monotonic()
+    with ExitStack() as stack:
+        adders = [Adder(f"http://{host.address}", blog.domain, pause=0.06) for _ in range(8)]
+        for adder in adders:
+            stack.enter_context(adder)
+        until(lambda: sum(len(one.acknowledged) for one in adders) > 200)
+        answer = sites.upgrade("run", timeout=1800)
+        until(lambda: blog.get("/release").status_code == 200)
+    took, added = time.monotonic() - began, [name for one in adders for name in one.acknowledged]
+    print(
+        answer["held"],
+        answer["seconds"],
+        f"{len(added)} rows added in {took:.0f} s, {len(added) / took:.0f} each second",
+    )
+    assert [one.refused for one in adders] == [[]] * 8
+    assert float(answer["held"].split()[0]) <= 10 and sites.versions == ["17", "17"]
+    assert {*sites.sql("SELECT name FROM guestbook_entry WHERE message = 'added'").splitlines()} == {*added}
+    host.run(["pg_ctlcluster", "15", "main", "start"])
+    ask = ["runuser", "-u", "postgres", "--", "psql", "-XAtq", "blog"]
+    newest = host.run([*ask, "--port=5433", "-c", "SELECT max(id) FROM guestbook_entry"]).stdout.strip()
+    script = ALL_SUMS.format(newest=newest)
+    former, new = (host.run([*ask, f"--port={port}", "-c", script], timeout=300).stdout for port in (5433, 5432))
+    host.run(["pg_ctlcluster", "15", "main", "stop"])
+    assert former == new and former.count("\n") > 5
