@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import Hosts, Repositories
 from sites import Site, version
-from watching import Told, Watched, channel, receive, told
+from watching import SECRET, Told, Watched, channel, receive, told
 
 pytestmark = pytest.mark.full
 
@@ -17,6 +17,7 @@ FORMATS = ("slack", "mattermost", "discord", "teams", "ntfy")
 NOTIFY = {
     "good": channel("good"),
     **{form: channel(form, form) for form in FORMATS},
+    "apprise": {"url": f"json://127.0.0.1:9001/apprise/{SECRET}", "format": "apprise"},
     "mail": {"mail": ["ops@example.org"], "from": "host@example.org"},
 }
 
@@ -41,7 +42,8 @@ class Host(Watched):
 @pytest.fixture(scope="module")
 def watched(module_hosts: Hosts, repositories: Repositories) -> Host:
     host = module_hosts(kind="live")
-    host.run("apt-get -qq update && apt-get -qq install --no-install-recommends redis-server >/dev/null", timeout=300)
+    get = "apt-get -qq install --no-install-recommends redis-server apprise"
+    host.run(f"apt-get -qq update && {get} >/dev/null", timeout=300)
     receive(host)
     blog = Host(host, repositories(host), tls={"kind": "self_signed"})
     blog.notify = NOTIFY
@@ -58,6 +60,7 @@ def watched(module_hosts: Hosts, repositories: Repositories) -> Host:
     for name, own in options.items():
         Site(host, blog.repository, name, neighbour=blog, tls={"kind": "self_signed"}, **own)
     blog.deploy()
+    host.mount("-t", "tmpfs", "-o", "size=8m,mode=0700", "none", "/srv/django/press/backups")
     host.run("systemctl stop django-watch.timer")
     blog.look(3)
     assert [one for one in blog.messages if one["kind"] != "rebooted"] == []  # it was made of another host's image
@@ -75,7 +78,8 @@ def test_fault_is_a_message_once_and_good_again_once(watched: Host, case: dict[s
     found = watched.new(before)
     assert {name: len(rows) for name, rows in found.items()} == dict.fromkeys(NOTIFY, 1), found
     (message,) = found["good"][0].messages
-    assert (message["what"], message["site"], message["kind"]) == ("problem", case["site"], case["kind"]), message
+    about = case.get("about", case["site"])
+    assert (message["what"], message["site"], message["kind"]) == ("problem", about, case["kind"]), message
     assert case["says"] in message["text"] and message["command"], message
     texts = {name: " ".join(rows[0].text.split()) for name, rows in found.items() if name != "good"}
     assert all(case["site"] in text and message["command"][:40] in text for text in texts.values()), texts
@@ -85,7 +89,7 @@ def test_fault_is_a_message_once_and_good_again_once(watched: Host, case: dict[s
     found = watched.new(cured)
     assert {name: len(rows) for name, rows in found.items()} == dict.fromkeys(NOTIFY, 1), found
     (message,) = found["good"][0].messages
-    assert (message["what"], message["site"], message["kind"]) == ("good", case["site"], case["kind"]), message
+    assert (message["what"], message["site"], message["kind"]) == ("good", about, case["kind"]), message
 
 
 def test_hour_of_rest_with_a_release_every_five_minutes_is_silent(watched: Host) -> None:
@@ -95,3 +99,13 @@ def test_hour_of_rest_with_a_release_every_five_minutes_is_silent(watched: Host)
         watched.deploy()
         watched.look(5)
     assert [name for name, rows in told(watched.host).items() if len(rows) > len(before.get(name, []))] == []
+
+
+def test_reboot_is_one_message(watched: Host) -> None:
+    before = told(watched.host)
+    watched.host.restart()
+    watched.host.run("systemctl stop django-watch.timer")
+    watched.look(3)
+    found = watched.new(before)
+    assert [one["kind"] for row in found["good"] for one in row.messages] == ["rebooted"]
+    assert {name: len(rows) for name, rows in found.items()} == dict.fromkeys(NOTIFY, 1), found

@@ -103,6 +103,7 @@ _READ: dict[str, Callable[[str], str]] = {
     "discord": lambda body: str(json.loads(body)["content"]),
     "teams": _card,
     "ntfy": lambda body: body,
+    "apprise": lambda body: str(json.loads(body)["message"]),
     "forgejo": lambda body: " ".join(json.loads(body)[key] for key in ("context", "state", "description")),
 }
 
