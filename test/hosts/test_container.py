@@ -185,6 +185,21 @@ def test_a_rollback_needs_no_network_and_makes_no_image(blog: Site) -> None:
 
 
 @pytest.mark.full
+def test_a_console_is_a_container_that_reads(blog: Site) -> None:
+    count = "from guestbook.models import Entry\nprint('entries', Entry.objects.count())\n"
+    add = f"{count}Entry.objects.create(name='ada', message='hello')\nprint('written')\n"
+    console, options = ["django-shell", "blog"], {"check": False}
+    read = blog.host.run(console, stdin=add, **options)
+    assert "entries " in read.stdout and "readonly database" in read.stderr and "written" not in read.stdout, read
+    inside = blog.host.run([*console, "bash"], stdin="id -u; touch media/x; exit 7\n", **options)
+    assert (inside.stdout.strip(), inside.returncode) == (blog.host.run(["id", "-u", "blog"]).stdout.strip(), 7), inside
+    assert "written" in blog.host.run([*console, "--write", "ticket 311"], stdin=add, **options).stdout
+    assert (
+        "console" not in blog.host.run(f"{blog.options['container']['engine']} ps -a --format '{{{{.Names}}}}'").stdout
+    )
+
+
+@pytest.mark.full
 def test_a_superuser_is_created_in_a_container_and_its_password_is_no_argument(blog: Site) -> None:
     host, file = blog.host, f"{blog.root}/secrets/superuser-ada"
     host.call("django.superuser", blog.name, "ada")

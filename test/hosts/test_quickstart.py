@@ -190,6 +190,12 @@ def test_place_of_messages_is_asked_once_at_a_terminal(machine):
     assert "django.notify test" in done.stdout and "answers 200 OK" in done.stdout
     channels = yaml.safe_load(machine.host.read(PILLAR))["django"]["notify"]
     assert channels == {"messages": {"url": "https://ntfy.sh/example", "format": "ntfy"}}
+    page = re.search(
+        r"  page +(\S+ django\.page (/srv/\S+)) writes index\.html there: docs/guides/page\.md\s*$", done.stdout
+    )
+    assert page
+    machine.host.run(page[1])
+    assert "guestbook" in machine.host.run(f"cat {page[2]}/index.html && rm -r {page[2]}").stdout
     again = machine.host.run(at_terminal, environment=OFFLINE)
     assert "empty for nowhere" not in again.stdout and "Nothing had to be changed" in again.stdout
 
