@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 from django_formula.host.commands import seconds
 from django_formula.proxy import proxies
 from django_formula.release import health, http
-from django_formula.release.http import Answer
 from django_formula.site.sites import Site
 from django_formula.tls import certificates
-from django_formula.untrusted.response import Bounded
 
 #: Requests per second; twice as many for the first ones after the switch, for which the switch waits.
 RATE = 20
@@ -105,9 +103,9 @@ class Probe:
         site = self.before if self.switched == math.inf else self.site
         deadline = time.monotonic() + min(seconds(site.config["health"]["timeout"]), PATIENCE)
         if not self.through_proxy:
-            return health.problem(site, functools.partial(get_at_socket, site), deadline, site.scheme)
+            return health.problem(site, functools.partial(http.get_active, site), deadline, site.scheme)
         scheme = "https" if proxies.speaks_tls(site) else "http"
-        return health.problem(site, functools.partial(get_through_proxy, site), deadline, scheme)
+        return health.problem(site, functools.partial(proxies.get, site), deadline, scheme)
 
     def wait_for_first(self) -> None:
         """Wait until one request is complete, at most `FIRST` seconds: on a busy host a release may start sooner."""
@@ -179,23 +177,6 @@ class Probe:
             "latency_after": _median(self._after()),
             "cut": cut,
         }
-
-
-def get_through_proxy(site: Site, path: str, timeout: float) -> Answer:
-    deadline = time.monotonic() + timeout
-    headers = {"Host": site.canonical, "User-Agent": "django-formula", "Connection": "close"}
-    with contextlib.closing(proxies.connection(site, timeout)) as connection:
-        connection.connect()
-        connection.sock = Bounded(connection.sock, deadline)
-        connection.request("GET", path, headers=headers | site.config["health"]["headers"])
-        response = connection.getresponse()
-        body = response.read(65536).decode(errors="replace")
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
-
-
-def get_at_socket(site: Site, path: str, timeout: float) -> Answer:
-    headers, release = site.config["health"]["headers"], site.current.resolve()
-    return http.get(site, release, path, scheme=site.scheme, headers=headers, timeout=timeout)
 
 
 def _part_failed(samples: list[Sample]) -> float:

@@ -87,6 +87,23 @@ def _run(module: types.ModuleType) -> None:
         loader.run(module)
 
 
+def _in_archive(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
+    """Return how a module of a program is loaded, where its folder is known to be in an archive.
+
+    Python's own finder reads and unpacks the code of each module that it finds, only to return its path.
+    """
+    importer = sys.path_importer_cache.get(path[0]) if path else None
+    try:
+        if not isinstance(importer, zipimport.zipimporter) or importer.is_package(name):
+            return None
+    except zipimport.ZipImportError:  # there is none
+        return None
+    file = f"{importer.archive}{os.sep}{importer.prefix}{name.rpartition('.')[2]}.py"
+    spec = importlib.machinery.ModuleSpec(name, importer, origin=file)  # type: ignore[arg-type, unused-ignore]
+    spec.has_location = True
+    return spec
+
+
 class _Finder:
     """Finds the modules of the engine, before Python's own finders do."""
 
@@ -97,7 +114,7 @@ class _Finder:
         """Return how a module of the engine is loaded when it is used; None for others."""
         if not name.startswith(_NAMES):
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        spec = _in_archive(name, path) or importlib.machinery.PathFinder.find_spec(name, path, target)
         is_file = spec and isinstance(spec.loader, importlib.machinery.SourceFileLoader | zipimport.zipimporter)
         if spec and is_file and not spec.submodule_search_locations and (spec.origin or "").startswith(_FOLDER):
             spec.loader = _Loader(spec.loader)  # type: ignore[arg-type, assignment]

@@ -80,7 +80,7 @@ def listens(path: str) -> bool:
     except OSError:
         return False
     try:
-        return any(found.is_listening for found in _at_path(path, _by_netlink()))
+        return any(found.is_listening for found in _at_path(path, _by_netlink(1 << _LISTENING)))
     except OSError:
         return True
 
@@ -113,13 +113,13 @@ def connect(path: str, user: int, timeout: float) -> socket.socket:
         os.close(file)
 
 
-def _by_netlink() -> list[Socket]:
-    """Query the kernel for stream sockets.
+def _by_netlink(states: int = 1 << _CONNECTED | 1 << _LISTENING) -> list[Socket]:
+    """Query the kernel for stream sockets in some states.
 
     Raises:
         OSError: the kernel refuses, or does not support it.
     """
-    states, shown = 1 << _CONNECTED | 1 << _LISTENING, _SHOW_NAME | _SHOW_FILE | _SHOW_QUEUE
+    shown = _SHOW_NAME | _SHOW_FILE | _SHOW_QUEUE
     request = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, states, 0, shown, 0, 0)
     header = struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
     for _try in range(_TRIES):

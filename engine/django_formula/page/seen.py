@@ -16,7 +16,7 @@ from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted import shapes
 from django_formula.untrusted.text import shown
-from django_formula.watch import look, problem, send
+from django_formula.watch import look, problem, spool
 
 #: Deployments of a site on the page, and the bytes at the end of their file that have them.
 DEPLOYMENTS, _TAIL = 20, 1 << 16
@@ -47,7 +47,7 @@ def of_look(seen: look.Seen, since: Mapping[str, float], now: float) -> dict[str
     total, available = _memory()
     return {
         "version": 1,
-        "host": send.host(),
+        "host": spool.host(),
         "time": now,
         "load": os.getloadavg()[0],
         "cpus": os.cpu_count() or 1,

@@ -63,6 +63,12 @@ def get(
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
 
+def get_active(site: Site, path: str, timeout: float) -> Answer:
+    """Request a page from the socket of the active release, by `get`."""
+    headers, release = site.config["health"]["headers"], site.current.resolve()
+    return get(site, release, path, scheme=site.scheme, headers=headers, timeout=timeout)
+
+
 def _connect(site: Site, where: str, timeout: float) -> socket.socket:
     """Connect to an instance; at the path of a socket that the site's user makes, there may be anything."""
     if where.startswith("/"):

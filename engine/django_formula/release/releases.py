@@ -1,6 +1,7 @@
 """Releases: their records, the active one, and that of a name."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -64,11 +65,15 @@ class Release:
         self.site = site
         self.name = name
         self.path = (folder or site.releases) / name
+
+    @functools.cached_property
+    def record(self) -> dict[str, Any]:
+        """Its record, read when it is first looked at; empty where it is missing or damaged."""
         record = file.read_json(self.path / "release.json", RECORD) or {}
         is_known = record.get("state") in ("building", "failed") or (
             record.get("state") in ("good", "held") and shapes.fits(record, _FINISHED)
         )
-        self.record: dict[str, Any] = {"name": name, **record} if is_known else {}
+        return {"name": self.name, **record} if is_known else {}
 
     @property
     def sequence(self) -> int:

@@ -7,7 +7,7 @@ A shape is a type; `[shape]`, a list of such values; `{str: shape}`, an object w
 import json
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from django_formula.host.commands import DeploymentError
@@ -28,14 +28,20 @@ def fits(value: Any, shape: Any) -> bool:
     if isinstance(shape, dict):
         return isinstance(value, dict) and _fits_object(value, shape)
     if isinstance(shape, list):
-        return isinstance(value, list) and all(fits(one, shape[0]) for one in value)
+        return isinstance(value, list) and _all_fit(value, shape[0])
     return any(fits(value, one) for one in shape)
+
+
+def _all_fit(values: Collection[Any], shape: Any) -> bool:
+    if isinstance(shape, type) and shape not in (int, float):  # of which records have most, without a call for each
+        return all(isinstance(one, shape) for one in values)
+    return all(fits(one, shape) for one in values)
 
 
 def _fits_object(value: dict[str, Any], shape: dict[Any, Any]) -> bool:
     for name, one in shape.items():
         if name is str:
-            if not all(fits(below, one) for below in value.values()):
+            if not _all_fit(value.values(), one):
                 return False
         elif name in value:
             if not fits(value[name], one):

@@ -20,8 +20,6 @@ from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host import environment_files
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
-from django_formula.offsite import copies
-from django_formula.points import archive
 from django_formula.project import command as project_command
 from django_formula.project import program
 from django_formula.proof import unit
@@ -31,7 +29,6 @@ from django_formula.release.releases import Release
 from django_formula.secret import secrets as secret_secrets
 from django_formula.site import sites
 from django_formula.tls import certificates, renewal
-from django_formula.verbs import requests, schedule
 from django_formula.verbs import status as verbs_status
 from django_formula.verbs import workers as verbs_workers
 from django_formula.verbs.status import live_release as _live
@@ -57,31 +54,13 @@ def answer(deployment: Deployment, changes: Changes) -> dict[str, Any]:
     return given | ({"warnings": warnings} if warnings else {})
 
 
-def status(name: str, *, visits: bool = True) -> dict[str, Any]:
+def status(name: str) -> dict[str, Any]:
     """Return the status of a site: one row.
-
-    Args:
-        visits: whether it is tried if visitors reach the site.
 
     Raises:
         DeploymentError: there is no such site, or a file of its records is damaged.
     """
-    site = sites.find(name)
-    try:
-        parts = {**verbs_status.status(site, visits=visits), **backups.status(site), **certificates.summary(site)}
-        parts |= {
-            **copies.status(site),
-            **archive.status(site),
-            "schedules": schedule.status(site),
-            "cron": schedule.idle(site),
-        }
-        return {**parts, **requests.status(site)}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what was written
-        raise DeploymentError(
-            f"a file of {name}'s records is damaged: {type(error).__name__}: {error}",
-            hint=f"look at the newest first: ls -t {site.root}/*.json* {site.releases}/*/release.json "
-            f"{site.backups}/*.json",
-        ) from None
+    return verbs_status.row(sites.find(name))
 
 
 def every_status() -> list[dict[str, Any]]:

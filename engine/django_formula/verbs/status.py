@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from django_formula.backup import backups
 from django_formula.container import containers
 from django_formula.database import databases
 from django_formula.deploy import canary, order
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
+from django_formula.offsite import copies
+from django_formula.points import archive
 from django_formula.process import command, contract
 from django_formula.proof import state
 from django_formula.proxy import maintenance, reach, waiting
@@ -17,6 +20,8 @@ from django_formula.release.releases import Release
 from django_formula.server import servers
 from django_formula.site.sites import Site
 from django_formula.store import setup
+from django_formula.tls import certificates
+from django_formula.verbs import requests, schedule
 from django_formula.verbs import workers as verbs_workers
 
 
@@ -96,11 +101,37 @@ def _server(live: Release) -> str:
     return f"{kind}: {workers}" if workers else kind
 
 
-def status(site: Site, *, visits: bool = True) -> dict[str, Any]:
-    """Return the status of a site: one row.
+def row(site: Site, *, visits: bool = True) -> dict[str, Any]:
+    """Return the row of `django.status` of a site: its releases, its data, its certificates, and what runs at times.
 
     Args:
         visits: whether it is tried if visitors reach the site.
+
+    Raises:
+        DeploymentError: a file of its records is damaged.
+    """
+    try:
+        parts = {**status(site, visits=visits), **backups.status(site), **certificates.summary(site)}
+        parts |= {
+            **copies.status(site),
+            **archive.status(site),
+            "schedules": schedule.status(site),
+            "cron": schedule.idle(site),
+        }
+        return {**parts, **requests.status(site)}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what was written
+        raise DeploymentError(
+            f"a file of {site.name}'s records is damaged: {type(error).__name__}: {error}",
+            hint=f"look at the newest first: ls -t {site.root}/*.json* {site.releases}/*/release.json "
+            f"{site.backups}/*.json",
+        ) from None
+
+
+def status(site: Site, *, visits: bool = True) -> dict[str, Any]:
+    """Return what a site's row has of its releases, and of what runs of them.
+
+    Args:
+        visits: as above.
     """
     live = release_releases.linked(site, site.current)
     present = release_releases.releases(site)
@@ -126,7 +157,7 @@ def status(site: Site, *, visits: bool = True) -> dict[str, Any]:
         "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
         "maintenance": maintenance.summary(site),
-        **canary.status(site),
+        **(canary.status(site) if state.current(site) else {}),
         **waiting.status(site),
         "unreached": reach.problem(site) if live and visits else "",
         "interpreter": disk.interpreter_problem(live) if live else "",

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from django_formula.audit import chain
-from django_formula.deploy import switch_report
-from django_formula.doctor.walks import Link
+from django_formula.doctor import walks
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.metrics import access_log
@@ -22,11 +21,12 @@ from django_formula.proxy import access_log as proxy_access_log
 from django_formula.proxy import proxies
 from django_formula.proxy.contract import Proxy
 from django_formula.release import health, releases
+from django_formula.release import http as release_http
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.tls import certificates
 from django_formula.untrusted.text import in_command, shown
-from django_formula.verbs import operations
+from django_formula.verbs import operations, status
 from django_formula.watch import decide, machine, problem, spool, walk
 from django_formula.watch.decide import Known, Message
 from django_formula.watch.problem import Problem
@@ -168,7 +168,7 @@ def _of_any_site(name: str, state: dict[str, Any], config: Mapping[str, Any], no
 def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: float) -> _SiteSeen:
     try:
         site = sites.find(name)
-        row = operations.status(name, visits=False)
+        row = status.row(site, visits=False)
     except (DeploymentError, OSError) as error:
         row = {"site": name, "damage": str(error).splitlines()[0], "release": "", "running": None}
         return _SiteSeen(problem.problems(row), [], row)
@@ -214,7 +214,7 @@ def _explained(name: str, found: list[Problem], state: dict[str, Any], now: floa
         own["walk"] = kept = {"of": down, "at": now, "link": walk.broken_link(name)}
     if not kept["link"]:
         return found
-    link = Link(*kept["link"])
+    link = walks.Link(*kept["link"])
     rest = [one for one in found if one.kind != "down"]
     return [Problem("down", f"{link.name}: {link.text}", link.command or link.todo, "walk"), *rest]
 
@@ -261,11 +261,11 @@ def _of_visit(site: Site, row: dict[str, Any]) -> Iterator[Problem]:
 def visit(site: Site) -> str:
     """Return what is wrong with the health page of a site, through the proxy where it has one; empty if nothing is."""
     deadline = time.monotonic() + PATIENCE
-    get = functools.partial(switch_report.get_at_socket, site)
+    get = functools.partial(release_http.get_active, site)
     is_open = not site.config["proxy"].get("upstreams") and not certificates.requires_clients(site)
     if proxies.is_installed(site) and is_open:
         scheme = "https" if proxies.speaks_tls(site) else "http"
-        text = health.problem(site, functools.partial(switch_report.get_through_proxy, site), deadline, scheme)
+        text = health.problem(site, functools.partial(proxies.get, site), deadline, scheme)
         if not _RULES.match(text):
             return _timed_out(text)
     return _timed_out(health.problem(site, get, deadline, site.scheme))

@@ -8,7 +8,7 @@ from django_formula.host import clock, commands, file
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.site import sites
 from django_formula.untrusted.text import shown
-from django_formula.watch import send, setup, spool
+from django_formula.watch import setup, spool
 
 
 def notify(action: str, name: str, duration: str, why: str, by: str) -> Any:
@@ -68,7 +68,7 @@ def _try(name: str) -> str:
     """Have the program of the watch send a message by a channel, and return how that ended."""
     text = "a message to try this channel, from django.notify test"
     message = {"what": "event", "site": "", "kind": "watch", "text": text, "command": "", "since": time.time()}
-    spool.put(name, {"host": send.host(), "time": time.time(), "messages": [message]})
+    spool.put(name, {"host": spool.host(), "time": time.time(), "messages": [message]})
     if (failed := spool.retry(name))["tries"]:
         spool.keep_retry(name, **{**failed, "at": 0})  # now, and what has failed until then is not forgotten
     argv = ["/usr/bin/python3", "-I", str(setup.PROGRAM), "send", name]

@@ -46,7 +46,7 @@ def problems(row: Mapping[str, Any]) -> list[Problem]:
     """Return what is wrong with a site, the worst first.
 
     Args:
-        row: of the site, by `verbs.operations.status`; ``managed`` is False where the pillar does not have it.
+        row: of the site, by `verbs.status.row`; ``managed`` is False where the pillar does not have it.
     """
     found = [*_of_release(row), *_of_parts(row), *_of_data(row)]
     if row.get("managed") is False:

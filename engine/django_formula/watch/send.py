@@ -5,7 +5,6 @@ Each channel has a unit of its own, so that one that hangs delays no other (docs
 
 import functools
 import random
-import socket
 import ssl
 import time
 import urllib.error
@@ -136,8 +135,3 @@ def _apprise(channel: Mapping[str, Any], batch: message.Batch) -> None:
         raise ValueError("apprise does not know this URL")
     if not sender.notify(title=message.title(batch), body=message.text(batch, 20000)):
         raise OSError("apprise could not send it")
-
-
-def host() -> str:
-    """Return the name of this host in messages."""
-    return socket.gethostname()

@@ -1,5 +1,6 @@
 """The folder of the watch: its state, and what waits for each channel. All of it is root's."""
 
+import socket
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,6 +35,11 @@ def keep(state: Mapping[str, Any], name: str = "state.json") -> None:
 def config() -> dict[str, Any]:
     """Return the configuration of the watch, as the last apply wrote it; empty without a watch."""
     return file.read_json(CONFIG) or {}
+
+
+def host() -> str:
+    """Return the name of this host in messages."""
+    return socket.gethostname()
 
 
 def folder(channel: str) -> Path:

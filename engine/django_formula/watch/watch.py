@@ -25,9 +25,10 @@ SLOW = 30.0
 
 def main(action: str, *words: str) -> int:
     """Do what a unit or cron asks for; return the exit code."""
-    parts: dict[str, Callable[..., int]] = {"send": send.main, "walk": walk.main, "serve": serve.main}
+    parts = {"send": send, "walk": walk, "serve": serve}  # as modules, of which only that runs which is meant
     looks = {"look": take, "fleet": take_fleet}
-    return parts[action](*words) if action in parts else looks[action](spool.config())
+    status: int = parts[action].main(*words) if action in parts else looks[action](spool.config())
+    return status
 
 
 def take(config: dict[str, Any]) -> int:
@@ -40,7 +41,7 @@ def take(config: dict[str, Any]) -> int:
         is_quiet = look.quiet_by(config, seen, began)
         messages = decide.decide(known, seen.problems, began, is_quiet) + look.told_events(state, seen, is_quiet)
         took = time.time() - began
-        state |= {"version": 1, "host": send.host(), "time": began, "took": round(took, 2), "sites": seen.rows}
+        state |= {"version": 1, "host": spool.host(), "time": began, "took": round(took, 2), "sites": seen.rows}
         _have_sent(config, messages, began)
         if config.get("metrics"):
             _attempt("the metrics", metrics.write, config["metrics"], seen, state, began)
@@ -64,7 +65,7 @@ def take_fleet(config: dict[str, Any]) -> int:
     spool.keep({**state, "version": 1, "time": began}, FLEET)
     _start({**config, "heartbeat": False})
     for one in messages:
-        tell(f"{one['what']}: {one.get('host') or one['site'] or send.host()}: {one['text']}")
+        tell(f"{one['what']}: {one.get('host') or one['site'] or spool.host()}: {one['text']}")
     return 0
 
 
@@ -83,7 +84,7 @@ def _have_sent(config: dict[str, Any], messages: list[decide.Message], now: floa
         # A Git server gets each deployment by itself: one that it refuses is not sent again with the next.
         parts = [[one] for one in own if one.get("commit")] if channel.get("format") in servers.KINDS else [own]
         for part in filter(None, parts):
-            spool.put(name, {"host": send.host(), "time": now, "messages": part})
+            spool.put(name, {"host": spool.host(), "time": now, "messages": part})
 
 
 def _start(config: dict[str, Any]) -> None:

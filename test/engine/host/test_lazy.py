@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from django_formula.host import lazy
+from django_formula.host import archive, lazy
 from specimen import configured
 from trees import write_tree
 
@@ -159,3 +159,29 @@ def test_entrances_run_few_modules(entrance, most):
     names = {name.removeprefix("django_formula.") for name in loaded}
     assert [name for name in names if name.startswith(UNUSED)] == []
     assert len(loaded) <= most, loaded
+
+
+def test_look_of_the_watch_runs_neither_senders_nor_the_doctor(tmp_path):
+    config = {"channels": {}, "heartbeat": False, "quiet": [], "disk": 0, "queue": 100, "every": 60}
+    names, has_urllib = run(
+        "import pathlib\nfrom django_formula.site import sites\nfrom django_formula.watch import spool, watch\n"
+        f"spool.STATE = sites.REGISTRY = pathlib.Path({str(tmp_path)!r})\nspool.config = lambda: {config!r}\n"
+        "watch.main('look')\nprint(json.dumps([lazy.loaded(), 'urllib.request' in sys.modules]))"
+    )
+    unused = ("watch.send", "doctor.", "deploy.", "metrics.serve", "git_server.")
+    assert [name for name in names if name.removeprefix("django_formula.").startswith(unused)] == []
+    assert not has_urllib and (tmp_path / "state.json").exists()
+
+
+def test_module_of_an_archive_is_read_once_when_it_runs(tmp_path):
+    program = tmp_path / "watch.pyz"
+    program.write_bytes(archive.packed("django_formula.watch.watch"))
+    unread, read, place = run(
+        "import zipimport\nreal, read = zipimport._get_data, []\n"
+        "zipimport._get_data = lambda program, entry: read.append(entry[0][-20:]) or real(program, entry)\n"
+        "from django_formula.host import commands\nbefore = [*read]\n"
+        "from django_formula.host import file, units\nunread = read == before\nunits.control\n"
+        "print(json.dumps([unread, sum(one.endswith('host/units.py') for one in read), units.__file__]))",
+        program,
+    )
+    assert (unread, read, place) == (True, 1, f"{program}/django_formula/host/units.py")

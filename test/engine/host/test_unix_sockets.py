@@ -24,7 +24,7 @@ def told(request, monkeypatch):
     """How the kernel tells its sockets; a container may refuse the better way."""
     if request.param == "table":
 
-        def refused():
+        def refused(_states=None):
             raise PermissionError(1, "Operation not permitted")
 
         monkeypatch.setattr(unix_sockets, "_by_netlink", refused)

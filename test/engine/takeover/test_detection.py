@@ -26,7 +26,7 @@ def host(own_host, make_site, monkeypatch):
     (own_host / "proc/net").mkdir(parents=True)
     (own_host / "proc/net/unix").write_text("header\n")
 
-    def table():
+    def table(_states=None):
         raise PermissionError
 
     monkeypatch.setattr(unix_sockets, "_by_netlink", table)

@@ -173,7 +173,7 @@ def test_site_that_gets_its_first_certificate_has_no_problem_with_it(
     monkeypatch.setattr(look, "_of_served", lambda *_given: [])
     row = {"site": "blog", "release": release, "running": bool(release), "damage": "", "maintenance": "since now"}
     monkeypatch.setattr(look.sites, "find", lambda _name: site)
-    monkeypatch.setattr(look.operations, "status", lambda *_given, **_how: {**row, "certificate": "a.org: missing"})
+    monkeypatch.setattr(look.status, "row", lambda *_given, **_how: {**row, "certificate": "a.org: missing"})
     seen = look._of_site("blog", {}, {"queue": 100}, 0.0)
     assert [one.kind for one in seen.problems] == kinds
 
@@ -185,7 +185,7 @@ def test_site_whose_requests_are_held_is_not_visited(make_site, monkeypatch, hol
     monkeypatch.setattr(look, "_of_served", lambda *_given: [])
     row = {"site": "blog", "release": "0001-c71d97a38e83", "running": True, "damage": "", "maintenance": ""}
     monkeypatch.setattr(look.sites, "find", lambda _name: make_site())
-    monkeypatch.setattr(look.operations, "status", lambda *_given, **_how: {**row, **({"hold": hold} if hold else {})})
+    monkeypatch.setattr(look.status, "row", lambda *_given, **_how: {**row, **({"hold": hold} if hold else {})})
     seen = look._of_site("blog", {}, {"queue": 100}, 0.0)
     assert visits == ([] if hold else ["blog"])
     is_quiet = look.quiet_by({"quiet": []}, look.Seen({}, [], [seen.row], {}), 0.0)
@@ -227,7 +227,7 @@ def test_channel_that_fails_for_some_time_is_a_problem_until_it_works(tmp_path, 
     (found,) = look._of_channels(config)
     assert (found.kind, found.text) == ("watch", "messages by the channel chat fail: HTTP 401")
     assert found.command == "salt-call django.notify test chat"
-    monkeypatch.setattr(notify.send, "host", lambda: "web1")
+    monkeypatch.setattr(spool, "host", lambda: "web1")
     monkeypatch.setattr(notify.commands, "run", lambda *_arguments, **_options: "")  # it fails again
     assert notify._tried(config, "chat") == {"chat": "HTTP 401"}
     assert [*look._of_channels(config)] == [found]
