@@ -5,6 +5,7 @@ Its folder, its configuration and the secrets are root's alone: no site reads to
 
 import contextlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -287,7 +288,8 @@ def remove(*, test: bool) -> Outcome:
         units.attempt("stop", *running, doing="stopping the watch", timeout=30)
     for path in present:
         file.remove_tree(path)
-    for folder in (spool.CHANNELS, PROGRAM.parent):
+    is_ours = CRON in present and not shutil.which("cron")  # each package that ships the folder has a file in it
+    for folder in (spool.CHANNELS, PROGRAM.parent, *([CRON.parent] if is_ours else [])):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     if daemons.has_systemd():

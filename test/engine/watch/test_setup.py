@@ -21,13 +21,16 @@ def host(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_a_host_without_cron_is_watched_once_cron_is_there(host):
+@pytest.mark.parametrize("is_installed", [False, True])
+def test_a_host_without_cron_is_watched_once_cron_is_there(host, monkeypatch, is_installed):
     foreseen = setup.watch(WANTED, {}, test=True)
     assert foreseen.changes and not (host / "etc").exists()
     assert setup.watch(WANTED, {}, test=False).comment == "the host is watched as soon as cron is installed and runs"
     assert "* * * * root" in setup.CRON.read_text()
     assert not setup.watch(WANTED, {}, test=False).changes
+    monkeypatch.setattr(setup.shutil, "which", lambda _name: "/usr/sbin/cron" if is_installed else None)
     assert str(setup.CRON) in setup.remove(test=False).changes and not setup.CRON.exists()
+    assert setup.CRON.parent.exists() is is_installed
 
 
 def test_watch_of_a_master_without_systemd_is_a_second_line_of_cron(host, monkeypatch):
