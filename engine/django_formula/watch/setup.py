@@ -80,6 +80,8 @@ Type=oneshot
 ExecStart={run} send %i
 TimeoutStartSec=60
 Nice=10
+# In a slice of their own, as instances are without this, they would weigh as much together as salt-minion.
+Slice=system.slice
 CPUWeight=20
 MemoryMax=64M
 UMask=0077
@@ -100,6 +102,8 @@ Type=oneshot
 ExecStart={run} walk %i
 TimeoutStartSec={walk.PATIENCE}
 Nice=10
+# In a slice of their own, as instances are without this, they would weigh as much together as salt-minion.
+Slice=system.slice
 CPUWeight=20
 MemoryMax=128M
 UMask=0077

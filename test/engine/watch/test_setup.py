@@ -68,3 +68,8 @@ def test_watch_of_a_master_outlives_its_last_site(host, monkeypatch, is_master):
     setup.watch({**WANTED, "is_master": is_master}, {}, test=False)
     assert bool(setup.remove_if_last(test=False)) is not is_master
     assert setup.CRON.exists() is is_master
+
+
+def test_instances_weigh_little_among_all_services():
+    texts = [text for name, text in setup._TEXTS.items() if "@" in name and "CPUWeight=" in text]
+    assert len(texts) == 2 and all("\nSlice=system.slice\n" in text for text in texts)
