@@ -249,6 +249,32 @@ def test_killed_upgrade_leaves_the_former_cluster_serving(sites, way, step):
     sites.serve()
 
 
+PLACES = """CREATE EXTENSION postgis; CREATE TABLE place (id int PRIMARY KEY, at geometry(Point, 4326));
+INSERT INTO place SELECT g, ST_SetSRID(ST_MakePoint(g % 180, g % 90), 4326) FROM generate_series(1, 10000) g;
+CREATE INDEX place_at ON place USING gist (at); ALTER TABLE place OWNER TO blog;
+INSERT INTO spatial_ref_sys (srid, auth_name, proj4text) VALUES (990001, 'own', '+proj=longlat +datum=WGS84')"""
+NEAR = """SET enable_seqscan = off; SELECT md5(string_agg(ST_AsEWKT(at), ',' ORDER BY id)) FROM place
+WHERE at && ST_MakeEnvelope(10, 10, 40, 40, 4326); SELECT proj4text FROM spatial_ref_sys WHERE srid = 990001"""
+
+
+def test_extension_of_a_package_comes_along_with_its_own_rows(sites):
+    get = "DEBIAN_FRONTEND=noninteractive apt-get -qq --option=Dpkg::Use-Pty=0 install --no-install-recommends"
+    sites.host.run(f"{get} postgresql-15-postgis-3 >/dev/null", timeout=900)
+    sites.sql(PLACES)
+    before, plan = sites.sql(NEAR), sites.upgrade()
+    assert plan["extensions"] == ["postgis"] and plan["problems"] == []
+    assert "postgresql-17-postgis-3" in plan["to install"] and plan["way"] == "maintenance"
+    assert any("rows of an extension: public.spatial_ref_sys" in one for one in plan["because"]), plan
+    answer = sites.upgrade("run", timeout=1800)
+    print(answer)
+    assert sites.versions == ["17", "17"] and sites.sql(NEAR) == before and before.count("\n") == 1
+    sites.serve()
+    sites.upgrade("back")
+    assert sites.versions == ["15", "15"] and sites.sql(NEAR) == before
+    sites.sql("DROP TABLE place; DROP EXTENSION postgis")
+    sites.serve()
+
+
 #: A page that adds a row and returns its name.
 ADD = """
 
