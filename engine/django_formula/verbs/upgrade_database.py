@@ -362,7 +362,8 @@ def _upgrade(found: Plan, state: State, took: Callable[[str], None]) -> dict[str
 
 
 def _compare(former: Cluster, new: Cluster, state: State) -> None:
-    before, now = clusters.rows(former, state["limits"]), clusters.rows(new, state["limits"])
+    with ThreadPoolExecutor(2) as pool:  # each is a server of its own, and requests wait for both
+        before, now = pool.map(lambda one: clusters.rows(one, state["limits"]), (former, new))
     for name, tables in before.items():
         if tables != now[name]:
             table = next(one for one in {*tables, *now[name]} if tables.get(one) != now[name].get(one))
