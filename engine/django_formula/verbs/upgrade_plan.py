@@ -1,5 +1,6 @@
 """What an upgrade of the PostgreSQL cluster of a site has to move, to which version, how, and what is against it."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ _ROOM = 1.3
 #: Replication slots that the copy of a table needs for itself.
 _SPARE_SLOTS = 2
 _CONTROL = "/usr/share/postgresql/{}/extension/{}.control"
+#: Its library, as its control file names it.
+_LIBRARY = re.compile(r"(?m)^\s*module_pathname\s*=\s*'\$libdir/([\w.-]+)'")
 _SERVER = """SELECT json_build_object(
   'wal_level', current_setting('wal_level'),
   'slots', least(current_setting('max_replication_slots')::int, current_setting('max_wal_senders')::int),
@@ -207,17 +210,26 @@ def _packages(former: Cluster, version: str, extensions: Sequence[str]) -> tuple
     for name in extensions:
         if Path(_CONTROL.format(version, name)).exists():
             continue
-        package = _owner(_CONTROL.format(former.version, name))
-        its = re.sub(rf"-{re.escape(former.version)}(?=-|$)", f"-{version}", package)
-        if its == found[0]:
-            continue
-        if its == package or not _offered([its]):
-            problems.append(f"the extension {name} is missing in {version}: apt has no {its or 'package of it'}")
+        of_former = _packages_of(former.version, name)
+        its = [re.sub(rf"-{re.escape(former.version)}(?=-|$)", f"-{version}", package) for package in of_former]
+        others = [package for package in its if package != found[0]]
+        missing = [one for one in others if one in of_former or not _offered([one])]
+        if missing or not its:
+            text = " ".join(missing) or "package of it"
+            problems.append(f"the extension {name} is missing in {version}: apt has no {text}")
         else:
-            found.append(its)
+            found += others
     is_present = all(Path(_CONTROL.format(version, one)).exists() for one in ["plpgsql"])
     missing = [*([] if is_present else found[:1]), *dict.fromkeys(found[1:])]
     return missing, problems
+
+
+def _packages_of(version: str, name: str) -> list[str]:
+    """Return the packages of an extension: of its control file, which may be a link, and of its library."""
+    control = Path(_CONTROL.format(version, name))
+    library = _LIBRARY.search(file.read_text(control) or "")
+    paths = [os.path.realpath(control), *([str(PROGRAMS / version / f"lib/{library[1]}.so")] if library else [])]
+    return [*dict.fromkeys(filter(None, map(_owner, paths)))]
 
 
 def _owner(path: str) -> str:

@@ -118,6 +118,27 @@ def test_package_of_an_extension_is_installed_or_named(monkeypatch, owner, candi
     assert problems == ([f"the extension postgis is missing in 17: {problem}"] if problem else [])
 
 
+def test_packages_of_an_extension_are_those_of_its_control_file_and_its_library(monkeypatch, tmp_path):
+    """Debian's `postgis.control` is a link of alternatives, which no package owns."""
+    (tmp_path / "15/lib").mkdir(parents=True)
+    (tmp_path / "15/postgis-3.control").write_text("default_version = '3.3.2'\nmodule_pathname = '$libdir/postgis-3'\n")
+    (tmp_path / "15/postgis.control").symlink_to(tmp_path / "15/postgis-3.control")
+    owners = {"postgis-3.control": "postgresql-15-postgis-3-scripts", "postgis-3.so": "postgresql-15-postgis-3"}
+
+    def run(argv, *, doing):
+        if argv[0] == "apt-cache":
+            return "".join(f"{name}:\n  Installed: (none)\n  Candidate: 3.5\n" for name in argv[2:])
+        if Path(argv[-1]).name not in owners:
+            raise DeploymentError(f"{doing}: no path found matching pattern")
+        return f"{owners[Path(argv[-1]).name]}: {argv[-1]}\n"
+
+    monkeypatch.setattr(upgrade_plan.commands, "run", run)
+    monkeypatch.setattr(upgrade_plan, "_CONTROL", f"{tmp_path}/{{}}/{{}}.control")
+    monkeypatch.setattr(upgrade_plan, "PROGRAMS", tmp_path)
+    packages = ["postgresql-17", "postgresql-17-postgis-3-scripts", "postgresql-17-postgis-3"]
+    assert upgrade_plan._packages(FORMER, "17", ["postgis"]) == (packages, [])
+
+
 def test_database_that_a_removed_site_has_left_is_moved_along(looked):
     left = {**DATABASE, "owner": "old", "comment": "Django site old", "accepts": True}
     assert looked(more={"old": left}).problems == []
