@@ -8,6 +8,8 @@ from watching import channel, receive
 
 #: How all channels of a turn behave; nothing listens on the port of those that refuse.
 HOW = ("off", "good", "hangs", "slow", "fails", "refuses")
+#: Releases of a turn that are measured.
+EACH = 3
 FORMATS = ("json", "slack", "mattermost", "discord", "teams", "ntfy")
 
 
@@ -23,14 +25,15 @@ class Channels:
         self.took: dict[str, list[float]] = {how: [] for how in HOW}
         receive(host)
 
-    def turn(self, how: str, before: str, commit: str) -> None:
-        """Release a commit whose message stays in the channels while another one is released, which is measured."""
+    def turn(self, how: str, before: str, *commits: str) -> None:
+        """Release commits, each while the message about the one before is in the channels: those that are measured."""
         self.configure(how, before)
         apply(self.host, *self.formula.apply_argv)
-        released = self.host.salt("django.release", "blog", commit)
-        record = self.host.call("django.record", "blog")
-        self.failed += released.returncode != 0 or record["commit"] != commit
-        self.took[how].append(sum(record["steps"].values()))
+        for commit in commits:
+            released = self.host.salt("django.release", "blog", commit)
+            record = self.host.call("django.record", "blog")
+            self.failed += released.returncode != 0 or record["commit"] != commit
+            self.took[how].append(sum(record["steps"].values()))
 
     def configure(self, how: str, revision: str) -> None:
         made: dict[str, Any] = {}
