@@ -323,9 +323,14 @@ def copy_database(former: Cluster, new: Cluster, name: str, *, schema_only: bool
     _as_owner(argv, doing=f"copying the database {name}", timeout=_COPYING)
 
 
-def analyze(cluster: Cluster) -> None:
-    """Collect the statistics by which the server plans queries: a copy has none."""
-    argv = [cluster.program("vacuumdb"), "--quiet", "--all", "--analyze-only", "--jobs=2", f"--port={cluster.port}"]
+def analyze(cluster: Cluster, *, marks: bool = False) -> None:
+    """Collect the statistics by which the server plans queries: a copy has none.
+
+    Args:
+        marks: mark each page whose rows all see too, which the first count of rows would write to the disk otherwise.
+    """
+    argv = [cluster.program("vacuumdb"), "--quiet", "--all", "--analyze" if marks else "--analyze-only"]
+    argv += ["--jobs=2", f"--port={cluster.port}"]
     _as_owner(argv, doing=f"analyzing {cluster}", timeout=_COPYING)
 
 

@@ -323,7 +323,7 @@ def _upgrade(found: Plan, state: State, took: Callable[[str], None]) -> dict[str
         if is_live:
             replication.copy(former, new, names)
             took("copied")
-            clusters.analyze(new)
+            clusters.analyze(new, marks=True)
             took("analyzed")
             clusters.checkpoint(former, new)
             counting = time.monotonic()
