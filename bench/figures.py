@@ -702,15 +702,16 @@ LINES = """
 import pathlib, sys
 sys.path.insert(0, "/srv/formula/engine")
 from django_formula.metrics import access_log
+from django_formula.proxy.access_log import grown
 
 line = '{"host":"blog.example.org","uri":"/","protocol":"HTTP/1.1","status":200,"bytes":100,"seconds":0.004}\\n'
 log, place = pathlib.Path("/srv/bench/access.log"), {}
 log.write_text("")
-access_log.read(log, place)
+grown(log, place)
 log.write_text(line * 50_000)
 log.rename("/srv/bench/access.log.1")
 log.write_text(line * 50_000)
-assert access_log.count(access_log.read(log, place)).codes == {"2xx": 100_000}
+assert access_log.count(grown(log, place)).codes == {"2xx": 100_000}
 """
 
 
