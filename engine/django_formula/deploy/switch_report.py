@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from django_formula.host.commands import seconds
-from django_formula.proxy import proxies
+from django_formula.proxy import proxies, reach
 from django_formula.release import health, http
 from django_formula.site.sites import Site
 from django_formula.tls import certificates
@@ -105,7 +105,7 @@ class Probe:
         if not self.through_proxy:
             return health.problem(site, functools.partial(http.get_active, site), deadline, site.scheme)
         scheme = "https" if proxies.speaks_tls(site) else "http"
-        return health.problem(site, functools.partial(proxies.get, site), deadline, scheme)
+        return health.problem(site, functools.partial(reach.get, site), deadline, scheme)
 
     def wait_for_first(self) -> None:
         """Wait until one request is complete, at most `FIRST` seconds: on a busy host a release may start sooner."""

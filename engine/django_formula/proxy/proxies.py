@@ -1,19 +1,15 @@
 """The proxies in front of sites: every kind, the one that a site is configured with, and the one that serves it."""
 
-import contextlib
 import http.client
 import ssl
-import time
 from pathlib import Path
 
 from django_formula.host import config_files, daemons, ports
 from django_formula.proxy import apache, nginx
 from django_formula.proxy.contract import Proxy
-from django_formula.release.http import Answer
 from django_formula.site import domains
 from django_formula.site.sites import Site
 from django_formula.tls import certificates
-from django_formula.untrusted.response import Bounded
 
 #: Every proxy, by the name that the pillar has for it; with ``none`` a proxy of the operator's connects to the site.
 PROXIES: dict[str, Proxy] = {"nginx": nginx.PROXY, "apache": apache.PROXY}
@@ -90,24 +86,6 @@ def connection(site: Site, timeout: float) -> http.client.HTTPConnection:
     if is_secure:
         return Secure(host, port, name, timeout)
     return http.client.HTTPConnection(host, port, timeout=timeout)
-
-
-def get(site: Site, path: str, timeout: float) -> Answer:
-    """Request a page of a site through the proxy on this host, as visitors do.
-
-    Raises:
-        OSError: nothing listens there, or the response is not complete in time.
-        http.client.HTTPException: the response is not HTTP.
-    """
-    deadline = time.monotonic() + timeout
-    headers = {"Host": site.canonical, "User-Agent": "django-formula", "Connection": "close"}
-    with contextlib.closing(connection(site, timeout)) as opened:
-        opened.connect()
-        opened.sock = Bounded(opened.sock, deadline)
-        opened.request("GET", path, headers=headers | site.config["health"]["headers"])
-        response = opened.getresponse()
-        body = response.read(65536).decode(errors="replace")
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
 
 class Secure(http.client.HTTPConnection):

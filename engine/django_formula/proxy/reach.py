@@ -42,6 +42,26 @@ _REDIRECTS = (301, 302, 307, 308)
 _SHOWN = 3
 
 
+def get(site: Site, path: str, timeout: float) -> release_http.Answer:
+    """Request a page of a site through the proxy on this host, as visitors do.
+
+    Raises:
+        OSError: nothing listens there, or the response is not complete in time.
+        http.client.HTTPException: the response is not HTTP.
+    """
+    deadline = time.monotonic() + timeout
+    headers = {"Host": site.canonical, "User-Agent": "django-formula", "Connection": "close"}
+    with contextlib.closing(proxies.connection(site, timeout)) as opened:
+        opened.connect()
+        opened.sock = Bounded(opened.sock, deadline)
+        opened.request("GET", path, headers=headers | site.config["health"]["headers"])
+        response = opened.getresponse()
+        body = response.read(65536).decode(errors="replace")
+        return release_http.Answer(
+            response.status, {name.lower(): value for name, value in response.getheaders()}, body
+        )
+
+
 def problem(site: Site, *, anew: bool = True) -> str:
     """Return what visitors of a site meet in its place; empty where they reach it, or where it has no proxy.
 

@@ -33,7 +33,7 @@ def fits(value: Any, shape: Any) -> bool:
 
 
 def _all_fit(values: Collection[Any], shape: Any) -> bool:
-    if isinstance(shape, type) and shape not in (int, float):  # of which records have most, without a call for each
+    if shape is not Any and isinstance(shape, type) and shape not in (int, float):  # without a call for each
         return all(isinstance(one, shape) for one in values)
     return all(fits(one, shape) for one in values)
 

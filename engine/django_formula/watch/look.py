@@ -18,7 +18,7 @@ from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.metrics import access_log
 from django_formula.proxy import access_log as proxy_access_log
-from django_formula.proxy import proxies
+from django_formula.proxy import proxies, reach
 from django_formula.proxy.contract import Proxy
 from django_formula.release import health, releases
 from django_formula.release import http as release_http
@@ -265,7 +265,7 @@ def visit(site: Site) -> str:
     is_open = not site.config["proxy"].get("upstreams") and not certificates.requires_clients(site)
     if proxies.is_installed(site) and is_open:
         scheme = "https" if proxies.speaks_tls(site) else "http"
-        text = health.problem(site, functools.partial(proxies.get, site), deadline, scheme)
+        text = health.problem(site, functools.partial(reach.get, site), deadline, scheme)
         if not _RULES.match(text):
             return _timed_out(text)
     return _timed_out(health.problem(site, get, deadline, site.scheme))
