@@ -134,7 +134,8 @@ def status(site: Site, *, visits: bool = True) -> dict[str, Any]:
         visits: as above.
     """
     live = release_releases.linked(site, site.current)
-    present = release_releases.releases(site)
+    on_disk = release_releases.releases(site)
+    present = [live if live and live.name == one.name else one for one in on_disk]  # whose record is read once
     records = [release.record for release in present if release.record]
     failed = _failed(site, present, live)
     lost = [
