@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -164,7 +165,7 @@ def build(
     Raises:
         DeploymentError: a line of it fails, or it takes too long.
     """
-    folder = site.root / f"image-{os.getpid()}"
+    folder = site.root / f"image-{os.getpid()}-{threading.get_native_id()}"  # units of a release start at once
     host_file.remove_tree(folder)
     folder.mkdir(mode=0o700)
     try:

@@ -79,7 +79,7 @@ def clear_leftovers(site: Site) -> None:
     for problem in _clear_removed(site):
         log.warning("%s: %s", site.name, problem)
     for folder in site.root.glob("image-[0-9]*"):  # of a build that was killed
-        pid = folder.name.removeprefix("image-")
+        pid = folder.name.split("-")[1]
         if pid.isdigit() and not proc.exists(int(pid)):
             file.remove_tree(folder)
     for release in releases.releases(site):
