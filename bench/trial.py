@@ -44,6 +44,7 @@ class Trouble:
             burn(2 * took)
         if BREAK == "static" and not response.streaming:
             response.content = response.content.replace(b"/static/", b"/static/lost/")
+            response.headers["Content-Length"] = str(len(response.content))
         return response
 
     def process_view(self, request, *view):

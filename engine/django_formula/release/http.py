@@ -14,6 +14,8 @@ from django_formula.release import instances
 from django_formula.site.sites import Site
 from django_formula.untrusted.response import Bounded
 
+_MOST = 1 << 16
+
 
 class Answer(NamedTuple):
     """An HTTP response: status, headers (names in lower case), the first 64 KiB of the body."""
@@ -41,7 +43,7 @@ def get(
 
     Raises:
         OSError: nothing listens there, or the response is not complete in time (TimeoutError).
-        http.client.HTTPException: the response is not HTTP, or too long.
+        http.client.HTTPException: the response is not HTTP, too long, or ends before its end.
     """
     deadline = time.monotonic() + timeout
     host = host or site.canonical
@@ -59,8 +61,11 @@ def get(
             bounded.sendall("\r\n".join([*lines, "", ""]).encode())
         response = http.client.HTTPResponse(bounded)  # type: ignore[arg-type]
         response.begin()
-        body = response.read(65536).decode(errors="replace")
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+        body = response.read(_MOST)
+        if response.length and len(body) < _MOST:
+            raise http.client.IncompleteRead(body, response.length)
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, headers, body.decode(errors="replace"))
 
 
 def get_active(site: Site, path: str, timeout: float) -> Answer:

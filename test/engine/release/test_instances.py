@@ -192,6 +192,9 @@ def test_request_without_a_server_is_refused(instance):
     server.answers["/"] = b"no http\r\n"
     with pytest.raises(http.client.HTTPException):
         release_http.get(site, release, "/")
+    server.answers["/"] = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"
+    with pytest.raises(http.client.IncompleteRead, match="5 bytes read, 4 more expected"):
+        release_http.get(site, release, "/")
     server.listener.shutdown(socket.SHUT_RDWR)
     server.listener.close()
     with pytest.raises(OSError, match="refused"):
