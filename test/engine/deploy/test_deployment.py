@@ -1036,11 +1036,13 @@ def test_what_a_killed_deployment_has_left_is_cleared(world):
 def test_folders_of_images_that_a_killed_process_has_left_are_cleared_and_no_others(world):
     world.apply()
     running, others = "image-4711", ["image-2024-old", "image-uploads"]
-    for name in ("image-4194305", running, *others):
+    for name in ("image-4194305", "image-4194305-4194306", running, f"{running}-4712", *others):
         (world.site.root / name).mkdir()
     (proc.PROC / "4711").mkdir()
     disk.clear_leftovers(world.site)
-    assert sorted(path.name for path in world.site.root.glob("image-*")) == sorted([running, *others])
+    assert sorted(path.name for path in world.site.root.glob("image-*")) == sorted(
+        [running, f"{running}-4712", *others]
+    )
 
 
 @pytest.mark.parametrize("state", ["building", "", "failed", "good", "held"])
