@@ -75,7 +75,8 @@ BROKEN = ("one percent", "ten percent", "post", "browser", "static", "all slow",
 #: What the replay of requests has to find before the first visitor.
 SEEDED = ("ten percent", "static", "exit", "circle")
 CANARY = {"steps": {"10%": "20s", "30%": "30s"}, "requests": 60, "limit": "2m"}
-_VISITORS = [f"browser {number}{' odd' if number % 12 == 0 else ''}" for number in range(240)]
+#: So many that each of them gets each number in turn.
+_VISITORS = [f"browser {number}{' odd' if number % 12 == 0 else ''}" for number in range(241)]
 #: Two of our own, three public ones: the file of the settings that get the middleware, and what the pillar has more.
 GUESTBOOK = {
     "owner": "cp -r /srv/formula/examples/project/. .",
