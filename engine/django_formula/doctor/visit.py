@@ -18,7 +18,7 @@ from django_formula.proxy import proxies
 from django_formula.proxy.contract import Proxy
 from django_formula.proxy.proxies import Secure
 from django_formula.release import releases
-from django_formula.release.http import Answer
+from django_formula.release.http import Answer, read
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
 from django_formula.site.sites import Site
@@ -109,7 +109,7 @@ class Visit:
 
         Raises:
             OSError: it does not answer in time.
-            http.client.HTTPException: its answer is not HTTP.
+            http.client.HTTPException: its answer is not HTTP, or ends before its end.
         """
         way = Secure(*self.place, self.host, PATIENCE) if self.is_secure else None
         connection = way or http.client.HTTPConnection(*self.place, timeout=PATIENCE)
@@ -118,9 +118,7 @@ class Visit:
             connection.sock = Bounded(connection.sock, time.monotonic() + PATIENCE, 2 * _PAGE)
             headers = {"Host": self.host_header, "User-Agent": "django-formula", "Connection": "close"}
             connection.request("GET", target, headers=headers)
-            response = connection.getresponse()
-            headers = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, headers, response.read(_PAGE).decode(errors="replace"))
+            return read(connection.getresponse(), _PAGE)
 
     def plain(self, text: str) -> str:
         """Return a text of the project or of a log on one line, without secrets."""

@@ -47,7 +47,7 @@ def get(site: Site, path: str, timeout: float) -> release_http.Answer:
 
     Raises:
         OSError: nothing listens there, or the response is not complete in time.
-        http.client.HTTPException: the response is not HTTP.
+        http.client.HTTPException: the response is not HTTP, or ends before its end.
     """
     deadline = time.monotonic() + timeout
     headers = {"Host": site.canonical, "User-Agent": "django-formula", "Connection": "close"}
@@ -55,11 +55,7 @@ def get(site: Site, path: str, timeout: float) -> release_http.Answer:
         opened.connect()
         opened.sock = Bounded(opened.sock, deadline)
         opened.request("GET", path, headers=headers | site.config["health"]["headers"])
-        response = opened.getresponse()
-        body = response.read(65536).decode(errors="replace")
-        return release_http.Answer(
-            response.status, {name.lower(): value for name, value in response.getheaders()}, body
-        )
+        return release_http.read(opened.getresponse())
 
 
 def problem(site: Site, *, anew: bool = True) -> str:

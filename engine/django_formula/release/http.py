@@ -14,11 +14,9 @@ from django_formula.release import instances
 from django_formula.site.sites import Site
 from django_formula.untrusted.response import Bounded
 
-_MOST = 1 << 16
-
 
 class Answer(NamedTuple):
-    """An HTTP response: status, headers (names in lower case), the first 64 KiB of the body."""
+    """An HTTP response: status, headers (names in lower case), the beginning of the body."""
 
     status: int
     headers: dict[str, str]
@@ -61,11 +59,20 @@ def get(
             bounded.sendall("\r\n".join([*lines, "", ""]).encode())
         response = http.client.HTTPResponse(bounded)  # type: ignore[arg-type]
         response.begin()
-        body = response.read(_MOST)
-        if response.length and len(body) < _MOST:
-            raise http.client.IncompleteRead(body, response.length)
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, headers, body.decode(errors="replace"))
+        return read(response)
+
+
+def read(response: http.client.HTTPResponse, most: int = 1 << 16) -> Answer:
+    """Return a response with at most so many bytes of its body.
+
+    Raises:
+        http.client.IncompleteRead: its server has cut it short.
+    """
+    body = response.read(most)
+    if response.length and len(body) < most:
+        raise http.client.IncompleteRead(body, response.length)
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return Answer(response.status, headers, body.decode(errors="replace"))
 
 
 def get_active(site: Site, path: str, timeout: float) -> Answer:
