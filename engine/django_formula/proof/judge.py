@@ -237,7 +237,7 @@ class Judge:
     def _count(self, side: "_Side", line: Line, share: float) -> None:
         """Take a request as one with trouble, or as one without it, of each kind."""
         is_new, trouble = side is self._new, _trouble(line)
-        if trouble == "refused" and self._new.route(line.route) not in self._old.answered:
+        if trouble == "refused" and self._old.route(line.route) not in self._old.answered:
             return  # what the old release has always refused, or does not have
         for kind, events in self._events.items():
             if (kind == "static") != line.is_static:

@@ -172,6 +172,16 @@ def test_what_the_old_release_has_always_refused_or_does_not_have_is_not_compare
     assert both.verdict is None
 
 
+def test_refusals_count_also_where_the_old_release_has_more_routes_than_are_kept():
+    both = judged()
+    for number in range(300):
+        both.past(line(OLD, f"p{number}", route=f"page{number}/"))
+    for number in range(40):
+        both.see(line(OLD, f"o{number}", route="page299/"), 0.1)
+        both.see(line(NEW, f"n{number}", route="page299/", status=403), 0.1)
+    assert both.verdict.kind == "error"
+
+
 def test_trouble_that_both_meet_is_none():
     both = judged()
     for number in range(400):
