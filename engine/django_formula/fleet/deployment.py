@@ -599,14 +599,23 @@ class Fleet:
         return {}
 
     def _await_canary(self, hosts: list[str], serving: list[str]) -> None:
-        """Wait until a release has passed on all hosts that get requests, or people end its canary."""
-        began, known = time.monotonic(), dict[str, str]()
+        """Wait until a release has passed on all hosts that get requests, or people end its canary.
+
+        A host that does not answer is asked again for as long as it keeps the claim: it may only be busy.
+        """
+        began = time.monotonic()
+        heard, known = dict.fromkeys(serving, began), dict[str, str]()
+        limit = CLAIM * self._hosts.patience
         while True:
-            limit = CLAIM * self._hosts.patience
             answers = self._call(serving, "proving", self.id, limit=limit, meanwhile=self.renew(hosts))
-            problems = {host: answer.error for host, answer in answers.items() if answer.error}
-            problems |= {host: str(one.value["text"]) for host, one in answers.items() if _state(one) == "ended"}
-            texts = {host: problems.get(host) or str(answer.value["text"]) for host, answer in answers.items()}
+            now = time.monotonic()
+            heard |= {host: now for host, answer in answers.items() if not answer.is_lost}
+            texts = {host: answer.error or str(answer.value["text"]) for host, answer in answers.items()}
+            problems = {
+                host: texts[host]
+                for host, answer in answers.items()
+                if _state(answer) == "ended" or (answer.error and (not answer.is_lost or now - heard[host] > limit))
+            }
             if texts != known:
                 self.report("canary", {"hosts": texts, "seconds": round(time.monotonic() - began, 2)})
                 known = texts

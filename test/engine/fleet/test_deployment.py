@@ -29,6 +29,10 @@ from django_formula.host.commands import DeploymentError
 OLD, NEW = "a" * 40, "b" * 40
 
 
+def _answer(value: Answer | dict[str, Any] | None) -> Answer:
+    return value if isinstance(value, Answer) else Answer(value or {})
+
+
 class Played:
     """Hosts that answer as real ones do, and fail where a test says so.
 
@@ -76,8 +80,7 @@ class Played:
         if meanwhile:
             meanwhile()
         return {
-            host: self.fails.get((host, verb)) or Answer(getattr(self, f"_{verb}")(host, *arguments) or {})
-            for host in hosts
+            host: self.fails.get((host, verb)) or _answer(getattr(self, f"_{verb}")(host, *arguments)) for host in hosts
         }
 
     def send(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
@@ -1366,15 +1369,32 @@ class Proving:
         assert self.hosts.claims[host] == deployment and self.hosts.live[host] == OLD
         look = self.looks[min(self.number // len(self.hosts.live), len(self.looks) - 1)]
         self.number += 1
-        return {"state": look.get(host, "running"), "text": f"it is {look.get(host, 'running')}"}
+        state = look.get(host, "running")
+        return state if isinstance(state, Answer) else {"state": state, "text": f"it is {state}"}
+
+
+class Clock:
+    """The module `time`, where a sleep takes no time but by this clock."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.slept
 
 
 @pytest.fixture
 def proving(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Proving]:
     """Have the hosts of the world say how the canary fares."""
-    monkeypatch.setattr(fleet_deployment, "_LOOK_CANARY", 0.0)
+    monkeypatch.setattr(fleet_deployment, "time", Clock())
 
-    def played(*looks: dict[str, str]) -> Proving:
+    def played(*looks: dict[str, str | Answer]) -> Proving:
         found = Proving(world.hosts, *looks)
         for verb in ("start", "canary", "proving"):
             monkeypatch.setattr(world.hosts, f"_{verb}", getattr(found, verb), raising=False)
@@ -1413,6 +1433,13 @@ def test_one_host_takes_it_back_for_all(world: World, proving: Callable[..., Pro
     assert "salt web2 django.proof blog has the evidence" in text and "canary=False" in text
     assert [*world.hosts.claims] == (["web2"] if is_lost else [])
     assert world.store.release()["commit"] == "" and world.store.proving() == ""
+
+
+def test_host_that_does_not_answer_for_a_while_is_asked_again(world: World, proving: Callable[..., Proving]) -> None:
+    lost = Answer({}, "it does not answer", is_lost=True)
+    proving({"web2": lost}, *[PASSED | {"web2": lost}] * 3, PASSED | {"web2": "running"}, PASSED)
+    world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {NEW} and world.hosts.verbs().count("proving") == 6
 
 
 def test_without_a_canary_on_request(world: World, proving: Callable[..., Proving]) -> None:
