@@ -59,11 +59,11 @@ class Report:
     def __init__(self, given, name="state"):
         self.run, self.name, self.last = given["run"], name, None
 
-    def write(self, fetching, active=None, reserved=None, done=None, tasks=(), failed=None):
-        """Report whether the worker takes tasks, how many it has in hand, their names, and what has failed."""
+    def write(self, fetching, active=None, reserved=None, done=None, tasks=(), failed=None, outcomes=None):
+        """Report whether the worker takes tasks, how many it has in hand, their names, what has failed, and how."""
         state = {"pid": os.getpid(), "fetching": fetching, "active": active, "reserved": reserved, "done": done}
         state["tasks"] = [name[:200] for name in sorted(tasks)[:100]]
-        state["failed"] = failed
+        state |= {"failed": failed, "outcomes": outcomes or {}}
         if state == self.last:
             return
         text = json.dumps({**state, "time": round(time.time(), 3)})

@@ -1,6 +1,7 @@
 """Workers while one release replaces another: which take tasks when deployments, workers or hosts are killed."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -389,6 +390,34 @@ def test_hostile_site_delays_a_switch_for_a_moment_only(shop, what):
         assert is_named == (what != "locks the lock")
     print(f"{what}: {applied['blog is live'].duration / 1000:.1f} s for the switch")
     assert applied["blog is live"].duration < 60_000  # an attack lasts 600 s
+
+
+def test_release_whose_tasks_fail_is_taken_back_in_its_bake(shop):
+    common = {"keep": 2, "watch": "0s", "drain": "2s"}
+    bake = {"steps": {"50%": "1s"}, "requests": 0, "bake": "10m"}
+    shop.deploy(proxy={"access_log": "json"}, releases={**common, "canary": bake})
+    old = shop.live
+    shop.send("600:60")
+    shop.ends(600, 60)
+    until(lambda: shop.state(old[:4])["outcomes"]["guestbook.tasks.note"] == {"done": 60, "raised": {}})
+    shop.repository.commit({"guestbook/tasks.py": TASKS.replace("    time.sleep(seconds)", "    seconds[number]")})
+    shop.deploy()
+    until(lambda: shop.live != old and shop.taking() == {shop.live[:4]}, 120)
+    new = shop.live
+    shop.send("700:10")
+    until(lambda: shop.live == old, 60)
+    proof = until(lambda: (found := shop.host.call("django.proof", "blog")).get("ended") and found)
+    assert proof["ended"] == "back"
+    number = re.fullmatch(
+        rf"{new} raised TypeError in the task guestbook.tasks.note (\d+) times; {old} never did", proof["why"]
+    )
+    assert number and 2 <= int(number[1]) <= 10, proof["why"]
+    assert proof["tasks"]["old"]["guestbook.tasks.note"] == {"done": 60, "raised": {}}
+    until(lambda: shop.taking() == {old[:4]})
+    shop.send("800:10")
+    assert {line.release for line in shop.ends(800, 10)} == {old[:4]}
+    shop.repository.commit({"guestbook/tasks.py": TASKS})
+    shop.deploy(proxy=None, releases=common)
 
 
 def test_two_feeds_never_ran_at_once(shop):

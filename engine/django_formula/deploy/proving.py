@@ -24,6 +24,7 @@ from django_formula.site import domains, sites
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate
 from django_formula.untrusted.text import Log, in_command, tell
+from django_formula.worker.workers import Outcome
 
 log = Log.of(__name__)
 #: Seconds between two looks at the log, and between two of the lease, of what the instances use, and of the record.
@@ -106,6 +107,8 @@ class _Run:
         self._due = {self._hold: 0.0, self._weigh: 0.0, self._record: 0.0}
         known = (self._old.record.get("proof") or {}).get("exceptions", [])
         self.judge = Judge(proof.old, proof.release, site.config["releases"]["canary"]["worse"], known)
+        before = proof.evidence.get("tasks", {}).get("old", {})  # of the workers, which were stopped by the switch
+        self.judge.compare_tasks({name: Outcome(**outcome) for name, outcome in before.items()}, {})
         for line in self._reader.past():
             self.judge.past(line)
 
@@ -177,6 +180,7 @@ class _Run:
             for name in release_workers.failing(self._site, self._new.path):
                 self.judge.failed(f"the command of its worker {name} has failed")
         self.judge.weigh(self._use(self._old), self._use(self._new))
+        self.judge.compare_tasks(*(release_workers.outcomes(self._site, one.path) for one in (self._old, self._new)))
 
     def _use(self, release: Release) -> Use | None:
         pid = instances.pid(self._site, release.path)

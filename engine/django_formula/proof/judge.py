@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from django_formula.release.health import PASSING
+from django_formula.worker.workers import Outcome
 
 #: What may be worse by default, in times; memory in bytes for each request.
 WORSE = {"errors": 2.0, "seconds": 1.3, "cpu": 1.5, "queries": 1.3, "memory": 20_000}
@@ -30,6 +31,8 @@ WORSE = {"errors": 2.0, "seconds": 1.3, "cpu": 1.5, "queries": 1.3, "memory": 20
 _OF_CLIENTS = re.compile(r"BrokenPipe|UnreadablePost|RequestAborted|CancelledError")
 #: Visitors with an exception that is new; the chance by which so many are of the new release where little is known.
 _NOVEL, _BY_CHANCE = 2, 0.01
+#: The chance by which all failures of a task are of the new release, and the most names of tasks that are compared.
+_TASK_BY_CHANCE, _TASKS = 0.001, 100
 #: Requests of the old release after which its exceptions are known.
 _HISTORY = 1000
 #: What "many times as many" may mean, in times of what is allowed; the odds for each kind of event.
@@ -112,7 +115,7 @@ class Verdict(NamedTuple):
     """Why the new release is worse.
 
     Attributes:
-        kind: exception, error, static, cpu, queries, seconds, memory or exit.
+        kind: exception, error, static, cpu, queries, seconds, memory, task or exit.
         text: a sentence.
         visitors: visitors of the new release who have met it.
         odds: against chance; None where nothing was weighed against it.
@@ -147,6 +150,7 @@ class Judge:
         self._known, self._acquitted = {*known}, set[str]()
         self._old, self._new = _Side(old), _Side(new)
         self._events = {kind: _Events(self._worse["errors"]) for kind in _ODDS}
+        self._tasks: dict[str, dict[str, Outcome]] = {"old": {}, "new": {}}
         self._missing: dict[str, None] = {}
         self._bets: dict[tuple[str, str], _Bets] = collections.defaultdict(_Bets)
         self._won: collections.OrderedDict[tuple[str, str, str], list[float]] = collections.OrderedDict()
@@ -182,6 +186,23 @@ class Judge:
             self._weigh_memory()
             self._weigh_cpu()
 
+    def compare_tasks(self, old: Mapping[str, Outcome], new: Mapping[str, Outcome]) -> None:
+        """Judge by how the tasks of both have ended, by their names; about every two seconds.
+
+        The workers of the old release stop at the switch, so what is known of them stays. The new one is worse where
+        an exception ends tasks that it has never ended before, so often that it is no chance.
+        """
+        for side, outcomes in (("old", old), ("new", new)):
+            self._tasks[side] = dict(itertools.islice({**self._tasks[side], **outcomes}.items(), _TASKS))
+        for name, outcome in self._tasks["new"].items():
+            known = self._tasks["old"].get(name, Outcome(0, {}))
+            for exception, number in outcome.raised.items():
+                share = outcome.done / ((outcome.done + known.done) or 1)
+                is_known = exception in known.raised or PASSING.search(exception)
+                if number >= _NOVEL and not is_known and known.done and share**number <= _TASK_BY_CHANCE:
+                    text = f"raised {_printable(exception)} in the task {_printable(name)} {number} times"
+                    self._decide("task", f"{self._new.name} {text}; {self._old.name} never did", 0, None)
+
     def failed(self, why: str) -> None:
         """Take that a process of the new release has ended: `its main process exited with status 1`."""
         self._decide("exit", f"{self._new.name}: {_printable(why)}", len(self._new.visitors), None)
@@ -196,6 +217,10 @@ class Judge:
         return {
             **{name: side.evidence() for name, side in (("old", self._old), ("new", self._new))},
             "events": {kind: events.evidence() for kind, events in self._events.items()},
+            "tasks": {
+                side: {_printable(name): outcome._asdict() for name, outcome in outcomes.items()}
+                for side, outcomes in self._tasks.items()
+            },
             "routes": self._slowest(),
             "exceptions": {
                 name: {"old": len(self._old.raised.get(name, ())), "new": len(self._new.raised.get(name, ()))}

@@ -8,6 +8,7 @@ import dataclasses
 import fcntl
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from django_formula.process import contract
 from django_formula.release import instances
 from django_formula.site.sites import Site
 from django_formula.worker import workers
-from django_formula.worker.workers import State
+from django_formula.worker.workers import Outcome, State
 
 #: Seconds within which a worker has to notice that a deployment holds the switch lock; it looks every 0.1 s.
 _QUIET = 2.0
@@ -117,6 +118,17 @@ def failing(site: Site, release: Path) -> list[str]:
     """Return the workers that are started only after the switch of which a process has failed by now."""
     kinds = {name: workers.WORKERS[worker["kind"]] for name, worker in workers.recorded(release).items()}
     return [name for name, state in states(site, release).items() if not kinds[name].HOLDS and state and state.failed]
+
+
+def outcomes(site: Site, release: Path) -> dict[str, Outcome]:
+    """Return how the tasks of each name have ended in all workers of a release, as far as these report it."""
+    total: dict[str, Outcome] = {}
+    for state in states(site, release).values():
+        for name, outcome in state.outcomes.items() if state else ():
+            known = total.get(name, Outcome(0, {}))
+            raised = Counter(known.raised) + Counter(outcome.raised)
+            total[name] = Outcome(known.done + outcome.done, dict(raised))
+    return total
 
 
 @dataclasses.dataclass(frozen=True)

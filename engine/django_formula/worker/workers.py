@@ -4,12 +4,13 @@ A worker is a process of a site that serves no requests: it runs tasks of a queu
 """
 
 import dataclasses
+import itertools
 import json
 import shlex
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from django_formula.container import containers
 from django_formula.host import file
@@ -107,6 +108,15 @@ WORKERS: dict[str, Worker] = {kind: {"command": Command}.get(kind, Worker)(kind)
 
 #: Bytes of a state file that are read, names of tasks that are taken from it, and the highest of its numbers.
 _STATE, _NAMES, _HIGHEST = 1 << 16, 100, 10**12
+#: Of how many names it is taken how the tasks end, and by how many exceptions of each.
+_OUTCOMES, _RAISED = 50, 5
+
+
+class Outcome(NamedTuple):
+    """How the tasks of a name have ended: how many, and how many of them by an exception of which class."""
+
+    done: int
+    raised: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +132,7 @@ class State:
         done: number of tasks that have ended.
         tasks: names of those that run.
         failed: number of processes that failed, since the program was started; None where the kind does not report it.
+        outcomes: how the tasks of each name have ended; empty where the kind does not report it.
     """
 
     pid: int
@@ -132,12 +143,14 @@ class State:
     done: int | None = None
     tasks: tuple[str, ...] = ()
     failed: int | None = None
+    outcomes: Mapping[str, Outcome] = dataclasses.field(default_factory=dict)
 
 
 _COUNT = (int, types.NoneType)
 _SHAPE = {
     **{"pid": int, "time": float, "fetching": bool, "tasks?": [str]},
     **dict.fromkeys(("active?", "reserved?", "done?", "failed?"), _COUNT),
+    "outcomes?": {str: {"done": int, "raised": {str: int}}},
 }
 
 
@@ -157,7 +170,18 @@ def state(run: Foreign) -> State | None:
     counts = {name: found.get(name) for name in ("active", "reserved", "done", "failed")}
     if not all(0 <= (number or 0) <= _HIGHEST for number in (found["pid"], *counts.values())):
         return None
-    return State(found["pid"], found["time"], found["fetching"], tasks=tasks, **counts)
+    outcomes = _outcomes(found.get("outcomes", {}))
+    return State(found["pid"], found["time"], found["fetching"], tasks=tasks, outcomes=outcomes, **counts)
+
+
+def _outcomes(found: dict[str, Any]) -> dict[str, Outcome]:
+    """Return how the tasks of each name have ended, of what has the expected shape: bounded and printable."""
+    return {
+        name[:200]: Outcome(row["done"], dict(itertools.islice(row["raised"].items(), _RAISED)))
+        for name, row in itertools.islice(found.items(), _OUTCOMES)
+        if all(text.isprintable() for text in (name, *row["raised"]))
+        and all(0 <= number <= _HIGHEST for number in (row["done"], *row["raised"].values()))
+    }
 
 
 def configured(site: Site) -> dict[str, Worker]:

@@ -8,6 +8,7 @@ import pytest
 import simulated
 from django_formula.proof import judge
 from django_formula.proof.judge import NO_ANSWER, Line, Use
+from django_formula.worker.workers import Outcome
 
 OLD, NEW = "0041-9be1c07d2a44", "0042-3f2a9c1b77de"
 
@@ -76,6 +77,30 @@ def test_release_that_gives_two_visitors_no_answer_is_worse_where_the_old_one_al
             both.see(line(visitor=f"v{number}", exception=NO_ANSWER, status=502, route="-"), 0.1)
         said = both.verdict and both.verdict.text
         assert said == (None if known else f"{NEW} gave no answer to 2 visitors; {OLD} never did")
+
+
+@pytest.mark.parametrize(
+    ("done", "before", "after", "failures", "is_worse"),
+    [
+        (100, {}, 2, {"KeyError": 2}, True),
+        (100, {}, 50, {"KeyError": 1}, False),  # one may be of one message
+        (100, {}, 50, {"KeyError": 2}, False),  # by chance
+        (3, {}, 4, {"KeyError": 4}, False),  # the old release has done few
+        (100, {"KeyError": 1}, 20, {"KeyError": 20}, False),
+        (100, {"TypeError": 1}, 20, {"KeyError": 20}, True),
+        (100, {}, 20, {"OperationalError": 20}, False),
+        (0, {}, 20, {"KeyError": 20}, False),  # a task that is new
+    ],
+)
+def test_task_that_fails_as_it_never_did_is_worse(done, before, after, failures, is_worse):
+    both = judged()
+    both.compare_tasks({"shop.tasks.send": Outcome(done, before)} if done else {}, {})
+    both.compare_tasks({}, {"shop.tasks.send": Outcome(after, failures), "shop.tasks.other": Outcome(9, {})})
+    kept = json.loads(json.dumps(both.evidence()))["tasks"]
+    assert kept["new"]["shop.tasks.send"] == {"done": after, "raised": failures}
+    number = sum(failures.values())
+    why = f"{NEW} raised KeyError in the task shop.tasks.send {number} times; {OLD} never did"
+    assert both.verdict == (judge.Verdict("task", why, 0, None) if is_worse else None)
 
 
 def test_first_verdict_stays_and_evidence_is_json():

@@ -141,6 +141,38 @@ def test_task_of_an_unknown_name_is_parked_and_given_back_to_the_release_that_kn
     assert waiting(lab, "celery.unknown") == 0 and second.is_fetching
 
 
+FAILING = (
+    TASKS
+    + """
+@shared_task
+def fails(number):
+    raise LookupError(number)
+
+@shared_task(bind=True, max_retries=2, default_retry_delay=0)
+def retries(self, number):
+    try:
+        raise KeyError(number)
+    except KeyError as error:
+        raise self.retry(exc=error)
+"""
+)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_worker_reports_how_tasks_have_ended(lab, pool):
+    release(lab, "0001", FAILING)
+    lab.activate("0001")
+    worker = celery(lab, "0001", options={"pool": pool}).ready()
+    send(lab, "0001", "for number in range(3): fails.delay(number), old.delay(number)\nretries.delay(1)")
+    ended = {
+        "shop.tasks.fails": {"done": 3, "raised": {"LookupError": 3}},
+        "shop.tasks.old": {"done": 3, "raised": {}},
+        "shop.tasks.retries": {"done": 3, "raised": {"KeyError": 1}},
+    }
+    until(lambda: worker.state["outcomes"] == ended)
+    assert worker.state["done"] == 9
+
+
 def test_parked_task_of_another_name_stays_parked(lab):
     release(lab, "0001")
     release(lab, "0002", NEW)

@@ -41,6 +41,8 @@ def test_state_is_what_the_program_reports(tmp_path):
         json.dumps({**STATE, "done": 1 << 70}),
         json.dumps({**STATE, "time": float("nan")}),
         json.dumps({**STATE, "tasks": [1]}),
+        json.dumps({**STATE, "outcomes": {"a": {"done": 1}}}),
+        json.dumps({**STATE, "outcomes": {"a": {"done": 1, "raised": {"KeyError": "1"}}}}),
         json.dumps({**STATE, "tasks": ["x" * (1 << 17)]}),
         "\udcff".encode("utf-8", "surrogateescape").decode("latin-1"),
     ],
@@ -62,6 +64,21 @@ def test_names_of_tasks_are_bounded_and_printable(tmp_path):
     names = ["a\x1b[2J", "b\n", *(f"{number:0300}" for number in range(150))]
     found = state(tmp_path, json.dumps({**STATE, "tasks": names}))
     assert found and len(found.tasks) == 98 and {len(name) for name in found.tasks} == {200}
+
+
+def test_ends_of_tasks_are_bounded_and_printable(tmp_path):
+    rows = {f"{number:03}{'x' * 300}": {"done": 1, "raised": {}} for number in range(80)}
+    raised = {f"Error{number}": number for number in range(9)}
+    odd = {
+        "a\x1b[2J": {"done": 1, "raised": {}},
+        "b": {"done": -1, "raised": {}},
+        "c": {"done": 3, "raised": {"E\n": 1}},
+        "d": {"done": 10, "raised": raised},
+    }
+    found = state(tmp_path, json.dumps({**STATE, "outcomes": {**odd, **rows}}))
+    assert found and len(found.outcomes) == 47 and max(map(len, found.outcomes)) == 200
+    assert found.outcomes["d"] == worker_workers.Outcome(10, {f"Error{number}": number for number in range(5)})
+    assert {"b", "c"}.isdisjoint(found.outcomes)
 
 
 def test_state_that_is_a_link_is_not_followed(tmp_path):
