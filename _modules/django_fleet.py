@@ -19,6 +19,7 @@ from django_formula.page import pages
 from django_formula.secret import secrets as secret_secrets
 from django_formula.store import served as store_served
 from django_formula.verbs import fleet
+from django_formula.verbs import proof as verbs_proof
 
 __virtualname__ = "django_fleet"
 
@@ -253,6 +254,26 @@ def proving(site, deployment):
         salt web1 django_fleet.proving blog 20260301T120000-4711
     """
     return _answer(lambda: fleet.proving(site, deployment))
+
+
+def share(site, deployment, percent=None, token=None):
+    """
+    Change which share of the visitors gets the release of a deployment on this host, and whether a token does.
+
+    site, deployment
+        As for ``django_fleet.claim``.
+    percent
+        From 0 to 50; None leaves the share as it is.
+    token
+        Whether people get the release by a cookie; None leaves it as it is.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.share blog 20260301T120000-4711 20
+    """
+    return _answer(lambda: verbs_proof.share_of_fleet(site, deployment, percent, token=token))
 
 
 def switch(site, deployment, by, until):

@@ -194,6 +194,29 @@ def back(site):
     )
 
 
+def canary(site, share=None, token=None, roster=False):
+    """
+    Change which share of the visitors gets the new release on all hosts, while a deployment waits for its canary.
+
+    site
+        Name of the site.
+    share
+        From 0 to 50 percent; the steps of the pillar do not go on then: ``promote`` or ``back`` ends it.
+    token
+        With ``True`` the answer has a cookie by which people get the release from every host; with ``False`` none does.
+    roster
+        By salt-ssh, to the hosts of its roster, instead of by minions.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.canary blog share=20
+        salt-run django.canary blog share=0 token=True
+    """
+    return _answer(lambda: fleet_canary.share(_fleet(site, "canary", roster), share, token=token))
+
+
 def approve(site, commit=None):
     """
     Record that you approve the promotion of a commit to a site: ``promote:approve`` is how many others have to.

@@ -76,6 +76,12 @@ def settled(load: Load) -> int:
     return len(load.answers)
 
 
+def last(load: Load) -> set[str]:
+    """The releases that the last answers to all visitors are of."""
+    load.wait(len(VISITORS))
+    return {answer.release for answer in load.answers[-len(VISITORS) :]}
+
+
 def configure(fleet: Fleet, canary: dict) -> None:
     fleet.configure(releases={"canary": canary})
     assert not any(fleet.failed(fleet.apply()).values())
@@ -162,6 +168,12 @@ def test_people_end_it_on_all_hosts(fleet):
         running, new = begin(fleet, "3.0")
         refused = fleet.master.run(["salt", "--out=json", "--static", "web1", "django.promote", "blog"], check=False)
         assert "on the master: salt-run django.promote blog" in refused.stdout
+        name, _, token = answer_of(fleet.run("canary", "share=0", "token=True").check())["cookie"].partition("=")
+        until(lambda: last(load) == {*old.values()}, 20)
+        pages = [host.http("/release", "blog.example.org", cookies={name: token}) for host in fleet.apps]
+        assert [release_of(page.content) for page in pages] == [new, new]
+        assert answer_of(fleet.run("canary", "share=50").check())["share"] == "50 %"
+        until(lambda: last(load) == {new, *old.values()}, 20)
         answer = answer_of(fleet.run("back").check())
         assert fleet.live() == old and answer["commit"] in fleet.commits().values()
         done = running.result()

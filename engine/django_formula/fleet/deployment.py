@@ -55,6 +55,7 @@ _ANSWERS: dict[str, dict[str, Any]] = {
     "migrate": {"migrated": [str]},
     "start": {"canary?": str},
     "proving": {"state": str, "text": str},
+    "share": {"share": str, "cookie?": str},
     "plan": {"plan": dict},
     "proof": {
         **dict.fromkeys(("commit", "problem", "python"), str),

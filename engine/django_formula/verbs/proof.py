@@ -1,5 +1,6 @@
 """The verbs of the proof of a release: `django.proof`, `django.canary`, `django.back`, and a part of `promote`."""
 
+import hmac
 import re
 import secrets
 import time
@@ -11,6 +12,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.proof import state, unit
 from django_formula.proof.state import Proof
 from django_formula.proxy import lease
+from django_formula.secret import secrets as secret
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import in_command
@@ -84,7 +86,30 @@ def share(name: str, percent: str | int | None, *, token: bool | None) -> dict[s
     """
     site = sites.find(name)
     proof = _running(site)
-    _refuse_of_fleet(site, proof, "its shares are those of the pillar", "promote")
+    _refuse_of_fleet(site, proof, "they have the same share", "canary")
+    return _shared(site, proof, percent, None if token is None else secrets.token_hex(16) if token else "")
+
+
+def share_of_fleet(name: str, deployment: str, percent: str | int | None, *, token: bool | None) -> dict[str, Any]:
+    """Change the share of a deployment's release on this host, as `share` does for one host.
+
+    The token is the same on all hosts, and no argument of a process: it follows from the secret key and the deployment.
+
+    Raises:
+        DeploymentError: the release of the deployment gets no share here, or the site has no secret key.
+    """
+    site = sites.find(name)
+    proof = _running(site)
+    if proof.fleet != deployment:
+        raise DeploymentError(f"the release that gets a share of the visitors here is not of {deployment}")
+    key = secret.values(site, {}).get("secret_key")
+    if token and not key:
+        raise DeploymentError(f"the token follows from the secret key, and {name} has none here")
+    made = hmac.new(str(key).encode(), f"canary {deployment}".encode(), "sha256").hexdigest()[:32]
+    return _shared(site, proof, percent, None if token is None else made if token else "")
+
+
+def _shared(site: Site, proof: Proof, percent: str | int | None, token: str | None) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if percent is not None:
         found = re.fullmatch(r"(\d{1,2})%?", str(percent))
@@ -92,7 +117,7 @@ def share(name: str, percent: str | int | None, *, token: bool | None) -> dict[s
             raise DeploymentError(f"a share is from 0 to 50 percent, not {percent}")
         values |= {"share": int(found[1]), "stage": _BY_HAND, "since": time.time()}
     if token is not None:
-        values["token"] = secrets.token_hex(16) if token else ""
+        values["token"] = token
     proof = state.change(site, proof, **values) or _running(site)
     if not unit.runs(site):
         unit.start(site)

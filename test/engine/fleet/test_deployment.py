@@ -1365,6 +1365,11 @@ class Proving:
         self.shared.add(host)
         return {"release": f"0005-{NEW[:12]}"}
 
+    def share(self, host: str, deployment: str, percent: int | None, token: bool | None) -> dict[str, Any]:
+        assert self.hosts.claims[host] == deployment
+        cookie = {"cookie": "django_release=5f0c"} if token else {}
+        return {"release": f"0005-{NEW[:12]}", "share": f"{percent or 10} %", **cookie, "retcode": 0}
+
     def proving(self, host: str, deployment: str) -> Any:
         assert self.hosts.claims[host] == deployment and self.hosts.live[host] == OLD
         look = self.looks[min(self.number // len(self.hosts.live), len(self.looks) - 1)]
@@ -1396,7 +1401,7 @@ def proving(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Prov
 
     def played(*looks: dict[str, str | Answer]) -> Proving:
         found = Proving(world.hosts, *looks)
-        for verb in ("start", "canary", "proving"):
+        for verb in ("start", "canary", "proving", "share"):
             monkeypatch.setattr(world.hosts, f"_{verb}", getattr(found, verb), raising=False)
         return found
 
@@ -1490,6 +1495,25 @@ def test_people_end_a_canary(
     assert {*world.hosts.live.values()} == {NEW if verb == "promote" else OLD}
     with pytest.raises(DeploymentError, match="no release of blog gets a share of the visitors now"):
         fleet_canary.decide(world.store, verb, "ada")
+
+
+def test_people_set_the_share_on_all_hosts(world: World, proving: Callable[..., Proving]) -> None:
+    proving({})
+    with pytest.raises(DeploymentError, match="no release of blog gets a share of the visitors now"):
+        fleet_canary.share(world.fleet(), 20, token=None)
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(world.fleet().deploy, None)
+        while not world.hosts.calls or "proving" not in world.hosts.verbs():
+            time.sleep(0.01)
+        given = {"release": f"0005-{NEW[:12]}", "share": "20 %", "cookie": "django_release=5f0c"}
+        assert fleet_canary.share(world.fleet(), 20, token=True) == given
+        assert ("share", ["web1", "web2", "web3"]) in world.hosts.calls
+        world.fail("web2", "share", "a share is from 0 to 50 percent, not 70")
+        with pytest.raises(DeploymentError, match="share failed on 1 of the hosts:\nweb2: a share is") as failure:
+            fleet_canary.share(world.fleet(), 70, token=None)
+        assert "salt-run django.back blog" in failure.value.hint
+        fleet_canary.decide(world.store, "promote", "ada")
+        running.result()
 
 
 def test_people_hear_how_a_canary_has_ended_that_they_were_too_late_for(

@@ -633,6 +633,33 @@ def test_release_goes_on_with_its_last_share_until_the_master_switches(proving_h
     proving_host.check()
 
 
+def test_share_and_token_of_people_are_those_of_all_hosts(proving_host):
+    site = proving_host.site
+    name = begun()
+    with pytest.raises(DeploymentError, match="is not of other"):
+        verbs_proof.share_of_fleet("blog", "other", 20, token=None)
+    with pytest.raises(DeploymentError, match="from 0 to 50 percent, not 51"):
+        verbs_proof.share_of_fleet("blog", ID, 51, token=None)
+    first = verbs_proof.share_of_fleet("blog", ID, 20, token=True)
+    assert first == {"release": name, "share": "20 %", "cookie": f"django_release={state.current(site).token}"}
+    assert re.fullmatch("[0-9a-f]{32}", state.current(site).token)
+    assert verbs_proof.share_of_fleet("blog", ID, None, token=True) == first, "the same on each host"
+    run = run_of(site)
+    assert run._hold() and f"{state.current(site).token}" in os.listdir(next(lease.folder(site).glob("set-*")))
+    state.change(site, run._proof, since=time.time() - 1000)
+    assert run._hold() and not run._is_step_over(), "steps do not go on"
+    assert verbs.proving("blog", ID) == {"state": "running", "text": f"{name} gets 20 % of the visitors"}
+    assert "cookie" not in verbs_proof.share_of_fleet("blog", ID, None, token=False)
+    assert state.current(site).token == "" and state.current(site).share == 20
+
+
+def test_token_needs_a_key_that_all_hosts_have(proving_host, monkeypatch):
+    begun()
+    monkeypatch.setattr(verbs_proof.secret, "values", lambda site, given: {})
+    with pytest.raises(DeploymentError, match="follows from the secret key, and blog has none here"):
+        verbs_proof.share_of_fleet("blog", ID, None, token=True)
+
+
 def test_master_ends_it_and_the_former_release_goes_on(proving_host):
     site, old = proving_host.site, proving_host.live
     name = begun()
@@ -686,14 +713,12 @@ def test_release_that_is_taken_back_between_two_questions_is_not_switched_to(pro
     assert proving_host.live.startswith("0001-")
 
 
-@pytest.mark.parametrize("verb", ["promote", "share"])
-def test_one_host_alone_changes_nothing_of_it(proving_host, verb):
+def test_one_host_alone_changes_nothing_of_it(proving_host):
     begun()
     with pytest.raises(DeploymentError, match=r"on the master: salt-run django\.promote blog"):
-        if verb == "promote":
-            verbs_proof.finish("blog")
-        else:
-            verbs_proof.share("blog", 20, token=None)
+        verbs_proof.finish("blog")
+    with pytest.raises(DeploymentError, match=r"on the master: salt-run django\.canary blog"):
+        verbs_proof.share("blog", 20, token=None)
     assert state.current(proving_host.site).share == 10
 
 
