@@ -122,8 +122,8 @@ def link_of(body: bytes) -> str | None:
 class Ended(NamedTuple):
     """How a release ended.
 
-    It has its project; what was broken, empty for a good one; whether it was disturbed; seconds until it was taken
-    back, None where it was not; the reason; how many of its visitors met an error.
+    It has its project; what was broken, empty for a good one; whether it was disturbed; seconds until no visitor got it
+    any more, None where it was not taken back; the reason; how many of its visitors met an error.
     """
 
     project: str
@@ -219,9 +219,9 @@ class Trial:
             self.site.deploy()
             began, name = time.time(), self.host.call("django.proof", self.name)["release"]
             burners = self.burn() if disturbed else []
+            took = self.until_shared_no_more() - began
             while "ended" not in (found := self.host.call("django.proof", self.name)):
                 time.sleep(1)
-            took = time.time() - began
             during = [*load.answers, *posts.answers]
             for burner in burners:
                 self.host.run(["kill", burner], check=False)
@@ -236,9 +236,15 @@ class Trial:
         is_back = found["ended"] == "back"
         return Ended(self.name, kind, disturbed, took if is_back else None, found.get("why", ""), len(met))
 
+    def until_shared_no_more(self) -> float:
+        """Wait until no visitor gets the new release by its share; return when that was. Its unit may stop later."""
+        while not self.host.run(["test", "-e", f"/run/django/{self.name}.canary/on"], check=False).returncode:
+            time.sleep(0.2)
+        return time.time()
+
     def visitors(self, method: str = "GET", rate: float = 32) -> Load:
         """Visitors of the project's pages; a POST without a token is refused with 403, unless it is broken."""
-        paths = [f"{self.pages[number % len(self.pages)]}?n={number}" for number in range(100)]
+        paths = [f"{self.pages[number // 10 % len(self.pages)]}?n={number}" for number in range(100)]
         address = f"http://{self.host.address}{self.site.path}/"
         return Browsers(
             address, self.site.domain, connections=4, pause=4 / rate, method=method, release=link_of,
