@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -342,6 +343,21 @@ def in_bash(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run a script with quickstart's functions, and its state in a folder."""
     own = f"source {QUICKSTART}; state={folder}; log=$state/log; : >$log; QUICKSTART_BEGAN=$EPOCHREALTIME\n"
     return subprocess.run(["bash", "-c", own + script], capture_output=True, text=True, check=False, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("databases", "stays"),
+    [("postgres", False), ("postgres\nof_others", True), ("psql: error: could not connect", True), ("", True)],
+)
+def test_postgresql_stays_while_it_has_databases(tmp_path, databases, stays):
+    """To purge its packages deletes them; only those that quickstart has installed are a question at all."""
+    script = f"runuser() {{ echo {shlex.quote(databases)}; }}\npostgresql_in_use"
+    (tmp_path / "packages").write_text("git\n")
+    assert in_bash(script, tmp_path).stdout == ""
+    (tmp_path / "packages").write_text("git\nlibpq5\npostgresql-17\npostgresql-common\n")
+    done = in_bash(script, tmp_path)
+    assert done.stdout == ("postgresql-17\npostgresql-common\n" if stays else "")
+    assert ("PostgreSQL has databases, or does not answer, and stays" in done.stderr) == stays
 
 
 def test_no_user_can_hold_a_lock_of_quickstart(tmp_path):

@@ -322,6 +322,7 @@ def test_a_pillar_is_completed_by_what_a_failed_release_asks_for(machines, repos
     assert machine.host.browser(None, machine.port).get("/").json()["region"] == "north"
     assert "Nothing had to be changed" in machine.quickstart().stdout
     machine.quickstart("--remove", "--remove-data")
+    assert machine.list_packages() == machine.packages
 
 
 @pytest.mark.full
