@@ -217,10 +217,7 @@ class Judge:
         return {
             **{name: side.evidence() for name, side in (("old", self._old), ("new", self._new))},
             "events": {kind: events.evidence() for kind, events in self._events.items()},
-            "tasks": {
-                side: {_printable(name): outcome._asdict() for name, outcome in outcomes.items()}
-                for side, outcomes in self._tasks.items()
-            },
+            **({"tasks": self._ended_tasks()} if any(self._tasks.values()) else {}),
             "routes": self._slowest(),
             "exceptions": {
                 name: {"old": len(self._old.raised.get(name, ())), "new": len(self._new.raised.get(name, ()))}
@@ -231,6 +228,12 @@ class Judge:
                 **{what: _round(max(self._odds_of(what), default=1.0)) for what in _WORDS},
             },
             "verdict": self.verdict._asdict() if self.verdict else None,
+        }
+
+    def _ended_tasks(self) -> dict[str, Any]:
+        return {
+            side: {_printable(name): outcome._asdict() for name, outcome in outcomes.items()}
+            for side, outcomes in self._tasks.items()
         }
 
     def _decide(self, kind: str, text: str, visitors: int, odds: float | None) -> None:
