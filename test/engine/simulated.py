@@ -2,7 +2,9 @@
 
 Seconds of an answer are lognormal, times the state of the host, which is four times as slow for a fifth of the time.
 The first answer of a route by each process takes longer. One release in three meets 4 s in which a fifth of all answers
-of both are errors of a database. With `odd` visitors there are people for whom pages do four times as much, one of them
+of both are errors of a database. On a `busy` host, which it is from the moment on at which both serve, all answers take
+CPU and seconds several times, and those of the release with few visitors still more: it is in no cache of the processor
+when its turn comes. With `odd` visitors there are people for whom pages do four times as much, one of them
 all the time, a client that requests one page all the time, and one that has every page fail, each of one of the
 releases by chance.
 """
@@ -55,7 +57,9 @@ class Visitor:
         self.name, self.number, self.kind = f"{chance.getrandbits(60):x}", chance.random(), kind
 
 
-def release(rate: int, broken: str = "", *, seed: int, disturbed: bool = False, odd: bool = False) -> Result:
+def release(
+    rate: int, broken: str = "", *, seed: int, disturbed: bool = False, odd: bool = False, busy: bool = False
+) -> Result:
     """Return what the judge makes of a release."""
     chance = random.Random(seed)
     judge = Judge(OLD, NEW, known={"ValueError@shop.rare"})
@@ -77,6 +81,9 @@ def release(rate: int, broken: str = "", *, seed: int, disturbed: bool = False, 
         is_new = now > _BEFORE and visitor.number < share
         failing = trouble < now < trouble + 4 and chance.random() < 0.2
         answer = answered(chance, visitor, now, is_new, state, failing)
+        if busy and now > _BEFORE and answer.cpu is not None:
+            cpu, seconds = (1.3, 1.25) if is_new and share < 0.5 else (1, 1)
+            answer = answer._replace(cpu=1.8 * cpu * answer.cpu, seconds=8 * seconds * answer.seconds)
         if is_new and broken:
             answer, is_met = break_(chance, broken, answer)
             met |= {visitor.name} if is_met else set()

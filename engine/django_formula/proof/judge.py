@@ -52,6 +52,10 @@ _EXTRA = {"cpu": 0.5, "queries": 2.0, "seconds": 0.0}
 _KEPT, _OF_ONE, _ENOUGH = 200, 3, 20
 #: Seconds are compared with answers a moment ago, since a busy moment is one of both: how long ago, how many.
 _NEAR, _NEAR_ENOUGH = (4, 15), 5
+#: Answers of the old release by which it is known how busy the host is now: how many, the fewest, of how many seconds.
+_BUSY_ANSWERS, _BUSY_FEWEST, _BUSY_AGO = 50, 10, 15
+#: How many times as much these take on a busy host.
+_BUSY_HOST = {"cpu": 1.25, "seconds": 5.0}
 #: How much slower answers may be once most visitors have the new release, whose requests wait for each other.
 _SLOWER_LIVE = 2.0
 #: Seconds after which a visitor who has closed the connection had no answer.
@@ -149,6 +153,7 @@ class Judge:
         self._worse = {**WORSE, **(worse or {})}
         self._known, self._acquitted = {*known}, set[str]()
         self._old, self._new = _Side(old), _Side(new)
+        self._host: _Host | None = None
         self._events = {kind: _Events(self._worse["errors"]) for kind in _ODDS}
         self._tasks: dict[str, dict[str, Outcome]] = {"old": {}, "new": {}}
         self._missing: dict[str, None] = {}
@@ -170,7 +175,10 @@ class Judge:
         side = {self._old.name: self._old, self._new.name: self._new}.get(line.release)
         if side is None or self.verdict or (line.exception and _printable(line.exception) in self._acquitted):
             return
-        if side is self._new and not _trouble(line):
+        self._host = self._host or _Host(self._old.answers)
+        if side is self._old:
+            self._host.take(line)
+        elif not _trouble(line):
             self._compare(line, share)
         side.learn(line)
         self._count(side, line, share)
@@ -300,6 +308,10 @@ class Judge:
             allowed = self._worse[what]
             if what == "seconds" and share > 0.5:
                 allowed = max(allowed, _SLOWER_LIVE)
+            times = self._host.times(what, line.time) if self._host else 1.0
+            if what == "seconds" and times > 1:
+                continue
+            allowed *= times
             answers = self._old.answers[route]
             mine = max(value - _EXTRA[what], 0.0) / allowed
             rank = answers.rank_near(mine, line.time) if what == "seconds" else answers.rank(what, mine)
@@ -317,7 +329,7 @@ class Judge:
             self._won.popitem(last=False)
         if (odds := _mixed(bets.logarithms)) > _ODDS_MORE:
             pages = _printable(name) if name else "pages"
-            text = f"{self._new.name}: {pages}: more than {allowed:g} times the {_WORDS[what]} of {self._old.name}"
+            text = f"{self._new.name}: {pages}: more than {allowed:.3g} times the {_WORDS[what]} of {self._old.name}"
             old, new = (side.median(what, name) for side in (self._old, self._new))
             text += f" ({new:.3g} and {old:.3g} by the median)" if name and old is not None and new is not None else ""
             self._decide(what, f"{text}; odds {odds:.0f} to 1", bets.visitors, odds)
@@ -469,6 +481,41 @@ class _Answers:
             if len(values) >= _NEAR_ENOUGH:
                 return _rank(sorted(values), mine)
         return None
+
+
+class _Host:
+    """How busy the host is: how many times the CPU and seconds of before the old release needs for its answers now.
+
+    On a busy host the release with few visitors needs more for each than the one with many: what it uses is in no cache
+    of the processor any more.
+    """
+
+    def __init__(self, answers: Mapping[str, _Answers]):
+        """Begin with the answers of the old release before the new one served, by route."""
+        self._usual = {
+            (route, what): statistics.median(values)
+            for route, known in answers.items()
+            for what in _BUSY_HOST
+            if len(values := known.sorted(what)) >= _BUSY_FEWEST
+        }
+        self._times: dict[str, collections.deque[tuple[float, float]]] = {
+            what: collections.deque(maxlen=_BUSY_ANSWERS) for what in _BUSY_HOST
+        }
+
+    def take(self, line: Line) -> None:
+        """Learn from an answer of the old release."""
+        if line.is_static or line.is_cold or _trouble(line):
+            return
+        for what, times in self._times.items():
+            value, usual = getattr(line, what), self._usual.get((line.route, what))
+            if value is not None and usual:
+                times.append((line.time, value / usual))
+
+    def times(self, what: str, now: float) -> float:
+        """Return how many times as much it needs; 1 where that is no difference, or too little is known."""
+        known = [times for time, times in self._times.get(what, ()) if time > now - _BUSY_AGO]
+        times = statistics.median(known) if len(known) >= _BUSY_FEWEST else 1.0
+        return times if times >= _BUSY_HOST.get(what, math.inf) else 1.0
 
 
 class _Events:

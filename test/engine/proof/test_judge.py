@@ -426,6 +426,17 @@ def test_none_of_72_good_releases_is_taken_back(rate, odd):
     assert [result.text for result in results if result.kind] == []
 
 
+@pytest.mark.parametrize("rate", simulated.PLANS)
+def test_good_releases_are_kept_on_a_busy_host(rate):
+    results = [simulated.release(rate, seed=seed, busy=True) for seed in range(4)]
+    assert [result.text for result in results if result.kind] == []
+
+
+def test_release_that_is_much_slower_is_taken_back_on_a_busy_host():
+    result = simulated.release(40, "all x 3", seed=1, busy=True)
+    assert result.kind in ("cpu", "seconds") and result.seconds < 60, result
+
+
 @pytest.mark.parametrize("broken", ["500 on 10 %", "file missing", "all x 3"])
 def test_broken_release_is_taken_back(broken):
     assert simulated.release(40, broken, seed=1).kind in ("exception", "static", "cpu")
