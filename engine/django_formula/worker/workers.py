@@ -177,7 +177,9 @@ def state(run: Foreign) -> State | None:
 def _outcomes(found: dict[str, Any]) -> dict[str, Outcome]:
     """Return how the tasks of each name have ended, of what has the expected shape: bounded and printable."""
     return {
-        name[:200]: Outcome(row["done"], dict(itertools.islice(row["raised"].items(), _RAISED)))
+        name[:200]: Outcome(
+            row["done"], {text[:200]: n for text, n in itertools.islice(row["raised"].items(), _RAISED)}
+        )
         for name, row in itertools.islice(found.items(), _OUTCOMES)
         if all(text.isprintable() for text in (name, *row["raised"]))
         and all(0 <= number <= _HIGHEST for number in (row["done"], *row["raised"].values()))
