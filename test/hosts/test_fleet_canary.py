@@ -13,7 +13,8 @@ from sites import release_of, until, version
 
 #: Visitors of the site; the odds that none or all of them get a share of 30 % are nothing.
 VISITORS = [f"browser {number}" for number in range(60)]
-CANARY = {"steps": {"30%": "25s"}, "requests": 10, "limit": "1m"}
+#: By the number of requests, so that what the tests look at meanwhile may take its time.
+CANARY = {"steps": {"30%": "10s"}, "requests": 250, "limit": "10m"}
 LONG = {"steps": {"30%": "20m"}}
 #: A view that fails on the second host alone.
 BROKEN = """

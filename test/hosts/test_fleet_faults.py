@@ -170,7 +170,7 @@ def judge(phase: str, kind: str, victim: str, done: Result, error: str) -> None:
     """What a deployment answers is true, and names host, phase and reason."""
     if KINDS[kind] == "error":
         assert done.returncode == 1 and error.startswith(f"{phase} failed on 1 of the hosts:\n{victim}: "), error
-    elif KINDS[kind] == "done" and phase != "preflight":  # which says within six seconds that a host does not answer
+    elif KINDS[kind] == "done" and phase != "preflight":  # which says within ten seconds that a host does not answer
         assert done.returncode == 0, error
     elif KINDS[kind] == "silence":
         assert done.returncode != 0

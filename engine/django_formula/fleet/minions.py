@@ -1,7 +1,7 @@
 """Functions on minions, from a runner of their master: whose answer comes, whose job has failed, who is lost.
 
 Salt's own client reports no error for a minion that does not answer. Here each minion answers, or is named as lost
-after three questions for its job without an answer. A job that goes on is waited for.
+after six questions for its job without an answer. A job that goes on is waited for.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ _EACH = 0.02
 _AWAY = 60.0
 _CONNECT = 12.0
 _PING = 1.0
-#: How many questions in a row may stay without an answer; a host that builds a release answers late.
-_UNANSWERED = 3
+#: How many questions in a row may stay without an answer; a host that builds a release, or is busy, answers late.
+_UNANSWERED = 6
 #: Seconds after a host has said that the job does not run, from which on it is asked for the last time: a minion says
 #: so from the moment in which it begins to send the answer, and sends what gets lost again after five to ten seconds
 #: (return_retry_timer and return_retry_timer_max).
@@ -80,7 +80,7 @@ class Minions:
 
         Args:
             look: seconds after which those without an answer are asked whether the job runs, and for which each of
-                three such questions may stay without an answer; and `_EACH` for each host.
+                six such questions may stay without an answer; and `_EACH` for each host.
             limit: seconds after which a host is lost on which the job still runs; and `_EACH` for each host.
             every: seconds between two calls of `meanwhile`.
             meanwhile: is called as long as an answer is missing.
