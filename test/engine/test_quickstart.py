@@ -346,12 +346,19 @@ def in_bash(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize(
-    ("databases", "stays"),
-    [("postgres", False), ("postgres\nof_others", True), ("psql: error: could not connect", True), ("", True)],
+    ("databases", "clusters", "stays"),
+    [
+        ("postgres", "17 main", False),
+        ("postgres", "15 main\n17 main", True),  # what is in the other one is not known
+        ("postgres\nof_others", "17 main", True),
+        ("psql: error: could not connect", "17 main", True),
+        ("", "17 main", True),
+    ],
 )
-def test_postgresql_stays_while_it_has_databases(tmp_path, databases, stays):
+def test_postgresql_stays_while_it_has_databases(tmp_path, databases, clusters, stays):
     """To purge its packages deletes them; only those that quickstart has installed are a question at all."""
-    script = f"runuser() {{ echo {shlex.quote(databases)}; }}\npostgresql_in_use"
+    script = f"runuser() {{ echo {shlex.quote(databases)}; }}\npg_lsclusters() {{ echo {shlex.quote(clusters)}; }}\n"
+    script += "postgresql_in_use"
     (tmp_path / "packages").write_text("git\n")
     assert in_bash(script, tmp_path).stdout == ""
     (tmp_path / "packages").write_text("git\nlibpq5\npostgresql-17\npostgresql-common\n")
