@@ -751,19 +751,15 @@ def quartiles(row: Sequence[float]) -> str:
 
 
 def proof(bench: Bench) -> list[Figure]:
-    """Releases of several projects with a canary under visitors, half of them broken, and with a replay of requests."""
+    """Releases of several projects with a canary under visitors, half of them broken."""
     ended: list[trial.Ended] = []
     lost = requests = 0
-    replayed = []
-    for name, kinds in zip(trial.SETTINGS, trial.shares(bench.deployments, len(trial.SETTINGS)), strict=True):
+    for name, kinds in zip(trial.PROVED, trial.shares(bench.deployments, len(trial.PROVED)), strict=True):
         bench.say(f"{name}: {len(kinds)} releases with a canary")
-        host = bench.lab.start(kind="ready", name=name)
-        one = trial.Trial(host, name, bench.say)
-        replayed.append(one.replay())
-        bench.say(str(replayed[-1]))
+        one = trial.Trial(bench.lab, name, bench.say)
         one.run(kinds)
         ended, lost, requests = ended + one.ended, lost + len(one.lost), requests + one.requests
-        host.remove()
+        one.host.remove()
     broken = [one for one in ended if one.broken]
     found, wrongly = (trial.taken_back(ended, broken=is_broken) for is_broken in (True, False))
     details = "; ".join(
@@ -772,17 +768,35 @@ def proof(bench: Bench) -> list[Figure]:
         if kind != "good"
     )
     missed = 100 * (1 - len(found) / max(len(broken), 1))
-    refused = [why for one in replayed for why in one.refused]
-    seeded = [f"{one.project}: {kind}" for one in replayed for kind in one.missed]
-    compared = f"{sum(one.compared for one in replayed)} requests compared"
     return [
         Figure("broken releases that their canary has not found", "percent", 10, [missed], details),
         Figure("the others: taken back after", "seconds", 20, [trial.median(ended)], "median"),
         Figure("the same: visitors who met it", "visitors", 3, [one.visitors for one in found] or [0], ""),
         Figure("good releases taken back", "releases", 0, [len(wrongly)], str([one.why for one in wrongly])),
         Figure("requests that no release answered", "requests", 0, [lost], f"of {requests}"),
-        Figure("replay: good releases refused", "releases", 0, [len(refused)], "; ".join([compared, *refused])),
-        Figure("the same: seeded faults that it has not found", "faults", 0, [len(seeded)], "; ".join(seeded)),
+    ]
+
+
+def replay(bench: Bench) -> list[Figure]:
+    """Releases of public projects with a replay of requests: of the same code, and of broken code."""
+    replayed = []
+    for name in trial.REPLAYED:
+        one = trial.Trial(bench.lab, name, bench.say)
+        replayed.append(one.replay())
+        bench.say(str(replayed[-1]))
+        one.host.remove()
+    refused = [why for one in replayed for why in one.refused]
+    missed = [f"{one.project}: {kind}" for one in replayed for kind in one.missed]
+    compared = f"{sum(one.compared for one in replayed)} requests of {len(replayed)} projects compared"
+    return [
+        Figure(
+            "releases of the same code that a replay refused",
+            "releases",
+            0,
+            [len(refused)],
+            "; ".join([compared, *refused]),
+        ),
+        Figure("seeded faults that it has not found", "faults", 0, [len(missed)], "; ".join(missed)),
     ]
 
 
@@ -839,4 +853,5 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "copies": copied,
     "sites": sites,
     "proof": proof,
+    "replay": replay,
 }

@@ -1,6 +1,7 @@
-"""Releases of projects under visitors, half of them broken, each with a canary: which are taken back, and when."""
+"""Releases of projects under visitors, many of them broken, with a canary or a replay: which are taken back."""
 
 import http.client
+import json
 import random
 import re
 import statistics
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from client import Answer, Load
-from lab import CommandFailed, Host
+from lab import CommandFailed, Lab
 from recipes import commit, recipe, visit
 from sites import Site
 
@@ -44,7 +45,7 @@ class Trouble:
             burn(2 * took)
         if BREAK == "static" and not response.streaming:
             response.content = response.content.replace(b"/static/", b"/static/lost/")
-            response.headers["Content-Length"] = str(len(response.content))
+            response["Content-Length"] = str(len(response.content))
         return response
 
     def process_view(self, request, *view):
@@ -77,7 +78,8 @@ SEEDED = ("ten percent", "static", "exit", "circle")
 CANARY = {"steps": {"10%": "20s", "30%": "30s"}, "requests": 60, "limit": "2m"}
 #: So many that each of them gets each number in turn.
 _VISITORS = [f"browser {number}{' odd' if number % 12 == 0 else ''}" for number in range(241)]
-#: Two of our own, three public ones: the file of the settings that get the middleware, and what the pillar has more.
+#: What a project says of itself: its folder on the host, and its middleware.
+_ASKED = "import json, os; from django.conf import settings; print(json.dumps([os.getcwd(), *settings.MIDDLEWARE]))"
 GUESTBOOK = {
     "owner": "cp -r /srv/formula/examples/project/. .",
     "versions": ["1"],
@@ -90,13 +92,13 @@ OWN: Mapping[str, dict[str, Any]] = MappingProxyType(
         "asgi": {**GUESTBOOK, "pillar": {"health": {"path": "/healthz"}, "server": {"kind": "uvicorn"}}},
     }
 )
-SETTINGS = {
-    "guestbook": "website/settings.py",
-    "asgi": "website/settings.py",
-    "wagtail": "website/settings/production.py",
-    "bugsink": "bugsink/settings/default.py",
-    "webshop": "myproject/settings.py",
-}
+#: Two of our own and three public ones, with a canary.
+PROVED = (*OWN, "wagtail", "bugsink", "webshop")
+#: Public ones, with a replay.
+REPLAYED = (
+    "ara", "argus", "bugsink", "django-ca", "djangochan", "evap", "graphite", "nsupdate", "tomtoolkit", "wagtail",
+    "wagtailcrx", "webshop",
+)  # fmt: skip
 
 
 class Browsers(Load):
@@ -104,7 +106,7 @@ class Browsers(Load):
 
     def ask(self) -> Answer:
         answer = super().ask()
-        if not answer.release or next(self.turns) % 3:
+        if not answer.release or len(self.answers) % 3:
             return answer
         connection = http.client.HTTPConnection(urlsplit(self.url).hostname or "", timeout=self.timeout)
         connection.request("GET", answer.release, headers={"Host": self.host_header, "User-Agent": answer.visitor})
@@ -150,30 +152,38 @@ class Trial:
     requests, lost: until each canary has ended; of these, answers of nginx that no release gave
     """
 
-    def __init__(self, host: Host, name: str, say: Callable[[str], object]):
-        self.host, self.name, self.say = host, name, say
+    def __init__(self, lab: Lab, name: str, say: Callable[[str], object]):
+        project = OWN.get(name) or recipe(name)
+        self.host, self.name, self.say = (
+            lab.start(project.get("debian", "bookworm"), kind="ready", name=name),
+            name,
+            say,
+        )
         self.ended: list[Ended] = []
         self.lost: list[Answer] = []
         self.requests = 0
-        project = OWN.get(name) or recipe(name)
-        commit(host, name, str(project["versions"][0]), project["owner"])
+        self.host.run(
+            f"set -euo pipefail\nexport DEBIAN_FRONTEND=noninteractive\n{project.get('host', '')}", timeout=900
+        )
+        commit(self.host, name, str(project["versions"][0]), project["owner"])
         pillar = {"health": {"timeout": "60s"}, **project["pillar"], "proxy": {"access_log": "json"}}
-        self.site = Site(host, name=name, **{**pillar, "releases": {"canary": CANARY}})
-        self.add_middleware()
+        self.site = Site(self.host, name=name, **pillar)
         self.site.deploy(repository=f"file:///srv/projects/{name}", revision="main")
         self.pages = visit(self.site, project["pages"], most=20)[:8]
+        self.add_middleware()
 
     def add_middleware(self) -> None:
-        folder = f"/srv/projects/{self.name}"
-        settings = f"{folder}/{SETTINGS[self.name]}"
-        line = 'MIDDLEWARE = ["trial_trouble.Trouble", *MIDDLEWARE]\n'
-        self.host.write(settings, f"{self.host.read(settings)}\n{line}")
+        """Have the middleware before those of the project, and its module where the project finds its own."""
+        printed = self.site.manage(f'shell -c "{_ASKED}"').splitlines()  # by the project and warnings too
+        folder, *middleware = json.loads(next(line for line in printed if line.startswith('["/')))
+        self.module = f"/srv/projects/{self.name}{folder.partition('/source')[2]}/trial_trouble.py"
+        settings = {**self.site.options.get("settings", {}), "MIDDLEWARE": ["trial_trouble.Trouble", *middleware]}
         self.commit("")
+        self.site.deploy(settings=settings)
 
     def commit(self, broken: str) -> None:
-        folder, slow = f"/srv/projects/{self.name}", getattr(self, "pages", ["/"])[-1]
-        self.host.write(f"{folder}/trial_trouble.py", TROUBLE.format(broken=broken, slow=slow))
-        git = f"git -C {folder} -c user.name=Ada -c user.email=ada@example.org"
+        self.host.write(self.module, TROUBLE.format(broken=broken, slow=self.pages[-1]))
+        git = f"git -C /srv/projects/{self.name} -c user.name=Ada -c user.email=ada@example.org"
         self.host.run(f"{git} add --all && {git} commit --quiet --allow-empty --message='{broken or 'good'}'")
 
     def replay(self) -> Replayed:
@@ -191,7 +201,9 @@ class Trial:
             before = self.site.live
             self.commit(broken)
             self.site.apply(releases=plain)
-            missed += [broken] if self.site.live != before else []
+            if self.site.live != before:
+                missed.append(broken)
+                self.host.call("django.rollback", self.name)
         self.commit("")
         self.site.deploy(releases=plain)
         return Replayed(self.name, compared, refused, missed)
@@ -219,7 +231,7 @@ class Trial:
             self.site.deploy()
             began, name = time.time(), self.host.call("django.proof", self.name)["release"]
             burners = self.burn() if disturbed else []
-            took = self.until_shared_no_more() - began
+            took = self.until_shared_no_more(name) - began
             while "ended" not in (found := self.host.call("django.proof", self.name)):
                 time.sleep(1)
             during = [*load.answers, *posts.answers]
@@ -236,11 +248,19 @@ class Trial:
         is_back = found["ended"] == "back"
         return Ended(self.name, kind, disturbed, took if is_back else None, found.get("why", ""), len(met))
 
-    def until_shared_no_more(self) -> float:
-        """Wait until no visitor gets the new release by its share; return when that was. Its unit may stop later."""
-        while not self.host.run(["test", "-e", f"/run/django/{self.name}.canary/on"], check=False).returncode:
+    def until_shared_no_more(self, name: str) -> float:
+        """Wait until no visitor gets the release by its share; return when that was. Its unit may stop later."""
+        was_shared = False
+        while True:
+            is_shared = not self.host.run(["test", "-e", f"/run/django/{self.name}.canary/on"], check=False).returncode
+            if not is_shared and (was_shared or self.has_ended(name)):
+                return time.time()
+            was_shared = is_shared
             time.sleep(0.2)
-        return time.time()
+
+    def has_ended(self, name: str) -> bool:
+        proof = self.host.call("django.proof", self.name)
+        return proof["release"] == name and "ended" in proof
 
     def visitors(self, method: str = "GET", rate: float = 32) -> Load:
         """Visitors of the project's pages; a POST without a token is refused with 403, unless it is broken."""

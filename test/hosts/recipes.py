@@ -34,7 +34,7 @@ git config --global user.email ada@example.org
 sdist() {{ # the source distribution of a package, unpacked here
     mkdir /tmp/sdist
     pip download --quiet --disable-pip-version-check --no-deps --no-binary=:all: --dest=/tmp/sdist "$1==$VERSION"
-    tar -x --strip-components=1 -f /tmp/sdist/*.tar.gz
+    tar -x --strip-components=1 --exclude='*/.git' -f /tmp/sdist/*.tar.gz
     rm -r /tmp/sdist
 }}
 mkdir -p /srv/projects/{name}
