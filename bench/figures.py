@@ -789,13 +789,7 @@ def replay(bench: Bench) -> list[Figure]:
     missed = [f"{one.project}: {kind}" for one in replayed for kind in one.missed]
     compared = f"{sum(one.compared for one in replayed)} requests of {len(replayed)} projects compared"
     return [
-        Figure(
-            "releases of the same code that a replay refused",
-            "releases",
-            0,
-            [len(refused)],
-            "; ".join([compared, *refused]),
-        ),
+        Figure("a replay refuses the same code", "releases", 0, [len(refused)], "; ".join([compared, *refused])),
         Figure("seeded faults that it has not found", "faults", 0, [len(missed)], "; ".join(missed)),
     ]
 

@@ -154,17 +154,12 @@ class Trial:
 
     def __init__(self, lab: Lab, name: str, say: Callable[[str], object]):
         project = OWN.get(name) or recipe(name)
-        self.host, self.name, self.say = (
-            lab.start(project.get("debian", "bookworm"), kind="ready", name=name),
-            name,
-            say,
-        )
+        self.name, self.say = name, say
+        self.host = lab.start(project.get("debian", "bookworm"), kind="ready", name=name)
         self.ended: list[Ended] = []
         self.lost: list[Answer] = []
         self.requests = 0
-        self.host.run(
-            f"set -euo pipefail\nexport DEBIAN_FRONTEND=noninteractive\n{project.get('host', '')}", timeout=900
-        )
+        self.host.run(f"set -eu\nexport DEBIAN_FRONTEND=noninteractive\n{project.get('host', '')}", timeout=900)
         commit(self.host, name, str(project["versions"][0]), project["owner"])
         pillar = {"health": {"timeout": "60s"}, **project["pillar"], "proxy": {"access_log": "json"}}
         self.site = Site(self.host, name=name, **pillar)
