@@ -17,6 +17,8 @@ PASSWORD = "grenadier-8d1b07f2c96e4a35"
 THERE = "/mnt/archive"
 POINTS = {"kind": "folder", "path": f"{THERE}/web1", "password": PASSWORD}
 CONFIG = "/var/lib/django-formula/points/pgbackrest.conf"
+#: Of the present server's segments on their way to the archive: no restore of a moment touches them.
+QUEUES = "/var/spool/pgbackrest/archive/15-main/kept"
 ADD = "INSERT INTO guestbook_entry (name, message, created, attachment, hidden) VALUES ('{}', 'kept', now(), '', false)"
 
 
@@ -90,6 +92,7 @@ def test_a_moment_is_compared_and_restored(blog: Site) -> None:
     add(blog, "second")
     psql(blog, "DELETE FROM guestbook_entry WHERE name = 'first'")
     add(blog, "third")
+    blog.host.run(["mkdir", QUEUES])
     compared = restore(blog, at, "compare=True")
     assert compared["rows"] == {"default": {"public.guestbook_entry": "1 then, 2 now"}}
     assert names(blog) == ["second", "third"]
@@ -99,6 +102,7 @@ def test_a_moment_is_compared_and_restored(blog: Site) -> None:
     kept = answer["kept"]["default"]
     assert psql(blog, "SELECT count(*) FROM pg_database WHERE datname = '" + kept + "'") == "1"
     assert blog.host.run(["ls", "/var/lib/django-formula/points/aside"], check=False).returncode != 0
+    blog.host.run(["test", "-d", QUEUES])
     row = status(blog)
     assert row["points"].startswith("since 2") and "; " not in row["points"] and row["points_behind"] < 60
     said = failure(blog, "django.restore", "blog", "at=2020-01-01 04:00")

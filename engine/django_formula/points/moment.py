@@ -29,6 +29,8 @@ from django_formula.untrusted.text import Log
 log = Log.of(__name__)
 
 _ASIDE = FOLDER / "aside"
+#: Segments on their way: a restore removes what waits there, and the present server's are on theirs to the archive.
+_QUEUES = [f"--spool-path={_ASIDE}/spool"]
 #: How a moment is written.
 _FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M")
 #: The server is for one connection: the log is applied without syncing, for a crash of it loses nothing.
@@ -249,7 +251,7 @@ def _restored(cluster: Cluster, moment: _Moment, size: int) -> Iterator[_Server]
     log.info("restoring PostgreSQL %s aside as of %s", cluster.stanza, moment.text)
     try:
         words = [f"--pg1-path={_ASIDE}/data", "--type=time", f"--target={moment.target}", "--target-action=promote"]
-        words += ["--archive-mode=off", f"--tablespace-map-all={_ASIDE}/tablespaces"]
+        words += ["--archive-mode=off", f"--tablespace-map-all={_ASIDE}/tablespaces", *_QUEUES]
         words.append(f"--recovery-option=restore_command={_get(cluster)}")
         archive.run(cluster, *words, "restore", doing=f"restoring {moment.text} aside", timeout=archive.DATA)
         _start(server, moment)
@@ -261,7 +263,7 @@ def _restored(cluster: Cluster, moment: _Moment, size: int) -> Iterator[_Server]
 def _get(cluster: Cluster) -> str:
     """Return the command that fetches segments, several ahead, in folders that the present server does not use."""
     words = [f"--config={archive.CONFIG}", f"--stanza={cluster.stanza}", f"--pg1-path={_ASIDE}/data", "--archive-async"]
-    words += [f"--spool-path={_ASIDE}/spool", f"--lock-path={_ASIDE}/spool/lock", "archive-get", "%f", '"%p"']
+    words += [*_QUEUES, f"--lock-path={_ASIDE}/spool/lock", "archive-get", "%f", '"%p"']
     return " ".join(["pgbackrest", *words])
 
 
