@@ -635,15 +635,18 @@ def rebuild(identity, queue=False):
 
 
 @_verb("blog", shows=("offsite",))
-def restore_drill(site, offsite=False):
+def restore_drill(site, offsite=False, points=False):
     """
     Check whether the newest backup can be restored: load it into a spare database, count its rows, and compare its
     migrations with the active release. The spare database is removed. The site keeps serving.
 
     offsite
         Fetch the newest copy elsewhere, and load that.
+
+    points
+        Restore the PostgreSQL server aside from its archive, as it is now, and read each row of it.
     """
-    return verbs_backup.restore_drill(site, offsite=bool(offsite))
+    return verbs_backup.restore_drill(site, offsite=bool(offsite), points=bool(points))
 
 
 @_verb("blog")

@@ -71,7 +71,9 @@ def restore_server(host: Host) -> None:
 
 def wait_for_backup(host: Host) -> None:
     """Wait until the first backup is made, without which there are no points."""
-    host.run("until systemctl show -P ActiveState django-points.service | grep -q inactive; do sleep 0.5; done")
+    state = "systemctl show -P ActiveState django-points.service"
+    host.run(f"while [ $({state}) = activating ]; do sleep 0.5; done")
+    host.run(f"journalctl --no-pager -u django-points.service; [ $({state}) = inactive ]")
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +106,37 @@ def test_a_moment_is_compared_and_restored(blog: Site) -> None:
     assert blog.host.run(["ls", "/var/lib/django-formula/points/aside"], check=False).returncode != 0
     blog.host.run(["test", "-d", QUEUES])
     row = status(blog)
-    assert row["points"].startswith("since 2") and "; " not in row["points"] and row["points_behind"] < 60
+    assert row["points"].startswith("since 2") and "fails" not in row["points"] and row["points_behind"] < 60
     said = failure(blog, "django.restore", "blog", "at=2020-01-01 04:00")
     shown = blog.host.call("django.points", "blog")
     assert f"its oldest moment is {shown['oldest']}, the newest 2" in said and shown["missing"] == [], said
     said = failure(blog, "django.restore", "blog", "at=yesterday")
     assert "'yesterday' is no moment" in said
+
+
+def test_drill_reads_what_is_there_and_misses_what_is_not(blog: Site) -> None:
+    host = blog.host
+    rows = int(psql(blog, "SELECT count(*) FROM guestbook_entry"))
+    said = host.call("django.restore_drill", "blog", "points=True", timeout=300)["result"]
+    found = re.fullmatch(r"2\S+Z, \d+ s: good, (\d+) rows", said)
+    assert found and int(found[1]) > rows and f"drill {said}" in status(blog)["points"]
+    add(blog, "one more")
+    state = "/var/lib/django-formula/points/state.json"
+    host.run(["sed", "-i", 's/"done": "2[^"]*"/"done": ""/', state])
+    host.run(["systemctl", "start", "django-points.service"], timeout=300)
+    assert status(blog)["points"].endswith(f": good, {int(found[1]) + 1} rows")
+    assert host.run(["ls", "/var/lib/django-formula/points/aside"], check=False).returncode != 0
+    largest = f"find {THERE}/web1/backup -type f -size +1M | xargs ls -S | head -n 1"
+    flip = "import sys; f = open(sys.argv[1], 'r+b'); f.seek(500_000); b = f.read(1); f.seek(500_000); "
+    flip += "f.write(bytes([b[0] ^ 1]))"
+    damaged = host.run(largest).stdout.strip()
+    host.run(["python3", "-c", flip, damaged])
+    said = failure(blog, "django.restore_drill", "blog", "points=True")
+    assert "restoring 2" in said and "does not match expected checksum" in said, said
+    assert "drill fails since 2" in status(blog)["points"] and blog.get("/").status_code == 200
+    host.run(["python3", "-c", flip, damaged])
+    host.call("django.restore_drill", "blog", "points=True", timeout=300)
+    assert "fails" not in status(blog)["points"]
 
 
 def test_the_sites_user_reads_nothing_of_it(blog: Site) -> None:

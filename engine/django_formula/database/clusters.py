@@ -41,7 +41,7 @@ _END = """SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
   WHERE datname IN (SELECT json_object_keys(:'limits')) AND pid <> pg_backend_pid() AND backend_type = 'client backend';
 """
 #: The rows of each table, as backups count them, but of extensions' tables too.
-_ROWS = """SELECT coalesce(json_object_agg(n.nspname || '.' || c.relname, (xpath('/row/rows/text()', query_to_xml(
+ROWS = """SELECT coalesce(json_object_agg(n.nspname || '.' || c.relname, (xpath('/row/rows/text()', query_to_xml(
     format('SELECT count(*) AS rows FROM ONLY %I.%I', n.nspname, c.relname), false, true, '')))[1]::text::bigint), '{}')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relkind = 'r' AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema';"""
@@ -353,7 +353,7 @@ def names(cluster: Cluster) -> list[str]:
 
 def rows(cluster: Cluster, names: Iterable[str]) -> dict[str, dict[str, int]]:
     """Return the rows of each table, by database."""
-    return {name: query(cluster, _ROWS, database=name, doing=f"counting the rows of {name}") for name in names}
+    return {name: query(cluster, ROWS, database=name, doing=f"counting the rows of {name}") for name in names}
 
 
 def activity(cluster: Cluster, names: Iterable[str]) -> dict[str, dict[str, list[int]]]:

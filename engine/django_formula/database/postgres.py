@@ -399,24 +399,36 @@ def _psql(database: ManagedDatabase, text: str, *, doing: str) -> str:
     return ask(text, port=port, socket=database.socket, doing=doing, hint=hint)
 
 
-def ask(text: str, *, port: int, socket: str, doing: str, hint: str = "") -> str:
+def ask(
+    text: str,
+    *,
+    port: int,
+    socket: str,
+    doing: str,
+    hint: str = "",
+    database: str = "postgres",
+    timeout: float = 60,
+) -> str:
     """Run a script on a server of this host as its superuser, and return the output.
 
     Args:
         socket: the folder or file of its unix socket; empty for the default one.
+        database: the one that it runs in.
+        timeout: seconds.
 
     Raises:
         DeploymentError: the server does not answer, or refuses it.
     """
     argv = [newest_psql(), "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--no-password"]
-    argv += ["--set=ON_ERROR_STOP=1", "--dbname=postgres", f"--port={port}"]
+    quoted = database.replace("\\", r"\\").replace("'", r"\'")  # a name with = would be read as a whole connection
+    argv += ["--set=ON_ERROR_STOP=1", f"--dbname=dbname='{quoted}'", f"--port={port}"]
     return commands.run(
         [*argv, *([f"--host={socket}"] if socket else [])],
         doing=doing,
         user="postgres",
         # Before 15 a site may put functions into the schema public, which are found before those of PostgreSQL.
         environment={"PGCONNECT_TIMEOUT": "10", "PGOPTIONS": "-c search_path=pg_catalog"},
-        timeout=60,
+        timeout=timeout,
         stdin=text,
         secrets=re.findall(r"SCRAM-SHA-256\$[^']+", text),
         hint=hint,

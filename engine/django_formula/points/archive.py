@@ -27,7 +27,7 @@ STATE = FOLDER / "state.json"
 #: PostgreSQL's own user.
 USER = "postgres"
 #: What is done with the archive, as status names it.
-CHECK, BACKUP = "check", "backup"
+CHECK, BACKUP, DRILL = "check", "backup", "drill"
 #: Seconds after which PostgreSQL closes a segment that has something, and after which one has to be in the store.
 CLOSES, LATE = 45, 300
 #: Seconds for which a gap that has ended is a problem, so that people hear of it.
@@ -37,6 +37,8 @@ _REQUEST, DATA = 300.0, 24 * 3600.0
 #: Seconds for each answer of a store when it is asked what it has; pgbackrest tries four times. Its other commands wait
 #: longer and ask more often, so that they say minutes later that the store is away.
 _ANSWER = 10
+#: The last drill of a cluster: when one was tried, when it was good, and that in words.
+NO_DRILL = {"tried": "", "done": "", "text": ""}
 #: What the host remembers of a cluster: where its log is, what the store has, and what has failed.
 _CLUSTER = {
     **dict.fromkeys(("stanza", "data", "waiting", "store"), str),
@@ -48,8 +50,9 @@ _CLUSTER = {
     "backup": str,
     "gaps": [[str]],
     "failed": {str: {"since": str, "cause": str}},
+    "drill?": dict.fromkeys(NO_DRILL, str),
 }
-_STATE = {"program": str, "clusters": {str: _CLUSTER}}
+_STATE = {"program": str, "clusters": {str: _CLUSTER}, "drill?": str}
 #: A backup, as `pgbackrest info` has it.
 _BACKUP = {"type": str, "timestamp": {"start": int, "stop": int}, "info": {"size": int}, "error?": Any}
 _INFO = [{"backup": [_BACKUP], "repo?": [{"status": {"code": int, "message": str}}]}]
@@ -131,6 +134,15 @@ def write_state(state: Mapping[str, Any]) -> None:
     file.write_json(STATE, dict(state), mode=0o600)
 
 
+def note(entry: dict[str, Any], task: str, failure: DeploymentError | None) -> None:
+    """Put into what the host remembers of a cluster that a task works, or has failed, and since when."""
+    if failure is None:
+        entry["failed"].pop(task, None)
+        return
+    since = entry["failed"].get(task, {}).get("since", clock.now())
+    entry["failed"][task] = {"since": since, "cause": failure.message.splitlines()[0].replace(";", ",")}
+
+
 def cluster(entry: Mapping[str, Any]) -> Cluster:
     """Return a cluster as it is recorded."""
     return Cluster(entry["stanza"], Path(entry["data"]), Path(entry["waiting"]), entry["port"], entry["socket"])
@@ -159,6 +171,7 @@ def status(site: Site) -> dict[str, Any]:
         return {"points": "archive fails: it is not set up: apply, and see what that says", "points_behind": ""}
     behind, failed = waiting_since(cluster(entry)), entry["failed"]
     parts = [f"since {entry['oldest']}, backup {entry['backup']}"] if entry["oldest"] else []
+    parts += [f"drill {drilled}"] if (drilled := (entry.get("drill") or NO_DRILL)["text"]) else []
     if behind > LATE:
         parts.append(f"archive fails: the oldest segment waits for {behind:.0f} s")
     parts += [f"{what} fails since {failed[what]['since']}: {failed[what]['cause']}" for what in sorted(failed)]

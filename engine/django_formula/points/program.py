@@ -7,17 +7,18 @@ from typing import Any
 from django_formula.backup import program
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
-from django_formula.points import archive
+from django_formula.points import archive, drill
 from django_formula.points.archive import BACKUP, CHECK, Cluster
 
 _DAY = 86400.0
 #: Seconds between two backups of all files, and of what has changed since; by which the timer may be early.
 _FULL, _DIFF, _EARLY = 7 * _DAY, _DAY, 1800.0
+_SERVICE = "django-points.service"
 
 
 def main() -> int:
     """Do what is due of each cluster, and return the exit code."""
-    return program.exit_code(lambda: work("django-points.service", "1h"))
+    return program.exit_code(lambda: [*work(_SERVICE, "1h"), *drill.work(drill.due(), _SERVICE, "1h")])
 
 
 def work(holder: str, patience: str = "10s") -> list[DeploymentError]:
@@ -42,11 +43,10 @@ def _attempt(stanza: str, task: str, act: Callable[[Cluster, dict[str, Any]], No
     try:
         act(archive.cluster(entry), entry)
     except DeploymentError as error:
-        since = entry["failed"].get(task, {}).get("since", clock.now())
-        entry["failed"][task] = {"since": since, "cause": error.message.splitlines()[0].replace(";", ",")}
+        archive.note(entry, task, error)
         return [error]
     else:
-        entry["failed"].pop(task, None)
+        archive.note(entry, task, None)
         return []
     finally:
         archive.write_state(state)

@@ -42,7 +42,7 @@ TimeoutStartSec=infinity
 UMask=0077
 # pgbackrest and psql run as PostgreSQL's own user.
 NoNewPrivileges=yes
-CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_SETUID CAP_SETGID CAP_KILL
+CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_SETUID CAP_SETGID CAP_KILL
 ProtectSystem=full
 PrivateDevices=yes
 ProtectKernelLogs=yes
@@ -103,6 +103,7 @@ def ensure(wanted: Mapping[str, Any] | None, servers: Sequence[Mapping[str, Any]
     }
     version = host_archive.version(MODULE)
     changes |= {str(PROGRAM): "new"} if state["program"] != version or not PROGRAM.exists() else {}
+    changes |= {"drill": wanted["drill"]} if state.get("drill") != wanted["drill"] else {}
     statements = {one.stanza: _statements(one, facts) for one, facts in found}
     for one, facts in found:
         if state["clusters"].get(one.stanza, {}).get("store") != place:
@@ -121,6 +122,8 @@ def ensure(wanted: Mapping[str, Any] | None, servers: Sequence[Mapping[str, Any]
     with _locked():
         state = archive.read_state()  # the program may have written it meanwhile
         _write(files, wanted)
+        state["drill"] = wanted["drill"]
+        archive.write_state(state)
         _install(state, version)
         for one, _of_server in found:
             _begin(state, one, statements[one.stanza], place)

@@ -11,6 +11,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies, fetching, program, repository
 from django_formula.offsite import rebuild as offsite_rebuild
 from django_formula.points import archive, moment
+from django_formula.points import drill as points_drill
 from django_formula.points import program as points_program
 from django_formula.proof import unit as proof_unit
 from django_formula.proxy import maintenance
@@ -118,20 +119,32 @@ def points(name: str) -> dict[str, Any]:
     return moment.coverage(site)
 
 
-def restore_drill(name: str, *, offsite: bool = False) -> dict[str, Any]:
+def restore_drill(name: str, *, offsite: bool = False, points: bool = False) -> dict[str, Any]:
     """Load the newest backup into temporary databases, and check that the active release works with it.
 
     Args:
         offsite: fetch the newest copy elsewhere, and load that.
+        points: restore the server aside from its archive, as it is now, and read each row.
 
     Raises:
         DeploymentError: there is no active release, no backup, or it is not usable.
     """
     site = sites.find(name)
+    if points:
+        return {"result": "; ".join(_drilled(site))}
     if not offsite:
         return backup_restore.drill(site, _live(site), secrets.known(site))
     _work(site, [copies.DRILL])
     return {"result": copies.read_state(site)["drill"]}
+
+
+def _drilled(site: sites.Site) -> list[str]:
+    stanzas = [*dict.fromkeys(entry["stanza"] for entry in moment.recorded(site).values())]
+    failures = points_drill.work(stanzas, "django.restore_drill")
+    if failures:
+        raise failures[0]
+    recorded = archive.read_state()["clusters"]
+    return [recorded[stanza]["drill"]["text"] for stanza in stanzas]
 
 
 def offsite(name: str, *, forget: bool = False) -> dict[str, str]:

@@ -18,7 +18,7 @@ _REQUEST = re.compile(r"^([0-9a-f]{12}) by .* (?:failed|is not worked off)\b")
 #: What fails of the copies elsewhere, in the row's key `offsite`.
 _BAD_COPY = re.compile(r"^(copy|check|drill) (?:fails since|is missing)\b")
 #: What is wrong with points in time, in the row's key `points`.
-_BAD_POINTS = re.compile(r"^(archive|check|backup|gap) (?:fails\b|from\b)")
+_BAD_POINTS = re.compile(r"^(archive|check|backup|drill|gap) (?:fails\b|from\b)")
 _BAD_RUN = re.compile(r"^(\S+) (?:failed|interrupted)\b")
 #: A socket of systemd in the row's key `entrance`.
 _CLOSED = re.compile(r"^(\S+\.socket) does not listen$")
@@ -129,7 +129,12 @@ def _of_data(row: Mapping[str, Any]) -> list[Problem]:
         found.append(Problem("drill", f"elsewhere: {drill}", _verb("restore_drill", site, "offsite=True"), "offsite"))
     if copies:
         found.append(Problem("backup", f"elsewhere: {'; '.join(copies.values())}", _verb("offsite", site), "offsite"))
-    if bad := _matching(_BAD_POINTS, row.get("points"), "; "):
+    bad = _matching(_BAD_POINTS, row.get("points"), "; ")
+    if drill := bad.pop("drill", ""):
+        found.append(
+            Problem("drill", f"points in time: {drill}", _verb("restore_drill", site, "points=True"), "points")
+        )
+    if bad:
         text = f"points in time: {'; '.join(bad.values())}"
         found.append(Problem("backup", text, _verb("points", site), "points"))
     return found

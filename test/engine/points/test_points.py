@@ -1,7 +1,9 @@
 """Points in time: what the store has, what is due, which moments there are, and what status says of them."""
 
+import contextlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -9,14 +11,23 @@ import pytest
 from django_formula.database import postgres
 from django_formula.host import clock, commands, users
 from django_formula.host.commands import DeploymentError, Ended
-from django_formula.points import archive, moment, program, setup
+from django_formula.points import archive, aside, drill, moment, program, setup
 from django_formula.points.archive import Cluster
 from django_formula.verbs import backup as verbs_backup
 from django_formula.watch import problem
 from specimen import configured
 
 POINTS = {"kind": "folder", "path": "/mnt/archive", "password": "grenadier-of-the-archive"}
-FULL = {"keep": 14, "prune": True, "endpoint": None, "region": "us-east-1", "bucket": None, "key": None, "secret": None}
+FULL = {
+    "keep": 14,
+    "prune": True,
+    "drill": "weekly",
+    "endpoint": None,
+    "region": "us-east-1",
+    "bucket": None,
+    "key": None,
+    "secret": None,
+}
 MAIN = Cluster("15-main", Path("/var/lib/postgresql/15/main"), Path("/nowhere"), 5432, "")
 ENTRY = {
     **{
@@ -225,7 +236,7 @@ def answering(monkeypatch):
 
 def refusal(when):
     with pytest.raises(DeploymentError) as error:
-        moment._check_covered(MAIN, moment._Moment(when, clock.timestamp(when)))
+        aside.check_covered(MAIN, aside.Moment(when, clock.timestamp(when)))
     return error.value.message
 
 
@@ -236,8 +247,81 @@ def test_moment_that_the_archive_does_not_have_is_refused(store, answering):
     assert "its oldest moment is 1970-01-01T00:16:40Z, the newest 2" in refusal(time.time() + 60)
     store["files"] = files(1, 2, 9)
     assert "segments are missing from 1970-01-01T00:18:40Z to 1970-01-01T00:33:20Z" in refusal(1500)
-    assert moment._check_covered(MAIN, moment._Moment(1050, "")) == 1 << 20
+    assert aside.check_covered(MAIN, aside.Moment(1050, "")) == 1 << 20
     assert store["calls"][-3] == "check"
+
+
+@pytest.fixture
+def restored(site, store, answering, monkeypatch):
+    """A server that is restored aside, with the rows of its databases."""
+    store["backups"] = [(1000, "full")]
+    there = {
+        "live": ["blog", "postgres"],
+        "aside": {"blog": 40, "shop's": 1, "postgres": 7, "template1": 0},
+        "failure": None,
+    }
+
+    @contextlib.contextmanager
+    def restored(one, at, size):
+        assert one.stanza == "15-main" and abs(time.time() - at.seconds) < 60 and size == 1 << 20
+        if there["failure"]:
+            raise DeploymentError(there["failure"])
+        yield aside.Server(Path("/nowhere"), one)
+
+    monkeypatch.setattr(aside, "FOLDER", archive.FOLDER)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(aside, "restored", restored)
+    monkeypatch.setattr(Cluster, "ask", lambda *_words, **_options: json.dumps(there["live"]))
+    monkeypatch.setattr(aside.Server, "ask", lambda *_words, **_options: json.dumps([*there["aside"]]))
+    monkeypatch.setattr(aside.Server, "rows", lambda _self, name: there["aside"][name])
+    state = archive.read_state()
+    state["clusters"]["15-main"]["backup"] = "2026-11-01T00:00:00Z"
+    archive.write_state({**state, "drill": "weekly"})
+    return there
+
+
+def test_drill_reads_each_row_of_the_server_as_it_is_now(site, restored):
+    assert drill.due() == ["15-main"] and drill.work(drill.due(), "test") == []
+    assert drill.due() == []
+    text = archive.status(site)["points"]
+    assert re.fullmatch(r"no backup yet|(since .*)?drill 2\d{3}-\S+Z, 0 s: good, 41 rows", text), text
+    assert problem._BAD_POINTS.match(text) is None
+
+
+def test_drill_that_fails_is_a_problem_until_one_is_good(site, restored):
+    drill.work(["15-main"], "test")
+    restored["failure"] = "restoring 2026 aside: checksum error; damaged"
+    (failure,) = drill.work(["15-main"], "test")
+    assert failure.message == restored["failure"]
+    text = archive.status(site)["points"]
+    assert "good, 41 rows" in text and "drill fails since 2" in text and "checksum error, damaged" in text
+    state = archive.read_state()
+    state["clusters"]["15-main"]["drill"] |= {"done": "2026-01-01T00:00:00Z"}
+    archive.write_state(state)
+    assert drill.due() == [], "tried again a day later"
+    state["clusters"]["15-main"]["drill"] |= {"tried": "2026-01-01T00:00:00Z"}
+    archive.write_state(state)
+    assert drill.due() == ["15-main"]
+    restored["failure"] = None
+    assert drill.work(["15-main"], "test") == [] and "fails" not in archive.status(site)["points"]
+
+
+@pytest.mark.parametrize(("live", "missing"), [(["blog", "wiki"], "wiki"), (["blog"], ""), ([], "")])
+def test_database_that_the_archive_lacks_fails_its_drill(site, restored, live, missing):
+    restored["live"] = live
+    failures = [one.message for one in drill.work(["15-main"], "test")]
+    assert bool(failures) == bool(missing) and all(text.endswith(f"does not have {missing}") for text in failures)
+
+
+def test_drill_waits_for_no_backup_and_never_runs_unasked(site, restored):
+    state = archive.read_state()
+    archive.write_state({**state, "drill": "never"})
+    assert drill.due() == []
+    state["clusters"]["15-main"]["backup"] = ""
+    archive.write_state(state)
+    assert drill.due() == []
+    with aside.lock("django.restore").held(), pytest.raises(DeploymentError, match="another restore of a moment"):
+        drill.work(["15-main"], "test")
 
 
 def test_a_moment_and_a_backup_are_not_restored_at_once(world):

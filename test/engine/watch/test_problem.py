@@ -114,6 +114,14 @@ CASES = {
             "salt-call django.restore_drill blog",
         ),
     ),
+    "drill of the archive": (
+        {"points": "since 2026-03-01T03:00:00Z, backup 2026-03-01T03:00:00Z; drill fails since 2026-03-01: damaged"},
+        (
+            "drill",
+            "points in time: drill fails since 2026-03-01: damaged",
+            "salt-call django.restore_drill blog points=True",
+        ),
+    ),
     "not in the pillar": (
         {"managed": False},
         ("unmanaged", "this minion's pillar does not have it", "salt-call pillar.keys django:sites"),

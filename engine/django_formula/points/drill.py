@@ -1,0 +1,88 @@
+"""Drills of the archive: a whole server restored aside as it is now, and each row read; what is there is proved so."""
+
+import time
+from typing import Any
+
+from django_formula.host import clock
+from django_formula.host.commands import DeploymentError
+from django_formula.points import archive, aside
+from django_formula.points.archive import DRILL, Cluster
+from django_formula.points.aside import Moment
+from django_formula.untrusted import shapes
+
+_DAY = 86400.0
+#: Seconds between two drills.
+_PERIODS = {"daily": _DAY, "weekly": 7 * _DAY, "monthly": 30 * _DAY, "never": float("inf")}
+#: Seconds by which the timer may be early, and between two tries of what has failed.
+_EARLY, _AGAIN = 1800.0, _DAY
+_NAMES = "SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database WHERE datallowconn;"
+
+
+def due() -> list[str]:
+    """Return the stanzas of the clusters whose drill is due: once they have a backup, then as the pillar has it."""
+    state = archive.read_state()
+    period = _PERIODS[state.get("drill") or "never"]
+    return [
+        stanza for stanza, entry in state["clusters"].items() if entry["backup"] and _is_due(entry, period, time.time())
+    ]
+
+
+def _is_due(entry: dict[str, Any], period: float, now: float) -> bool:
+    last = entry.get("drill") or archive.NO_DRILL
+    done, tried = clock.seconds(last["done"]), clock.seconds(last["tried"])
+    return now + _EARLY >= done + period and (DRILL not in entry["failed"] or now + _EARLY >= tried + _AGAIN)
+
+
+def work(stanzas: list[str], holder: str, patience: str = "10s") -> list[DeploymentError]:
+    """Drill the archives of clusters, and return what has failed, which is remembered until it works again.
+
+    Args:
+        stanzas: the names of the clusters.
+        holder: what drills, for others that wait for it.
+        patience: how long to wait for others, as a duration of the pillar.
+
+    Raises:
+        DeploymentError: a moment is being restored, or another drill runs.
+    """
+    failures: list[DeploymentError] = []
+    for stanza in stanzas:
+        with aside.lock(holder).held():
+            began, last = time.monotonic(), {"tried": clock.now()}
+            try:
+                rows = _drill(archive.cluster(archive.read_state()["clusters"][stanza]))
+                taken = f"{time.monotonic() - began:.0f} s"
+                last |= {"done": clock.now(), "text": f"{clock.now()}, {taken}: good, {rows} rows"}
+            except (DeploymentError, OSError) as error:
+                failures.append(error if isinstance(error, DeploymentError) else DeploymentError(f"drill: {error}"))
+        # The archive itself is free meanwhile: a drill takes as long as a restore.
+        with archive.lock(holder, patience).held():
+            state = archive.read_state()
+            if entry := state["clusters"].get(stanza):
+                entry["drill"] = {**archive.NO_DRILL, **(entry.get("drill") or {}), **last}
+                archive.note(entry, DRILL, None if "done" in last else failures[-1])
+                archive.write_state(state)
+    return failures
+
+
+def _drill(one: Cluster) -> int:
+    """Restore a cluster aside as it is now, and return the rows of all its databases.
+
+    Raises:
+        DeploymentError: the archive does not have it whole, or it cannot be restored or read.
+    """
+    before = _names(one.ask(_NAMES, doing="listing the databases of PostgreSQL"))
+    time.sleep(1)  # a moment is a whole second, and has to be after that
+    now = time.time()
+    moment = Moment(now, clock.timestamp(now))
+    with aside.restored(one, moment, aside.check_covered(one, moment)) as server:
+        restored = _names(server.ask(_NAMES))
+        still = _names(one.ask(_NAMES, doing="listing the databases of PostgreSQL"))
+        missing = [name for name in before if name not in restored and name in still]
+        if missing:
+            raise DeploymentError(f"the archive as of {moment.text} does not have {', '.join(missing)}")
+        return sum(server.rows(name) for name in restored)
+
+
+def _names(printed: str) -> list[str]:
+    names: list[str] = shapes.parse(printed, [str], doing="listing the databases of PostgreSQL")
+    return [name for name in names if name not in ("postgres", "template1")]
