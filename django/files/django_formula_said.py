@@ -2,13 +2,16 @@
 
 `X-Django-Said: <release> <route> <milliseconds of CPU> <queries> <exception@function>`; `-` where there is nothing to
 say, and `~` before the CPU of the first answer of a route by this process. The overlay has this middleware around all
-others in sites that prove their releases. A failure of it is never one of the page. See docs/decisions/0168.
+others in sites that prove their releases. While the proxy says that a proof is on, each request is measured; else one
+of four, by which the next proof knows what is usual. A failure of it is never one of the page. See docs/decisions/0168.
 """
 
 import collections.abc
+import contextlib
 import contextvars
 import functools
 import os
+import random
 import re
 import sys
 import sysconfig
@@ -27,9 +30,16 @@ except ImportError:  # Django before 3.0, or an old asgiref
 
 _header = "X-Django-Said"
 _release = os.environ.get("DJANGO_RELEASE") or "-"
-#: Routes that this process has answered, after imports and with caches that are filled; how many are remembered.
-_answered, _routes = set(), 1000
-#: The request that is served.
+#: What the proxy sends with each request while a proof is on, and the share of requests that are measured otherwise.
+_proof, _measured = "HTTP_X_DJANGO_PROOF", 0.25
+#: Chance that the project does not seed.
+_chance = random.Random().random  # noqa: S311  # nosec B311
+#: Routes that this process has answered, after imports and with caches that are filled: what the header begins with for
+#: each, and all of it where nothing is measured; how many are remembered.
+_answered, _routes = {}, 1000
+#: Where a request that is not measured has its exception.
+_raised_in = "_django_formula_raised"
+#: The request that is measured.
 _current = contextvars.ContextVar("django_formula_said", default=None)
 _unfit = re.compile(r"[^!-~]")
 _not_a_name = re.compile(r"[^A-Za-z0-9_.<>]")
@@ -39,42 +49,49 @@ _elsewhere = re.compile(f"^({'|'.join(map(re.escape, sorted(_stdlib)))}|<frozen 
 
 
 class _Request:
-    """What is counted while a request is served."""
+    """What is counted while a request is measured."""
 
-    __slots__ = ("cpu", "exception", "queries")
-
-    def __init__(self):
-        self.cpu, self.queries, self.exception = 0.0, 0, None
+    cpu, queries, exception = 0.0, 0, "-"
 
 
 def middleware(get_response):
-    """Measure each request, and name what is known of it in its response."""
+    """Measure requests, and name what is known of each in its response."""
     _listen()
+    get, put, clock = _current.get, _current.set, time.thread_time
+
+    def is_left_out(request):
+        # A request within one that is measured would count as a part of it.
+        return _chance() >= _measured and get() is None and _proof not in getattr(request, "META", ())
+
     if iscoroutinefunction(get_response):
 
-        async def measured(request):
-            own, before = _Request(), _current.get()
-            _current.set(own)
+        async def asked(request):
+            if is_left_out(request):
+                return _plain(request, await get_response(request))
+            own, before = _Request(), get()
+            put(own)
             try:
                 answer = get_response(request)
                 response = await (_stepped(answer, own) if isinstance(answer, collections.abc.Coroutine) else answer)
             finally:
-                _current.set(before)
-            return _named(request, response, own, _cpu_of_thread())
+                put(before)
+            return _named(request, response, own, own.cpu + _cpu_of_thread())
 
     else:
 
-        def measured(request):
-            own, before = _Request(), _current.get()
-            _current.set(own)
-            began = time.thread_time()
+        def asked(request):
+            if is_left_out(request):
+                return _plain(request, get_response(request))
+            own, before = _Request(), get()
+            put(own)
+            began = clock()
             try:
                 response = get_response(request)
             finally:
-                _current.set(before)
-            return _named(request, response, own, time.thread_time() - began)
+                put(before)
+            return _named(request, response, own, clock() - began)
 
-    return measured
+    return asked
 
 
 middleware.sync_capable = middleware.async_capable = True
@@ -113,26 +130,46 @@ def _cpu_of_thread():
 
 
 def _named(request, response, own, cpu):
-    """The response with the header, in place of one that the project may have set."""
+    """The response of a request that was measured, with the header, in place of one that the project may have set."""
     try:
-        match = getattr(request, "resolver_match", None)
-        route = _shown(getattr(match, "route", None) or "/") if match else "-"
-        is_first = route not in _answered and len(_answered) < _routes
-        if is_first:
-            _answered.add(route)
-        milliseconds = "-" if _shares_threads() else f"{'~' if is_first else ''}{(own.cpu + cpu) * 1000:.2f}"
-        response[_header] = f"{_release} {route} {milliseconds} {own.queries} {own.exception or '-'}"
+        begins = _begins(request)[0]
+        milliseconds = "-" if _shares_threads() else f"{cpu * 1000:.2f}"
+        response[_header] = f"{begins}{milliseconds} {own.queries} {own.exception}"
     except Exception:
-        try:
-            del response[_header]
-        except Exception:
-            return response
+        _remove(response)
     return response
 
 
-@functools.lru_cache(maxsize=1000)
-def _shown(route):
-    return _unfit.sub("_", route[:200])
+def _plain(request, response):
+    """The response of a request that was not measured, with the header."""
+    try:
+        begins, whole = _begins(request)
+        exception = request.__dict__.get(_raised_in)
+        response[_header] = f"{begins.rstrip('~')}- - {exception}" if exception else whole
+    except Exception:
+        _remove(response)
+    return response
+
+
+def _remove(response):
+    with contextlib.suppress(Exception):
+        del response[_header]
+
+
+def _begins(request):
+    """What the header begins with for the route of a request, and all of it where nothing is measured."""
+    match = getattr(request, "resolver_match", None)
+    route = (getattr(match, "route", None) or "/") if match else "-"
+    return _answered.get(route) or _first(route)
+
+
+def _first(route):
+    begins = f"{_release} {_unfit.sub('_', route[:200])} "
+    both = begins, f"{begins}- - -"
+    if len(_answered) >= _routes:
+        return both
+    _answered[route] = both
+    return begins if _shares_threads() else f"{begins}~", both[1]
 
 
 @functools.cache
@@ -168,11 +205,16 @@ def _count(execute, sql, parameters, many, context):
     return execute(sql, parameters, many, context)
 
 
-def _raised(sender=None, **_more):
+def _raised(sender=None, request=None, **_more):
     try:
         own, (kind, _error, trace) = _current.get(), sys.exc_info()
-        if own is not None and kind is not None:
-            own.exception = f"{_name(kind.__name__)}@{_name(_function(trace))}"
+        if kind is None:
+            return
+        text = f"{_name(kind.__name__)}@{_name(_function(trace))}"
+        if own is not None:
+            own.exception = text
+        elif request is not None:
+            setattr(request, _raised_in, text)
     except Exception:
         return
 

@@ -77,18 +77,19 @@ def older(get_response):
         return get_response(request)
     return middleware
 
-def ask(*paths):
-    client = Client(raise_request_exception=False)
+def ask(*paths, proof="9/07"):
+    client = Client(raise_request_exception=False, **({"HTTP_X_DJANGO_PROOF": proof} if proof else {}))
     return [client.get(path) for path in paths]
 
-def ask_async(*paths):
+def ask_async(*paths, proof="9/07"):
     from django.core.asgi import get_asgi_application
     application = get_asgi_application()
 
     async def one(path):
         sent, scope = [], {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "path": path,
-            "raw_path": path.encode(), "query_string": b"", "headers": [(b"host", b"x")], "scheme": "http",
+            "raw_path": path.encode(), "query_string": b"", "scheme": "http",
+            "headers": [(b"host", b"x"), *([(b"x-django-proof", proof.encode())] if proof else [])],
         }
         first = [{"type": "http.request", "body": b"", "more_body": False}]
 
@@ -130,8 +131,12 @@ def said(tmp_path):
     return run
 
 
-def each(*paths: str, ask: str = "ask") -> str:
-    return f"for answer in {ask}(*{paths!r}):\n    print(answer['x-django-said'])"
+def each(*paths: str, ask: str = "ask", proof: str = "9/07") -> str:
+    return f"for answer in {ask}(*{paths!r}, proof={proof!r}):\n    print(answer['x-django-said'])"
+
+
+#: While no proof is on chance decides what is measured: never, always.
+NEVER, ALWAYS = (f"import django_formula_said\ndjango_formula_said._chance = lambda: {value}\n" for value in (1, 0))
 
 
 @pytest.mark.parametrize("django", in_django.DJANGOS)
@@ -182,7 +187,7 @@ def test_cpu_of_requests_at_the_same_time_is_their_own(said):
 
 def test_connection_is_counted_after_it_was_closed_and_in_each_thread(said):
     program = """
-client = Client()
+client = Client(HTTP_X_DJANGO_PROOF="9/07")
 print(client.get("/item/1/")["x-django-said"])
 connections.close_all()
 def run():
@@ -204,9 +209,39 @@ def outer(request):
         cursor.execute("select 1")
     return HttpResponse("ok")
 shop.urlpatterns.append(path("outer/", outer))
-print(Client().get("/outer/")["x-django-said"])
+print(Client(HTTP_X_DJANGO_PROOF="9/07").get("/outer/")["x-django-said"])
 """
-    assert [line[3] for line in said(program)] == ["1"]
+    assert [line[3] for line in said(NEVER + program)] == ["1"]
+
+
+@pytest.mark.parametrize("django", in_django.DJANGOS)
+@pytest.mark.parametrize("ask", ["ask", "ask_async"])
+@pytest.mark.parametrize("middleware", ["[]", '["shop.older"]'])
+def test_request_while_no_proof_is_on_has_its_release_route_and_exception(said, ask, middleware, django):
+    paths = ("/item/7/", "/boom/", "/item/7/", "/boom/", "/nowhere/", "/forged/", "/stream/")
+    lines = said(NEVER + each(*paths, ask=ask, proof=""), middleware=middleware, django=django)
+    assert lines == [
+        [RELEASE, "item/<int:number>/", "-", "-", "-"],
+        [RELEASE, "boom/", "-", "-", "KeyError@shop.boom"],
+        [RELEASE, "item/<int:number>/", "-", "-", "-"],
+        [RELEASE, "boom/", "-", "-", "KeyError@shop.boom"],
+        [RELEASE, "-", "-", "-", "-"],
+        [RELEASE, "forged/", "-", "-", "-"],
+        [RELEASE, "stream/", "-", "-", "-"],
+    ]
+
+
+@pytest.mark.parametrize("ask", ["ask", "ask_async"])
+def test_some_requests_are_measured_while_no_proof_is_on(said, ask):
+    (line,) = said(ALWAYS + each("/item/7/", ask=ask, proof=""))
+    assert line[3] == "3" and float(line[2].strip("~")) >= 20
+    measured = [line[3] for line in said(each(*["/forged/"] * 400, ask=ask, proof=""))]
+    assert 50 < measured.count("0") < 150 and {*measured} == {"0", "-"}
+
+
+def test_first_answer_that_was_not_measured_is_one(said):
+    program = NEVER + each("/forged/", proof="") + "\n" + each("/forged/")
+    assert [line[2][0] for line in said(program)] == ["-", "0"]
 
 
 #: What may be odd in a project, or wrong with the middleware itself; the page is the same.
@@ -215,6 +250,8 @@ BROKEN = [
     "django_formula_said.SyncToAsync = None",
     "django_formula_said._function = None",
     "django_formula_said._answered = None",
+    "django_formula_said._raised_in = None",
+    "django_formula_said.random = None",
     "django_formula_said._unfit = None",
     "django_formula_said.connections = None",
     "django_formula_said.got_request_exception = None",
@@ -229,10 +266,12 @@ def test_failure_of_the_middleware_changes_no_page(said, broken, ask):
     program = f"""
 import django_formula_said
 {broken}
-for answer in {ask}("/item/1/", "/boom/", "/stream/"):
-    print({status}, str(answer.get("x-django-said", "-")).count(" ") in (0, 4))
+for proof in ("9/07", ""):
+    for answer in {ask}("/item/1/", "/boom/", "/stream/", proof=proof):
+        print({status}, str(answer.get("x-django-said", "-")).count(" ") in (0, 4))
 """
-    assert said(program) == [[word, "True"] for word in (("200", "500", "200") if ask == "ask" else ["True"] * 3)]
+    words = ("200", "500", "200") if ask == "ask" else ["True"] * 3
+    assert said(NEVER + program) == [[word, "True"] for word in words] * 2
 
 
 def test_stream_of_a_cancelled_request_ends_as_without_it(said):
@@ -250,6 +289,7 @@ async def inner(request):
         events.append("ended")
 
 async def main():
+    django_formula_said._measured = 1
     task = asyncio.ensure_future(django_formula_said.middleware(inner)(None))
     await asyncio.sleep(0.01)
     task.cancel()

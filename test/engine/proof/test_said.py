@@ -248,11 +248,19 @@ def test_nginx_logs_the_header_and_removes_it_where_releases_prove_themselves(re
     values |= {"status": "200", "request_time": "0.012", "body_bytes_sent": "1", "request_method": "GET"}
     written = re.sub(r"\$(\w+)", lambda name: values.get(name[1], "0.012"), form) + "\n"
     hidden = re.findall(r"(?m)^ +(?:uwsgi|proxy)_hide_header X-Django-Said;$", text)
+    told = re.findall(r"(?m)^ +.* (?:HTTP_X_DJANGO_PROOF|X-Django-Proof) \$django_canary_way( if_not_empty)?;$", text)
+    assert told == ([" if_not_empty" if kind == "uwsgi" else ""] if proves else [])
     if proves:
         (answer,) = read(written)
         assert (answer.release, answer.route, answer.cpu, len(hidden)) == (NEW, "item/<int:pk>/", 4.25, 1)
     else:
         assert json.loads(written) and not hidden and "said" not in text.lower()
+
+
+def test_answer_that_was_not_measured_has_its_route_and_exception(read):
+    (answer,) = read(line(said=f"{OLD} item/<int:pk>/ - - KeyError@shop.item", canary="current", status=500))
+    assert (answer.release, answer.route, answer.cpu, answer.queries) == (OLD, "item/<int:pk>/", None, None)
+    assert answer.exception == "KeyError@shop.item" and not answer.is_cold
 
 
 def test_request_that_raised_is_kept_where_it_may_be_sent_again(read):
