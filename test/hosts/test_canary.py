@@ -3,11 +3,13 @@
 import collections
 import json
 import re
+import socket
 import time
+from urllib.parse import urlsplit
 
 import pytest
 import requests
-from client import Load
+from client import Answer, Load
 from conftest import live_site
 from sites import AFTER_RESTART, Site, release_of, until, version
 
@@ -22,7 +24,39 @@ def release(request):
         raise KeyError("seven")
     return JsonResponse({"release": os.environ["DJANGO_RELEASE"]})
 """
+CUTS = """
+def release(request):
+    answer = JsonResponse({"release": os.environ["DJANGO_RELEASE"]})
+    if request.META.get("HTTP_USER_AGENT", "")[-1:] in set("13579"):
+        answer["Content-Length"] = 5000
+    return answer
+"""
+#: A view that takes half a second to send a megabyte.
+LARGE = """
+from django.http import StreamingHttpResponse
+
+def slow(request):
+    def parts():
+        for _ in range(10):
+            yield b"x" * 100_000
+            time.sleep(0.05)
+    answer = StreamingHttpResponse(parts())
+    answer["Content-Length"] = 1_000_000
+    return answer
+"""
 EXITS = BROKEN.replace('raise KeyError("seven")', "os._exit(1)")
+
+
+class Leaving(Load):
+    """Visitors who leave once they have the first bytes."""
+
+    def ask(self) -> Answer:
+        where, visitor = urlsplit(self.url), self.visitors[next(self.turns) % len(self.visitors)]
+        head = f"GET {where.path} HTTP/1.1\r\nHost: {self.host_header}\r\nUser-Agent: {visitor}\r\n\r\n"
+        with socket.create_connection((where.hostname, 80), timeout=self.timeout) as connection:
+            connection.sendall(head.encode())
+            status = int(connection.recv(12).split()[1])
+        return Answer(time.time(), 0, status, None, None, visitor)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +168,32 @@ def test_visitors_of_a_release_that_exits_are_answered_by_the_active_one(blog):
         load.wait(40)
     assert load.failed == [] and result["ended"] == "back" and "gave no answer to 2 visitors" in result["why"], result
     assert blog.live == old and result["release"] in load.releases
+
+
+@pytest.mark.full
+def test_release_that_cuts_answers_short_is_taken_back(blog):
+    old = blog.live
+    broken(blog, "Cuts", CUTS)
+    with visitors(blog) as load:
+        blog.deploy()
+        result = ended(blog)
+        load.wait(40)
+    why = r"\S+ sent only a part of its answer to 2 visitors; \S+ never did"
+    assert result["ended"] == "back" and re.fullmatch(why, result["why"]), result
+    assert blog.live == old and load.failed and {one.error[:14] for one in load.failed} == {"IncompleteRead"}
+
+
+@pytest.mark.full
+def test_visitors_who_leave_do_not_count(blog):
+    broken(blog, "Large", LARGE)
+    address = f"http://{blog.host.address}/slow"
+    with visitors(blog) as load, Leaving(address, blog.domain, connections=1, visitors=VISITORS) as leaving:
+        blog.deploy()
+        result = ended(blog)
+    assert result["ended"] == "active" and blog.record()["proof"]["evidence"]["exceptions"] == {}, result
+    assert load.failed == leaving.failed == [] and len(leaving.answers) > 50
+    cut = f'grep -c \'"completion":""\' /var/log/nginx/django-{blog.name}.log'
+    assert int(blog.host.run(cut).stdout) > 10, "nginx has seen them leave the new release"
 
 
 @pytest.mark.full

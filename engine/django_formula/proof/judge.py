@@ -73,8 +73,10 @@ _VISITORS, _ROUTES, _EXCEPTIONS, _USES, _NAME = 20_000, 200, 200, 600, 200
 _SHOWN = 10
 _WORDS = {"cpu": "CPU", "queries": "queries", "seconds": "time"}
 _OTHER = "(others)"
-#: What stands for an exception where a release has closed the connection, or has not accepted it.
-NO_ANSWER = "no answer"
+#: What stands for an exception where a release has closed the connection, or has not accepted it, and where it has sent
+#: less than it has promised; what is said of it then.
+NO_ANSWER, CUT_SHORT = "no answer", "cut short"
+_DID = {NO_ANSWER: "gave no answer to", CUT_SHORT: "sent only a part of its answer to"}
 
 
 class Line(NamedTuple):
@@ -88,8 +90,8 @@ class Line(NamedTuple):
         seconds: how long the answer took.
         cpu: milliseconds of CPU, None where they are not known.
         queries: of databases, None where they are not known.
-        exception: class and function of an exception that no view has caught, as `KeyError@item`; `NO_ANSWER`; empty
-            for none.
+        exception: class and function of an exception that no view has caught, as `KeyError@item`; `NO_ANSWER`,
+            `CUT_SHORT`; empty for none.
         status: of the answer.
         is_static: whether it is a file that the proxy serves, or does not find.
         is_cold: whether it is the first answer of its route by a process, which imports modules and fills caches.
@@ -265,7 +267,7 @@ class Judge:
             needed = max(_NOVEL, math.ceil(math.log(_BY_CHANCE) / math.log(share)))
         if visitors >= needed:
             where = " in ".join(name.split("@", 1))
-            did = "gave no answer to" if name == NO_ANSWER else f"raised {where} for"
+            did = _DID.get(name, f"raised {where} for")
             text = f"{self._new.name} {did} {visitors} visitors; {self._old.name} never did"
             self.exception = "" if self.verdict else name
             self._decide("exception", text, visitors, None)
@@ -291,7 +293,8 @@ class Judge:
         if kind == "static":
             what = f"static files are missing, such as {next(iter(self._missing))}"
         else:
-            what = f"responses with {line.status}, the last from {_printable(line.route)}"
+            kind_of = "that are cut short" if line.exception == CUT_SHORT else f"with {line.status}"
+            what = f"responses {kind_of}, the last from {_printable(line.route)}"
         text = f"{self._new.name}: {what}: {new} of {len(self._new.visitors)} visitors"
         text += f"; {self._old.name}: {old} of {len(self._old.visitors)}; odds {odds:.0f} to 1"
         self._decide("error" if kind == "refused" else kind, text, new, odds)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.proof.judge import NO_ANSWER, Line
+from django_formula.proof.judge import CUT_SHORT, NO_ANSWER, Line
 from django_formula.proxy import access_log
 
 #: The most bytes of a line.
@@ -31,10 +31,13 @@ _SAID = re.compile(
 #: What may be requested again, and the exceptions of which one such request is kept.
 _TARGET, _RAISED = re.compile(r"/[!-~]{0,999}", re.ASCII), 100
 _FILE = re.compile(r"/[\w./%+~@-]{1,199}", re.ASCII)
+_LENGTH = re.compile(r"\d{1,15}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,9}\.\d{1,6}")
 #: What nginx answers for a release that does not: refused, no answer in time, and a client that has not waited.
 _CLOSED = 502
 _NO_ANSWER = (499, _CLOSED, 504)
+#: Answers without a body, whatever their Content-Length says.
+_EMPTY = (204, 304)
 
 
 class Reader:
@@ -98,15 +101,17 @@ class Reader:
             return Line(time, chosen, visitor, "-", took, None, None, NO_ANSWER, _CLOSED, False) if said else None
         if is_static or not said or said[1] not in self._releases.values():
             route = path if is_static and _FILE.fullmatch(path) else "-"
-            failed = NO_ANSWER if status == _CLOSED and chosen and not is_static else ""
+            failed = NO_ANSWER if status == _CLOSED else CUT_SHORT if not said and _is_cut_short(row) else ""
+            failed = failed if chosen and not is_static else ""
             return Line(time, chosen, visitor, route, took, None, None, failed, int(status), is_static)
         release, route, is_cold, cpu, queries, exception = said.groups()
+        raised = exception if exception != "-" else CUT_SHORT if _is_cut_short(row) else ""
         if exception != "-" and row["method"] == "GET" and isinstance(row.get("host"), str):
             self._keep(exception, row["host"], row["uri"])
         return Line(
             time, release, visitor, _route(row["method"], route), _seconds(row["upstream_seconds"], took),
             None if cpu == "-" else float(cpu), None if queries == "-" else int(queries),
-            "" if exception == "-" else exception, int(status), False, bool(is_cold),
+            raised, int(status), False, bool(is_cold),
         )  # fmt: skip
 
     def _keep(self, exception: str, host: str, target: str) -> None:
@@ -124,6 +129,20 @@ class Reader:
     def _visitor(self, row: Mapping[str, str]) -> str:
         text = f"{row['client']}\0{row['agent']}".encode(errors="replace")
         return hashlib.blake2b(text, digest_size=8, key=self._salt).hexdigest()
+
+
+def _is_cut_short(row: Mapping[str, Any]) -> bool:
+    """Return whether a release has sent less of an answer than it has promised.
+
+    nginx stops reading from a release when the visitor leaves, too, but then has no completion to tell of.
+    """
+    promised, received = row.get("promised"), row.get("received")
+    if not isinstance(promised, str) or not isinstance(received, str) or row.get("completion") != "OK":
+        return False
+    last = received.rpartition(", ")[2]  # of the last one that nginx has asked
+    has_body = row["method"] != "HEAD" and row["status"] not in _EMPTY and row.get("internal") == ""
+    is_known = has_body and _LENGTH.fullmatch(promised) and _LENGTH.fullmatch(last)
+    return bool(is_known) and int(last) < int(promised)
 
 
 def _number(value: Any) -> float | None:

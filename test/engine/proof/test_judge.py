@@ -7,7 +7,7 @@ import statistics
 import pytest
 import simulated
 from django_formula.proof import judge
-from django_formula.proof.judge import NO_ANSWER, Line, Use
+from django_formula.proof.judge import CUT_SHORT, NO_ANSWER, Line, Use
 from django_formula.worker.workers import Outcome
 
 OLD, NEW = "0041-9be1c07d2a44", "0042-3f2a9c1b77de"
@@ -69,14 +69,27 @@ def test_exception_of_a_disturbance_or_of_the_old_release_needs_a_comparison(exc
     assert both.verdict is None
 
 
-def test_release_that_gives_two_visitors_no_answer_is_worse_where_the_old_one_always_has():
+@pytest.mark.parametrize(
+    ("what", "status", "text"),
+    [(NO_ANSWER, 502, "gave no answer to"), (CUT_SHORT, 200, "sent only a part of its answer to")],
+)
+def test_release_that_gives_two_visitors_no_answer_or_a_part_is_worse_where_the_old_one_never_did(what, status, text):
     for known in (False, True):
         both = judged()
-        both.past(line(OLD, "x", exception=NO_ANSWER if known else "", status=502, route="-"))
+        both.past(line(OLD, "x", exception=what if known else "", status=status, route="-"))
         for number in range(2):
-            both.see(line(visitor=f"v{number}", exception=NO_ANSWER, status=502, route="-"), 0.1)
+            both.see(line(visitor=f"v{number}", exception=what, status=status, route="-"), 0.1)
         said = both.verdict and both.verdict.text
-        assert said == (None if known else f"{NEW} gave no answer to 2 visitors; {OLD} never did")
+        assert said == (None if known else f"{NEW} {text} 2 visitors; {OLD} never did")
+
+
+def test_answers_that_are_cut_short_are_compared_where_the_old_release_has_cut_some():
+    both = judged()
+    both.past(line(OLD, "x", exception=CUT_SHORT))
+    for number in range(40):
+        both.see(line(OLD, f"o{number}"), 0.3)
+        both.see(line(NEW, f"n{number}", exception=CUT_SHORT), 0.3)
+    assert both.verdict.kind == "error" and f"{NEW}: responses that are cut short, the last from" in both.verdict.text
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import random
 import re
 
 import pytest
-from django_formula.proof.judge import NO_ANSWER
+from django_formula.proof.judge import CUT_SHORT, NO_ANSWER
 from django_formula.proof.said import Reader
 from django_formula.proxy import site_files
 from specimen import FACTS, configured, formula_templates
@@ -115,6 +115,40 @@ def test_answer_of_nginx_itself_is_of_the_release_that_it_has_chosen(read, more,
 )
 def test_release_that_gives_no_answer_is_known_although_another_one_has_answered(read, more, expected):
     assert [(answer.release, answer.exception, answer.status) for answer in read(line(**more))] == expected
+
+
+#: What nginx writes of an answer of which a release has sent a tenth: it has completed the request with that.
+CUT = {"promised": "300000", "received": "30000", "completion": "OK", "internal": ""}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, [(NEW, CUT_SHORT, 200)]),
+        ({"received": "0"}, [(NEW, CUT_SHORT, 200)]),
+        ({"said": SAID.replace(NEW, OLD), "canary": "current"}, [(OLD, CUT_SHORT, 200)]),
+        ({"said": ""}, [(NEW, CUT_SHORT, 200)]),
+        ({"said": "", "canary": ""}, [("", "", 200)]),
+        ({"said": "0043-000000000000 item/ 4.25 3 -", "canary": "current"}, [(OLD, "", 200)]),
+        ({"said": f"{NEW} item/ 4.25 3 KeyError@shop.item", "status": 500}, [(NEW, "KeyError@shop.item", 500)]),
+        # the relay of requests that wait, then the release
+        ({"upstream_seconds": "0.0, 0.2", "received": "0, 30000"}, [(NEW, CUT_SHORT, 200)]),
+        ({"upstream_seconds": "0.0, 0.2", "received": "0, 300000"}, [(NEW, "", 200)]),
+        # all of it; more; a visitor who has left; no promise, as of a stream; no body; a file that nginx has sent
+        *(
+            ({**more}, [(NEW, "", more.get("status", 200))])
+            for more in (
+                *({"received": "300000"}, {"received": "300001"}, {"completion": ""}, {"promised": ""}),
+                *({"method": "HEAD"}, {"status": 304}, {"status": 204}, {"internal": "/protected/a.pdf"}),
+                *({"received": "-"}, {"received": "0 : 30000"}, {"promised": "-1"}, {"promised": "\u0663"}),
+                *({"received": 7}, {"received": None}, {"completion": 1}, {"internal": None}, {"promised": "9" * 99}),
+            )
+        ),
+    ],
+)
+def test_answer_that_is_shorter_than_promised_is_cut_short_unless_its_visitor_has_left(read, more, expected):
+    (answer,) = read(line(**{**CUT, **more}))
+    assert [(answer.release, answer.exception, answer.status)] == expected and not read.reader.raised.get(CUT_SHORT)
 
 
 def test_methods_that_a_visitor_invents_are_one_route(read):
