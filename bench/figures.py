@@ -562,6 +562,18 @@ def serving(bench: Bench) -> list[Figure]:
     ]
 
 
+def page(bench: Bench) -> list[Figure]:
+    """Return what a page costs more where releases prove themselves, while none does: 1 % of a page of 2 ms at most."""
+    python = f"{bench.formula.root}/current/virtualenv/bin/python"
+    argv = [python, "-B", "/srv/formula/bench/page.py", "/srv/formula/django/files", str(bench.runs)]
+    bench.say(f"a page with and without the middleware of proofs: {bench.runs} rounds")
+    found = json.loads(bench.host.run(argv).stdout)
+    own, again, proof = (statistics.median(found[name]) for name in ("page", "again", "proof"))
+    details = f"than {own:.0f} µs without; without, a second time, {again:.1f}; while a proof is on {proof:.1f}"
+    title = "a page where releases prove themselves, while none does"
+    return [Figure(title, "µs of CPU more", 20, found["idle"], details)]
+
+
 def asked(bench: Bench, contestant: Contestant, path: str, user: str, count: int = 600) -> tuple[float, float]:
     """Ask for a page or file; seconds of CPU that each answer took of a user's processes, and their memory then."""
     before, _memory = spent(bench.host, user)
@@ -843,6 +855,7 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "fleet": fleet,
     "machinery": machinery,
     "serving": serving,
+    "page": page,
     "channels": told,
     "copies": copied,
     "sites": sites,
