@@ -1,5 +1,7 @@
 """Breaks a deployment from within: a host has it as `sitecustomize.py`, and the environment configures what and when.
 
+FAULT_IN     functions, as `deploy.proof.activate`: the fault comes before a change that one of them makes (`CHANGES`)
+FAULT_MADE   the file of the changes before which it has come already: each process meets one more
 FAULT_STEP   the step of a release in which the fault comes
 FAULT_WHEN   `first` before the step looks, `acting` while its first command runs (or when it has acted, where it has
              none), `last` when it is completed
@@ -8,16 +10,32 @@ FAULT_CLOCK  seconds by which its wall clock is wrong; the clock that is monoton
 """
 
 import contextlib
+import functools
 import importlib.machinery
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+import types
+import zipimport
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+#: What changes the state of a release or of a proof, by module: a kill between two of these calls leaves a state of its
+#: own. Tests of the engine go through the same ones.
+CHANGES = {
+    "host.file": ("link", "write_json", "append"),
+    "host.units": ("control",),
+    "proxy.lease": ("hold", "end"),
+}
+#: Calls of a change that tell two of them apart.
+_DEPTH = 5
+
 STEP, WHEN, DOES = (os.environ.get(f"FAULT_{name}", "") for name in ("STEP", "WHEN", "DOES"))
+IN, MADE = os.environ.get("FAULT_IN", "").split(), Path(os.environ.get("FAULT_MADE", "/dev/null"))
 CLOCK = float(os.environ.get("FAULT_CLOCK", "0"))
 state = {"inside": False, "struck": False}
 striking = threading.Lock()  # a step does not end while the fault lasts
@@ -66,19 +84,77 @@ def break_commands(module: Any) -> None:
     module.run = run
 
 
-BREAKS = {"django_formula.deploy.deployment": break_steps, "django_formula.host.commands": break_commands}
+def break_changes(module: Any, names: tuple[str, ...]) -> None:
+    """Have functions that change something strike before they do, where one of `IN` has called them."""
+
+    def broken(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def change(*arguments: Any, **options: Any) -> Any:
+            if state["inside"] and not state["struck"]:
+                place = f"{original.__name__} {callers()}"
+                if place not in (MADE.read_text().splitlines() if MADE.exists() else []):
+                    with MADE.open("a") as file:
+                        file.write(f"{place}\n")
+                    strike(WHEN)
+            return original(*arguments, **options)
+
+        return change
+
+    for name in names:
+        setattr(module, name, broken(getattr(module, name)))
 
 
-def break_modules() -> None:
+def callers() -> str:
+    """Who calls this, as functions and lines: the same ones in each process."""
+    found: list[str] = []
+    frame: types.FrameType | None = sys._getframe(2)
+    while frame and len(found) < _DEPTH:
+        found.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+        frame = frame.f_back
+    return " ".join(found)
+
+
+def break_function(module: Any, name: str) -> None:
+    """Have changes count while a function runs."""
+    original = getattr(module, name)
+
+    @functools.wraps(original)
+    def function(*arguments: Any, **options: Any) -> Any:
+        before, state["inside"] = state["inside"], True
+        try:
+            return original(*arguments, **options)
+        finally:
+            state["inside"] = before
+
+    setattr(module, name, function)
+
+
+def break_module(module: Any) -> None:
+    """Change a module of the formula that has run."""
+    package, _, name = module.__name__.partition(".")
+    if package != "django_formula":
+        return
+    if STEP and name in BREAKS:
+        BREAKS[name](module)
+    if IN and name in CHANGES:
+        break_changes(module, CHANGES[name])
+    for function in IN:
+        if function.rpartition(".")[0] == name:
+            break_function(module, function.rpartition(".")[2])
+
+
+BREAKS = {"deploy.deployment": break_steps, "host.commands": break_commands}
+
+
+def break_modules(loaders: Any) -> None:
     """Have modules of the formula changed once they have run."""
-    execute = importlib.machinery.SourceFileLoader.exec_module
+    execute = loaders.exec_module
 
     def exec_module(loader: Any, module: Any) -> None:
         execute(loader, module)
-        if module.__name__ in BREAKS:
-            BREAKS[module.__name__](module)
+        break_module(module)
 
-    importlib.machinery.SourceFileLoader.exec_module = exec_module  # type: ignore[assignment, method-assign]
+    loaders.exec_module = exec_module
 
 
 def move_clock(seconds: float) -> None:
@@ -92,5 +168,6 @@ def move_clock(seconds: float) -> None:
 
 if CLOCK:
     move_clock(CLOCK)
-if STEP:
-    break_modules()
+if STEP or IN:
+    break_modules(importlib.machinery.SourceFileLoader)
+    break_modules(zipimport.zipimporter)

@@ -66,8 +66,8 @@ def begin_bake(site: Site, proof: Proof) -> None:
     if os.path.lexists(claim.next_link(site)) and os.readlink(claim.next_link(site)) == target:
         return
     lease.end(site)  # after the switch: the visitors of the share have kept the release
-    file.link(claim.next_link(site), target)
     state.change(site, proof, share=KEPT, since=time.time(), token="")
+    file.link(claim.next_link(site), target)  # the last, by which it is known to have begun
     log.info("%s: %s is active; %s %% of the visitors stay on %s", site.name, proof.release, KEPT, proof.old)
 
 
@@ -77,11 +77,13 @@ def end_bake(site: Site, proof: Proof) -> None:
     Raises:
         DeploymentError: another deployment holds the lock for too long.
     """
-    Release(site, proof.release).update(proof=_summary(site))
-    _end(site, proof, state.ACTIVE, f"{proof.release} is active")
     own = _deployment(site, proof)
-    steps.walk(own, (live,))
-    own.lock.release()
+    own.take_lock()
+    own.set_proved()
+    Release(site, proof.release).update(proof=_summary(site))
+    lease.end(site)
+    steps.walk(own, (live, record))
+    _end(site, proof, state.ACTIVE, "; ".join([f"{proof.release} is active", *own.unreported_warnings()]))
 
 
 def take_back(site: Site, proof: Proof, why: str, *, is_asked_for: bool = False) -> None:

@@ -41,6 +41,7 @@ def main(name: str) -> int:
         try:
             while proof := state.current(site):
                 _carry_on(site, proof)
+            lease.end(site)  # of a proof whose state a loss of power has torn
             unit.disable(site)
         finally:
             lock.release()
@@ -52,12 +53,12 @@ def main(name: str) -> int:
 
 def _carry_on(site: Site, proof: Proof) -> None:
     """Carry on a proof until its phase is over, or another process has ended it."""
-    has_ended = proof.phase == state.CANARY and not instances.is_running(site, Release(site, proof.release).path)
-    if proof.boot != state.boot() or has_ended:
-        _ending().interrupt(site, proof, "the host or the release was stopped meanwhile")
-        return
-    if proof.why:
+    if proof.why:  # killed, this process has carried the verdict out in part: the release may not run any more
         _ending().take_back(site, proof, proof.why)
+        return
+    shared = Release(site, proof.release if proof.phase == state.CANARY else proof.old)
+    if proof.boot != state.boot() or not instances.is_running(site, shared.path):
+        _ending().interrupt(site, proof, f"the host or {shared.name} was stopped meanwhile")
         return
     if proof.phase == state.CANARY:  # killed, this process begins the step again
         proof = state.change(site, proof, since=time.time()) or proof

@@ -1,6 +1,7 @@
 """The proof of a release in deployments: how it begins, what goes on meanwhile, and how it ends."""
 
 import contextlib
+import importlib
 import itertools
 import json
 import os
@@ -17,8 +18,9 @@ from django_formula.release import releases
 from django_formula.verbs import operations
 from django_formula.verbs import proof as verbs
 from django_formula.verbs.status import status
+from fault_switch import CHANGES
 
-WHY_NOT = canary.why_not
+WHY_NOT, RUN = canary.why_not, proving._Run
 CANARY = {"steps": {"30%": "5m", "10%": "2m"}}
 
 
@@ -258,50 +260,138 @@ class Killed(BaseException):
     """The end of a process at some moment."""
 
 
-@pytest.mark.parametrize("bake", ["0s", "5m"])
-@pytest.mark.parametrize("end", [proof.activate, lambda site, known: proof.take_back(site, known, "it leaks")])
-def test_kill_at_each_write_of_an_end_leaves_one_release(site, monkeypatch, end, bake):
-    """What is killed goes on as its program does: before the switch it is made again, after it the bake ends."""
-    site.options = {**site.options, "releases": {"canary": {**CANARY, "bake": bake}}}
-    written, kill = [], [0]
+class Ending:
+    """The run of a proof whose phase is over at once: a canary by a switch, or what is worse is taken back.
 
-    def counted(function):
-        def call(*arguments, **options):
-            written.append(function)
-            if len(written) == kill[0]:
+    back: the phase in which the release is taken back; it gets all visitors otherwise.
+    stays: percent of the visitors who stay on the former release in the bake; 0 where there is none.
+    """
+
+    def __init__(self, back="", stays=0):
+        self.back, self.stays, self.killed_before, self.changes, self.held = back, stays, 0, 0, []
+
+    def changed(self, function):
+        """A function that changes something, before which the process may be killed: it changes nothing more then."""
+
+        def change(*arguments, **options):
+            self.changes += 1
+            if 0 < self.killed_before <= self.changes:
                 raise Killed
             return function(*arguments, **options)
 
-        return call
+        return change
 
-    held, take = [], locks.Lock.take
-    monkeypatch.setattr(locks.Lock, "take", lambda lock: held.append(lock) or take(lock))
-    for name in ("link", "write_json", "append"):
-        monkeypatch.setattr(file, name, counted(getattr(file, name)))
+    def run(self, site, known):
+        return SimpleNamespace(is_over=lambda: self.end(site, known) or True)
+
+    def end(self, site, known):
+        assert known.phase == state.CANARY or self.stays in (0, known.share)
+        if known.phase == self.back:
+            RUN._take_back(SimpleNamespace(_site=site, _proof=known), "it leaks")
+        else:
+            (proof.activate if known.phase == state.CANARY else proof.end_bake)(site, known)
+
+    def kill(self, number, call):
+        """Call something that is killed before this change; return whether it was, and has let go of its locks."""
+        self.killed_before, self.changes = number, 0
+        try:
+            call()
+        except Killed:
+            return True
+        finally:
+            self.killed_before = 0
+            for lock in self.held:
+                lock.release()
+        return False
+
+
+@pytest.fixture
+def ending(site, monkeypatch):
+    """Make an ending, and have each change of `CHANGES` count for it."""
+
+    def make(**options):
+        ending = Ending(**options)
+        take = locks.Lock.take
+        monkeypatch.setattr(locks.Lock, "take", lambda lock: ending.held.append(lock) or take(lock))
+        monkeypatch.setattr(proving, "_Run", ending.run)
+        monkeypatch.setattr(unit, "disable", lambda site: None)
+        for name, functions in CHANGES.items():
+            module = importlib.import_module(f"django_formula.{name}")
+            for function in functions:
+                monkeypatch.setattr(module, function, ending.changed(getattr(module, function)))
+        return ending
+
+    return make
+
+
+def is_alone(site):
+    """Whether the active release is the only one that runs, and visitors get no other one."""
+    runs = {name.rpartition(".")[0][12:16] for name in site.running}
+    return runs == {site.live[:4]} and not lease.folder(site.site).exists()
+
+
+@pytest.mark.parametrize("bake", ["0s", "5m"])
+@pytest.mark.parametrize("back", ["", state.CANARY, state.BAKE])
+def test_kill_before_each_change_of_an_end_leaves_one_release(site, ending, back, bake):
+    """The program is started again: before the switch it makes it again, after it the bake ends."""
+    if (back, bake) == (state.BAKE, "0s"):
+        return
+    site.options = {**site.options, "releases": {"canary": {**CANARY, "bake": bake}}}
+    end = ending(back=back, stays=0 if bake == "0s" else proof.KEPT)
     for number in itertools.count(1):
         site.push(f"commit {number}")
         site.apply()
-        known = proven(site)
-        written.clear()
-        kill[0] = number
-        with contextlib.suppress(Killed):
-            end(site.site, known)
-            kill[0] = -1
-        is_last, kill[0] = kill[0] == -1, 0
-        for lock in held:  # as with the process
-            lock.release()
-        while left := state.current(site.site):
-            assert site.live in (known.release, known.old)
-            (end if left.phase == state.CANARY else proof.end_bake)(site.site, left)
-        assert (
-            site.live == (known.release if end is proof.activate else known.old)
-            and not lease.folder(site.site).exists()
-        )
-        assert {unit.rpartition(".")[0][12:16] for unit in site.running} == {site.live[:4]}
+        known = state.change(site.site, proven(site), share=30)
+        was_killed = end.kill(number, lambda: proving.main("blog"))
+        assert site.live in (known.release, known.old)
+        assert proving.main("blog") == 0
+        assert site.live == (known.old if back else known.release), f"before change {number}"
+        ended = state.last(site.site)
+        assert (ended.outcome == state.ACTIVE) == (site.live == known.release) and is_alone(site), ended
         assert not os.path.lexists(site.site.root / "next")
-        if is_last:
+        with contextlib.suppress(*[RepeatedFailure] if back else []):
+            assert site.apply() == {}
+        if not was_killed:
+            break
+    assert number > 10
+
+
+def test_kill_before_each_change_of_a_beginning_leaves_the_active_release(site, ending):
+    end = ending()
+    former = site.live
+    for number in itertools.count(1):
+        site.push(f"commit {number}")
+        was_killed = end.kill(number, site.apply)
+        assert site.live == former
+        known = state.current(site.site)
+        site.apply()
+        assert proven(site).old == former and site.live == former
+        assert not was_killed or not known or known.release <= proven(site).release
+        unit.supersede(site.site, "a newer release")
+        assert is_alone(site), number
+        if not was_killed:
             break
     assert number > 5
+
+
+@pytest.mark.parametrize("phase", [state.CANARY, state.BAKE])
+@pytest.mark.parametrize("left", [0, 100])
+def test_torn_state_is_no_proof_and_the_next_apply_clears_it_away(site, ending, phase, left):
+    """A loss of power may leave a file that was written without a sync empty or cut."""
+    site.options = {**site.options, "releases": {"canary": {**CANARY, "bake": "5m"}}}
+    site.apply()
+    known = proven(site)
+    if phase == state.BAKE:
+        proof.activate(site.site, known)
+    active, path = site.live, site.site.root / "proof/state.json"
+    path.write_bytes(path.read_bytes()[:left])
+    assert proving.main("blog") == 0 and site.live == active and state.last(site.site) is None
+    assert "canary" not in status(site.site, visits=False)
+    site.apply()
+    if phase == state.CANARY:
+        assert proven(site).old == active and site.live == active
+        unit.supersede(site.site, "a newer release")
+    assert is_alone(site) and site.live == active
 
 
 def test_verdict_is_carried_out_after_a_kill(site):
