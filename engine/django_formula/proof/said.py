@@ -99,6 +99,8 @@ class Reader:
         is_of_both = "," in row["upstream_seconds"] and row.get("canary") == "next"
         if is_of_both and (not said or said[1] != chosen):  # nginx has asked the active one, too
             return Line(time, chosen, visitor, "-", took, None, None, NO_ANSWER, _CLOSED, False) if said else None
+        if said and said[1] not in self._releases.values() and row.get("canary") == "next":
+            return None  # of one that had a share before, and was taken back
         if is_static or not said or said[1] not in self._releases.values():
             route = path if is_static and _FILE.fullmatch(path) else "-"
             failed = NO_ANSWER if status == _CLOSED else CUT_SHORT if not said and _is_cut_short(row) else ""

@@ -98,6 +98,14 @@ def test_answer_of_nginx_itself_is_of_the_release_that_it_has_chosen(read, more,
     assert (answer.release, answer.route, answer.status, answer.is_static) == expected
 
 
+def test_release_that_had_a_share_before_and_was_taken_back_is_none_of_both(read):
+    """In a bake `next` is the former release, to which its failures would count."""
+    said = "0040-000000000000 item/ 4.25 3 KeyError@shop.views.item"
+    assert read(line(said=said, status=500)) == []
+    (answer,) = read(line(said=said, canary="current"))
+    assert (answer.release, answer.exception) == (OLD, "")
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
