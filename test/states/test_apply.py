@@ -612,6 +612,22 @@ def test_default_server_is_configured_on_new_ports(salt, world):
     assert refused.result is False and refused.comment.startswith("nginx refuses its configuration")
 
 
+@pytest.mark.parametrize("kind", ["nginx", "apache"])
+def test_web_server_that_was_killed_is_started_again(salt, world, kind):
+    made = salt({"sites": {}}).loaders
+    path = daemons.UNITS / f"{'nginx' if kind == 'nginx' else 'apache2'}.service.d/django-formula.conf"
+
+    def state(test=False):
+        return made.states.django.proxy_runs(name="x", kind=kind, http=[], templates=[], test=test)
+
+    assert state(test=True).changes[str(path)] == "new: file" and not path.exists()
+    assert state().changes[str(path)] == "new: file" and ["systemctl", "daemon-reload"] in world.commands
+    assert "Restart=on-abnormal\n" in path.read_text() and not state().changes
+    path.write_text("[Service]\n# of a person\n")
+    refused = state()
+    assert refused.result is False and "was not written by this formula" in refused.comment
+
+
 def test_apply_of_sites_compiles_no_template(salt, monkeypatch):
     """What every host with sites has is made by Python; a part that is applied alone has the same states."""
     rendered = []

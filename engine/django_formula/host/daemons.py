@@ -53,6 +53,17 @@ BALANCING_NGINX = Daemon("django-nginx", "django-nginx/nginx.pid", "nginx", log=
 PGBOUNCER = Daemon("django-pgbouncer", "django-pgbouncer/pgbouncer.pid", "pgbouncer")
 DOCKER = Daemon("docker", "docker.pid", "dockerd")
 _OWN = (HAPROXY, VARNISH, BALANCING_NGINX, PGBOUNCER)
+#: For a web server of a package: Debian's nginx stays down when it was killed, and all of it is stopped when the kernel
+#: kills one of its processes for memory (docs/decisions/0173). One that exits by itself is not started again.
+_REVIVED = """# Written by django-formula: the web server is started again when it was killed.
+[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+Restart=on-abnormal
+RestartSec=1
+OOMPolicy=continue
+"""
 DAEMONS = {daemon.service: daemon for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB, CRON, DOCKER, *_OWN)}
 
 
@@ -163,6 +174,14 @@ def enable(daemon: Daemon) -> None:
     name = daemon.service
     hint = f"run systemctl status {name}; a masked unit cannot be enabled"
     host_units.control("enable", "--quiet", f"{name}.service", doing=f"enabling {name}", hint=hint)
+
+
+def revival(daemon: Daemon) -> dict[Path, str | None]:
+    """Return the file by which systemd starts a daemon again that was killed; nothing without systemd.
+
+    ``systemctl edit`` makes one that is read later, and so has precedence.
+    """
+    return {UNITS / f"{daemon.service}.service.d" / "django-formula.conf": _REVIVED} if has_systemd() else {}
 
 
 def age(daemon: Daemon) -> float:

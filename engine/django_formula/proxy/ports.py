@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
-from django_formula.host import config_files, daemons, outcome
+from django_formula.host import config_files, daemons, outcome, units
 from django_formula.host import ports as host_ports
 from django_formula.host.commands import DeploymentError
 from django_formula.host.outcome import Outcome
@@ -170,12 +170,17 @@ def reject_others(
         DeploymentError: it refuses its configuration.
     """
     proxy = proxies.PROXIES[kind]
+    revived = config_files.differences(revival := daemons.revival(proxy.DAEMON))
+    if revived and not test:
+        config_files.install(revival, [])
+        units.daemon_reload()
     if holder_of([*http, *https], listening) not in (None, proxy):
-        return Outcome(f"another proxy uses the ports until the sites are handed over to {kind}")
+        return Outcome(f"another proxy uses the ports until the sites are handed over to {kind}", revived)
     files = proxy.default_server(served(proxy, http), served(proxy, https), texts(templates))
     changes = config_files.differences(files)
     if changes and not test:
         switch.apply(files)
+    changes = {**revived, **changes}
     try:
         runs = outcome.running(proxy.DAEMON.service, at_boot=True, test=test)
     except DeploymentError as error:
@@ -183,5 +188,5 @@ def reject_others(
     if runs.changes:
         return runs._replace(changes={**changes, **runs.changes})
     if changes:
-        return Outcome(f"the default server {'would be' if test else 'has been'} configured", changes)
+        return Outcome(f"its configuration {'would be' if test else 'has been'} written", changes)
     return Outcome(f"{kind} is already running and rejects unknown hosts")
