@@ -31,8 +31,6 @@ POOLS = ("prefork", "processes", "threads", "solo")
 WAITING = ("solo", "gevent")
 #: Messages that are given back in one look, so that the worker does its other work in between.
 AT_ONCE = 50
-#: Names of tasks of which it is counted how they end, and classes of exceptions of each.
-COUNTED, RAISED = 50, 5
 #: A header of a parked message: the exchange and the routing key by which it was sent.
 ORIGIN = "django_formula_origin"
 #: What a message keeps when it is sent again; Celery has all else in its headers.
@@ -89,37 +87,15 @@ def in_hand():
     return {request.message.delivery_tag for request in [*state.active_requests, *state.reserved_requests]}
 
 
-class Outcomes:
-    """Counts how tasks end, by their names: all of them, and those that an exception has ended, by its class."""
+def count_failures(outcomes, own=Request.on_failure):
+    """Count the tasks that an exception ends, from now on."""
 
-    def __init__(self):
-        self.raised = {}
+    def on_failure(request, exc_info, *arguments, **options):
+        if not issubclass(exc_info.type, (Retry, Ignore, Reject)):
+            outcomes.failed(request.name, exc_info.type.__name__)
+        return own(request, exc_info, *arguments, **options)
 
-    def listen(self, own=Request.on_failure):
-        """Count from now on."""
-
-        def on_failure(request, exc_info, *arguments, **options):
-            if not issubclass(exc_info.type, (Retry, Ignore, Reject)):
-                self.count(request.name, exc_info.type.__name__)
-            return own(request, exc_info, *arguments, **options)
-
-        Request.on_failure = on_failure
-
-    def count(self, name, exception):
-        raised = self.raised.setdefault(name, {})
-        if exception in raised or len(raised) < RAISED:
-            raised[exception] = raised.get(exception, 0) + 1
-
-    def found(self, running):
-        """Return what was counted, without the tasks of these names that run.
-
-        Args:
-            running: the number of each.
-        """
-        return {
-            name: {"done": max(total - running[name], 0), "raised": {**self.raised.get(name, {})}}
-            for name, total in state.total_count.copy().most_common(COUNTED)
-        }
+    Request.on_failure = on_failure
 
 
 class Parked:
@@ -170,7 +146,7 @@ class Follower:
 
     def __init__(self, given, app, pool):
         self.given, self.app, self.waits = given, app, pool in WAITING
-        self.report, self.outcomes = django_formula_worker.Report(given), Outcomes()
+        self.report, self.outcomes = django_formula_worker.Report(given), django_formula_worker.Outcomes()
         self.holder = django_formula_celery_unacked.Holder(app, given["unit"])
         self.consumer, self.queues, self.giving_back, self.entry = None, [], None, None
         self.futures = weakref.WeakValueDictionary()
@@ -250,7 +226,7 @@ class Follower:
             reserved=max(len(state.reserved_requests) - len(running), 0),
             done=max(sum(list(state.total_count.values())) - len(running), 0),
             tasks={request.name for request in running},
-            outcomes=self.outcomes.found(Counter(request.name for request in running)),
+            outcomes=self.outcomes.found(state.total_count.copy(), Counter(request.name for request in running)),
         )
 
     def stop(self, **_given):
@@ -382,7 +358,7 @@ def run(given):
     app = django_formula_celery_app.find(given["app"], given["modules"])
     follower = Follower(given, app, pool_of(app, given["options"].get("pool")))
     Consumer.on_unknown_task, Consumer.on_close = park, lambda consumer: follower.close(consumer)
-    follower.outcomes.listen()
+    count_failures(follower.outcomes)
     app.steps["consumer"].add(watching(follower))
     signals.celeryd_after_setup.connect(follower.hold)
     signals.worker_ready.connect(follower.begin)

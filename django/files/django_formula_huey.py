@@ -15,6 +15,7 @@ import time
 
 import django
 import django_formula_worker
+from huey import signals
 from huey.consumer import Scheduler
 from huey.utils import load_class
 
@@ -59,8 +60,10 @@ class Gate:
     def __init__(self, given, huey):
         self.given, self.names = given, {}
         self.inside, self.active, self.done = (multiprocessing.Value("i", 0) for _ in range(3))
+        self.outcomes = django_formula_worker.Outcomes()
         self.taken, self.executed = huey.dequeue, huey.execute
         huey.dequeue, huey.execute = self.dequeue, self.execute
+        huey.signal(signals.SIGNAL_COMPLETE, signals.SIGNAL_ERROR)(self.ended)
         if hasattr(huey.storage, "read_timeout"):
             huey.storage.read_timeout = django_formula_worker.LOOK
 
@@ -85,6 +88,11 @@ class Gate:
             del self.names[threading.get_ident()]
             add(self.done, 1)
 
+    def ended(self, _signal, task, error=None):
+        """Report how a task has ended; with retries left it is tried again."""
+        is_final = error is not None and not task.retries
+        self.outcomes.ended(f"{type(task).__module__}.{task.name}", type(error).__name__ if is_final else None)
+
     def state(self):
         """Return what is reported."""
         return {
@@ -93,6 +101,7 @@ class Gate:
             "reserved": 0,
             "done": self.done.value,
             "tasks": set(self.names.copy().values()),
+            "outcomes": self.outcomes.found(),
         }
 
 

@@ -4,7 +4,9 @@ Runs workers of RQ, which take jobs only while they may: processes that are fork
 Each job runs in a process of its own, which RQ forks. On SIGTERM a worker finishes the job that it has in hand.
 """
 
+import functools
 import os
+import sys
 import time
 
 import django
@@ -15,6 +17,9 @@ try:
 except ImportError:  # RQ 1
     from rq.worker import DequeueTimeout, StopRequested
 
+#: What ends a job whose process is killed, for which RQ has no exception.
+KILLED = "WorkHorseKilled"
+
 
 def waiting(base):
     """Return a class of RQ's workers that a signal does not interrupt between taking a job and running it."""
@@ -24,9 +29,19 @@ def waiting(base):
             self._stop_requested = True
 
         def execute_job(self, job, queue):
-            self.formula_report.write(False, active=1, reserved=0, done=self.formula_done, tasks=[name_of(job)])
+            name = name_of(job)
+            self.formula_report.write(False, active=1, reserved=0, done=self.formula_done, tasks=[name])
             super().execute_job(job, queue)
             self.formula_done += 1
+            self.formula_outcomes.ended(name)
+
+        def handle_job_failure(self, job, *arguments, **options):
+            """Report what has ended a job: called in its process, or in the worker's where that was killed."""
+            error = sys.exc_info()[0]
+            is_stopped = job.id == getattr(self, "_stopped_job_id", None)
+            if not is_stopped and not getattr(job, "retries_left", None):
+                self.formula_outcomes.failed(name_of(job), error.__name__ if error else KILLED)
+            return super().handle_job_failure(job, *arguments, **options)
 
     return Waiting
 
@@ -80,9 +95,10 @@ def make(given):
     return waiting(Worker)(given["queues"], connection=Redis.from_url(url))
 
 
-def work(given, number):
+def work(outcomes, given, number):
     """Take jobs in this process until a signal stops it."""
     worker = make(given)
+    worker.formula_outcomes = outcomes
     worker.formula_report, worker.formula_done = django_formula_worker.Report(given, f"state-{number}"), 0
     worker.queue_class = dequeuing(given, worker)
     options = given["options"]
@@ -101,14 +117,15 @@ def main():
 
     connections.close_all()
     report, stop = django_formula_worker.Report(given), django_formula_worker.Stop()
-    processes = django_formula_worker.Processes(given, work)
+    outcomes = django_formula_worker.Outcomes()
+    processes = django_formula_worker.Processes(given, functools.partial(work, outcomes))
     stop.install()
     processes.look()
-    report.write(**processes.states())
+    report.write(**processes.states(), outcomes=outcomes.found())
     report.ready()
     while not stop.requested or processes.running:
         processes.look(is_wanted=not stop.requested)
-        report.write(**processes.states())
+        report.write(**processes.states(), outcomes=outcomes.found())
         time.sleep(django_formula_worker.LOOK)
 
 

@@ -1,5 +1,6 @@
 """What the programs of a site's workers share: whether they may take tasks, and how they report what they do."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 
 import django_formula_ready
 
@@ -14,6 +16,8 @@ import django_formula_ready
 LOOK = 0.1
 #: Seconds after the end of a process before another one is started in its place.
 PAUSE = 0.5
+#: Names of tasks that are reported, those that are counted, classes of exceptions of each, and characters of a name.
+REPORTED, COUNTED, RAISED, NAME = 50, 1000, 5, 200
 
 
 def read():
@@ -80,6 +84,66 @@ class Report:
     def ready(self):
         """Report that the worker is ready; it has reported its state before."""
         django_formula_ready.report(self.run)
+
+
+class Outcomes:
+    """Counts how tasks end, by their names: all of them, and those that an exception has ended, by its class.
+
+    Threads and processes of the worker write that to a pipe, and its main process reads it. A task never waits for it:
+    what does not fit into the pipe is not counted.
+    """
+
+    def __init__(self):
+        self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.done, self.raised, self.rest = Counter(), {}, b""
+
+    def ended(self, name, exception=None):
+        """Report that a task has ended.
+
+        Args:
+            exception: the class of the one that has ended it for good, not of one after which it is tried again.
+        """
+        self.tell(name, 1, exception)
+
+    def failed(self, name, exception):
+        """Report what has ended a task of which another process reports that it has ended."""
+        self.tell(name, 0, exception)
+
+    def tell(self, *line):
+        # At most 2.5 kB, which the kernel writes as a whole (PIPE_BUF).
+        text = json.dumps([part[:NAME] if isinstance(part, str) else part for part in line])
+        with contextlib.suppress(OSError):  # the pipe is full, or the task has closed it
+            os.write(self.writer, text.encode() + b"\n")
+
+    def found(self, totals=None, running=None):
+        """Return what was counted, of the most frequent names.
+
+        Args:
+            totals: of each name how many tasks have begun, where that is not counted here.
+            running: how many of these still run.
+        """
+        self.read()
+        running = running or {}
+        return {
+            name: {"done": max(total - running.get(name, 0), 0), "raised": {**self.raised.get(name, {})}}
+            for name, total in Counter(self.done if totals is None else totals).most_common(REPORTED)
+        }
+
+    def read(self):
+        """Count what the tasks have reported."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                *lines, self.rest = (self.rest + os.read(self.reader, 1 << 16)).split(b"\n")
+                for line in lines:
+                    self.count(*json.loads(line))
+
+    def count(self, name, ended, exception):
+        if name not in self.done and len(self.done) >= COUNTED:
+            return
+        self.done[name] += ended
+        raised = self.raised.setdefault(name, {}) if exception else {}
+        if exception and (exception in raised or len(raised) < RAISED):
+            raised[exception] = raised.get(exception, 0) + 1
 
 
 class Stop:

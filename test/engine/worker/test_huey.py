@@ -12,13 +12,25 @@ pytestmark = pytest.mark.slow  # workers that run for seconds
 __all__ = ["lab"]
 
 TASKS = """
-from huey import crontab
+from huey import CancelExecution, crontab
 from huey.contrib.djhuey import db_task, periodic_task, task
 from shop.work import line, work
 
 @task()
 def old(number, seconds=0.0):
     work(number, seconds)
+
+@task()
+def fails(number):
+    raise LookupError(number)
+
+@task(retries=2)
+def retries(number):
+    raise KeyError(number)
+
+@task()
+def cancels(number):
+    raise CancelExecution()
 
 @periodic_task(crontab())
 def every_minute():
@@ -97,6 +109,21 @@ def test_task_of_a_module_that_only_views_import_is_run(lab):
     huey(lab, "0001").ready()
     lab.shell("0001", "from shop.mails import sent\nsent(1)")
     until(lambda: lab.counts("end") == {1: 1})
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.usefixtures("version")
+def test_consumer_reports_how_tasks_have_ended(lab, kind):
+    release(lab, "0001")
+    lab.activate("0001")
+    worker = huey(lab, "0001", worker_type=kind, periodic=False).ready()
+    send(lab, "0001", "for number in range(3): fails(number), old(number)\nretries(1), cancels(1)")
+    ended = {
+        "shop.tasks.fails": {"done": 3, "raised": {"LookupError": 3}},
+        "shop.tasks.old": {"done": 3, "raised": {}},
+        "shop.tasks.retries": {"done": 3, "raised": {"KeyError": 1}},
+    }
+    until(lambda: worker.state["outcomes"] == ended)
 
 
 @pytest.mark.usefixtures("version")

@@ -18,10 +18,19 @@ pytestmark = pytest.mark.slow  # workers that run for seconds
 __all__ = ["lab"]
 
 JOBS = """
+import os
+import signal
+
 from shop.work import work
 
 def old(number, seconds=0.0):
     work(number, seconds)
+
+def fails(number):
+    raise LookupError(number)
+
+def kills(number):
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 GIVEN: dict[str, Any] = {"queues": ["high", "default"], "processes": 2, "options": {}}
 
@@ -97,6 +106,32 @@ def test_process_that_is_killed_is_replaced(lab):
     until(lambda: len(after := children.read_text().split()) == 2 and before[0] not in after)
     send(lab, "0001", "default.enqueue(old, 1)")
     until(lambda: lab.counts("end")[1] == 1)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_worker_reports_how_jobs_have_ended(lab, processes):
+    release(lab, "0001")
+    lab.activate("0001")
+    worker = rq(lab, "0001", processes=processes).ready()
+    code = """
+    from rq import Retry
+    from shop.jobs import fails, kills
+    for number in range(3):
+        default.enqueue(fails, number)
+        high.enqueue(old, number)
+    default.enqueue(fails, 3, retry=Retry(max=1))
+    default.enqueue(kills, 4)
+    default.enqueue("shop.jobs.none", 5)
+    """
+    send(lab, "0001", code)
+    ended = {
+        "shop.jobs.fails": {"done": 5, "raised": {"LookupError": 4}},
+        "shop.jobs.old": {"done": 3, "raised": {}},
+        "shop.jobs.kills": {"done": 1, "raised": {"WorkHorseKilled": 1}},
+    }
+    until(lambda: ended.items() <= (found := worker.state["outcomes"]).items() and len(found) == 4)
+    unknown = worker.state["outcomes"]["shop.jobs.none"]
+    assert unknown["done"] == sum(unknown["raised"].values()) == 1
 
 
 def test_worker_without_a_redis_ends_before_it_is_ready(lab):
