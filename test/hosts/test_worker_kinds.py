@@ -1,6 +1,7 @@
 """Many tasks on a host while one release after another takes over: none lost and none run twice, of each kind."""
 
 import itertools
+import json
 import random
 import re
 import time
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
-from sites import Site
+from sites import Site, until
 
 #: What the tasks of every kind do: lines of a file, with the time and the release that runs them.
 WORK = """
@@ -224,3 +225,32 @@ def test_no_task_is_lost_or_run_twice(hosts, repositories, kind, init, count, re
     print(f"{len(doubled)} doubled, by {len(by)} releases, longest time without a task begun {gap:.2f} s")
     assert (lost, doubled, warnings) == ([], [], []) and begun == ended
     assert len(by) >= releases - len(taken_back)
+
+
+@pytest.mark.parametrize("kind", ["rq", pytest.param("huey", marks=pytest.mark.full)])
+def test_release_whose_tasks_fail_is_taken_back_in_its_bake(hosts, repositories, kind):
+    host = hosts(kind="ready")
+    site = Site(host, repositories(host), workers={"default": {"kind": kind, **KINDS[kind].worker}})
+    make(site, KINDS[kind])
+    options = {"keep": 3, "watch": "0s", "drain": "2s"}
+    site.deploy(proxy={"access_log": "json"}, releases={**options, "canary": {"steps": {"50%": "1h"}, "bake": "10m"}})
+    old = site.live
+    site.manage("send 60 0")
+    ended = f"{site.root}/runtime/{old[:4]}-default/state"
+    until(lambda: json.loads(host.read(ended))["outcomes"] == {"website.work.work": {"done": 60, "raised": {}}})
+    site.repository.commit({"website/work.py": WORK.replace("    time.sleep(seconds)", "    {}[number]")})
+    shares = site.deploy()["blog is live"].changes["canary"]
+    assert shares.startswith(f"no visitors before the switch: workers of the kind {kind} fail tasks that")
+    until(lambda: site.live != old, 120)
+    new = site.live
+    site.manage("send 10 0")
+    until(lambda: site.live == old, 60)
+    proof = until(lambda: (found := host.call("django.proof", "blog")).get("ended") and found)
+    why = rf"{new} raised KeyError in the task website.work.work (\d+) times; {old} never did"
+    number = re.fullmatch(why, proof["why"])
+    assert proof["ended"] == "back" and number and 2 <= int(number[1]) <= 10, proof["why"]
+    assert proof["tasks"]["old"] == {"website.work.work": {"done": 60, "raised": {}}}
+    done = len([line for line in log(site) if line.what == "end"])
+    site.manage("send 5 0")
+    until(lambda: len([line for line in log(site) if line.what == "end"]) == done + 5)
+    assert {line.release for line in log(site)[-10:]} == {old[:4]} and not site.apply().changed

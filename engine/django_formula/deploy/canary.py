@@ -7,7 +7,6 @@ from django_formula.deploy import migration
 from django_formula.deploy.deployment import Deployment
 from django_formula.host import file
 from django_formula.host.commands import seconds
-from django_formula.kind import kinds
 from django_formula.proof import state, unit
 from django_formula.proof.state import Proof
 from django_formula.proxy import proxies, site_files
@@ -16,6 +15,7 @@ from django_formula.release.releases import Release
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log
+from django_formula.worker import workers
 
 log = Log.of(__name__)
 #: What both releases have to have in common, by the beginning of an input's path, in words.
@@ -59,16 +59,17 @@ def why_not(deployment: Deployment, release: Release, live: Release) -> str:
         return f"{live.name} does not work with its migration {broken[0]['migration']}"
     if differs := _differing(live, release):
         return f"it does not share {differs} with {live.name}"
-    return failing_tasks(site)
+    return "" if _bakes(site) else failing_tasks(site)
 
 
 def failing_tasks(site: Site) -> str:
     """Return why workers of this host would fail tasks of a release that has visitors; empty where they do not."""
-    workers = (site.config.get("workers") or {}).values()
-    known = {one["kind"]: kinds.WORKERS[one["kind"]] for one in workers}
-    if lost := [name for name, kind in known.items() if kind.takes_tasks and not kind.parks_unknown]:
-        return f"workers of the kind {lost[0]} fail tasks that they do not know, which it may send"
-    return ""
+    lost = workers.failing_unknown(site)
+    return f"workers of the kind {lost[0]} fail tasks that they do not know, which it may send" if lost else ""
+
+
+def _bakes(site: Site) -> bool:
+    return seconds(site.config["releases"]["canary"]["bake"]) > 0
 
 
 def _differing(live: Release, release: Release) -> str:
@@ -82,8 +83,9 @@ def outlook(site: Site) -> str:
     """Return which shares of the visitors a release gets, and how long."""
     steps = ", ".join(f"{share} % for {duration}" for share, duration in state.stages(site))
     bake = site.config["releases"]["canary"]["bake"]
-    stays = f"; then a tenth stays on the former one for {bake}" if seconds(bake) else ""
-    return f"{steps} of the visitors{stays}"
+    stays = f"; then a tenth stays on the former one for {bake}" if _bakes(site) else ""
+    why_not = failing_tasks(site)
+    return f"{f'no visitors before the switch: {why_not}' if why_not else f'{steps} of the visitors'}{stays}"
 
 
 def begin(deployment: Deployment, release: Release, live: Release) -> None:

@@ -204,7 +204,7 @@ class _Run:
         if not 0 <= self._proof.stage < len(steps):  # a share of the command line, or another pillar
             return False
         took, duration = time.time() - self._proof.since, seconds(steps[self._proof.stage][1])
-        has_enough = self._answered >= options["requests"]
+        has_enough = not self._proof.share or self._answered >= options["requests"]
         if took < duration or (not has_enough and took < seconds(options["limit"])):
             return False
         self._record()

@@ -12,6 +12,7 @@ from django_formula.host.folders import Folder, make
 from django_formula.host.locks import Lock
 from django_formula.release.releases import Release
 from django_formula.site.sites import Site
+from django_formula.worker import workers
 
 #: Before the switch visitors get the new release by a share; after it a share of them stays on the former one.
 CANARY, BAKE = "canary", "bake"
@@ -150,6 +151,12 @@ def _path(site: Site) -> Path:
 
 
 def stages(site: Site) -> list[tuple[int, str]]:
-    """Return the steps of a site's canary in their order: percent of the visitors, and how long."""
+    """Return the steps of a site's canary in their order: percent of the visitors, and how long.
+
+    Where the active release's workers would fail what the new one sends, no visitor gets it before the switch: what is
+    left of the proof is the bake, in which the new one's workers take the tasks of both.
+    """
+    if workers.failing_unknown(site):
+        return [(0, "0s")]
     steps = site.config["releases"]["canary"]["steps"]
     return sorted((int(share.rstrip("%")), duration) for share, duration in steps.items())

@@ -111,6 +111,9 @@ def share_of_fleet(name: str, deployment: str, percent: str | int | None, *, tok
 
 def _shared(site: Site, proof: Proof, percent: str | int | None, token: str | None) -> dict[str, Any]:
     values: dict[str, Any] = {}
+    why_not = canary.failing_tasks(site) if proof.phase == state.CANARY and (percent is not None or token) else ""
+    if why_not:
+        raise DeploymentError(f"{proof.release} gets no visitors before the switch: {why_not}")
     if percent is not None:
         found = re.fullmatch(r"(\d{1,2})%?", str(percent))
         if not found or int(found[1]) > 50:

@@ -202,6 +202,12 @@ def _configured(site: Site) -> dict[str, dict[str, Any]]:
     return dict(site.config.get("workers") or {})
 
 
+def failing_unknown(site: Site) -> list[str]:
+    """Return the kinds of the site's workers that fail a task which their release does not know."""
+    known = {worker["kind"]: kinds.WORKERS[worker["kind"]] for worker in _configured(site).values()}
+    return [name for name, kind in known.items() if kind.takes_tasks and not kind.parks_unknown]
+
+
 def of_celery(site: Site) -> dict[str, dict[str, Any]]:
     """Return the workers that run the project's Celery app, by name."""
     return {name: worker for name, worker in _configured(site).items() if worker["kind"] in ("celery", "celery_beat")}

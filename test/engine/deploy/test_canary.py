@@ -510,6 +510,41 @@ def test_workers_that_fail_unknown_tasks(judged, kind, fails):
     assert reason(judged) == text
 
 
+@pytest.mark.parametrize("kind", ["rq", "huey"])
+def test_release_whose_tasks_the_active_one_would_fail_gets_visitors_by_the_switch_and_is_compared_then(judged, kind):
+    judged.options |= {
+        "workers": {"tasks": {"kind": kind}},
+        "releases": {"canary": {**CANARY, "bake": "5m"}},
+    }
+    stays = "; then a tenth stays on the former one for 5m"
+    why = f"workers of the kind {kind} fail tasks that they do not know, which it may send"
+    assert judged.apply(test=True)["live"]["canary"] == f"no visitors before the switch: {why}{stays}"
+    assert reason(judged) == ""
+    known = proven(judged)
+    assert known.share == 0 and judged.live == known.old
+    for what in ({"percent": 20, "token": None}, {"percent": None, "token": True}):
+        with pytest.raises(DeploymentError, match="gets no visitors before the switch: workers of the kind"):
+            verbs.share("blog", **what)
+    run = proving._Run.__new__(proving._Run)
+    run._site, run._proof, run._answered, run._record = judged.site, known, 0, lambda: None
+    assert run._is_step_over()
+    baking = proven(judged)
+    assert (judged.live, baking.phase, baking.share) == (known.release, "bake", 10)
+    assert verbs.share("blog", 20, token=None)["share"] == "20 %"
+    proof.take_back(judged.site, baking, "its tasks fail")
+    assert judged.live == known.old
+    judged.check()
+
+
+def test_state_says_that_such_a_release_is_compared_after_its_switch(judged):
+    judged.options |= {"workers": {"tasks": {"kind": "rq"}}, "releases": {"canary": {**CANARY, "bake": "5m"}}}
+    deployment = judged.deployment()
+    comments = {
+        step.__name__: steps.outcome(step.__name__, deployment).comment for step in (steps.site, *steps.RELEASE)
+    }
+    assert comments["live"] == "blog: new release compared after its switch"
+
+
 def test_active_release_that_does_not_run(judged):
     judged.running.clear()
     judged.running.update()
