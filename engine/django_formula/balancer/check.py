@@ -164,8 +164,9 @@ def _ill(site: Mapping[str, Any], server: Mapping[str, Any]) -> str:
     status, body = _get(site, server, health["path"], health["headers"])
     if status not in health["status"]:
         return f"responds with {status} (health)" if status else f"{body.decode() or 'no answer'} (health)"
-    text = health["contains"]
-    return "" if not text or text.encode() in body else "the page of health:path lacks health:contains"
+    text, waits = health["contains"], health.get("waits", "").encode()  # as a host whose visitors wait answers
+    is_well = not text or text.encode() in body or (waits and body.strip() == waits)
+    return "" if is_well else "the page of health:path lacks health:contains"
 
 
 def _get(

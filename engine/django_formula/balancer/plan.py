@@ -56,9 +56,9 @@ def entry(site: Site, password: str | None) -> Entry:
     config, fleet, balancer = site.config, site.config["fleet"], site.config["balancer"]
     prefix, release = config["path"].rstrip("/"), fleet["release"] or {}
     port = ports.split(config["proxy"]["listen"][0])[1]
-    health = {key: config["health"][key] for key in ("status", "contains", "headers")}
+    health = {**{key: config["health"][key] for key in ("status", "contains", "headers")}, "waits": ""}
     if waits := site.longest_wait:  # a host whose visitors wait is none that fails
-        health["headers"] = {**health["headers"], relay.CHECK: site.name}
+        health |= {"headers": {**health["headers"], relay.CHECK: site.name}, "waits": relay.WAITS}
     status = balancer["status"]
     return {
         "name": site.name,

@@ -85,6 +85,11 @@ def haproxy_value(value: Any) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
+def haproxy_regex(value: Any) -> str:
+    """Return a regular expression of HAProxy, before it is quoted, that matches a text."""
+    return re.sub(r"[][.\\^$*+?(){}|]", r"\\\g<0>", str(value))
+
+
 def haproxy_format(value: Any) -> str:
     """Quote a value for HAProxy's configuration where ``%`` begins a variable.
 
@@ -110,6 +115,7 @@ def _jinja() -> "jinja2.Environment":
         apache_header=apache_header,
         haproxy=haproxy_value,
         haproxy_format=haproxy_format,
+        haproxy_regex=haproxy_regex,
         meta=headers.meta,
     )
     return environment

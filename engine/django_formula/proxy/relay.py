@@ -25,6 +25,8 @@ from typing import Any
 #: The header by which the checks of balancers are recognized, as http and uwsgi write it.
 CHECK = "X-Django-Check"
 _CHECK = (CHECK.lower().encode(), f"HTTP_{CHECK}".replace("-", "_").upper().encode())
+#: What it answers to these while visitors wait.
+WAITS = "requests wait"
 #: The link in a release that is closed: to the socket of its server, which `socket` points to otherwise.
 HELD = "held"
 #: Connections in the kernel's queue, which nginx is refused beyond.
@@ -101,6 +103,7 @@ class Relay:
         while self._is_busy() or self._idle is None or time.monotonic() - last < self._idle:
             last = time.monotonic() if self._is_busy() else last
             if not self._waiting:
+                self._notice_server()
                 self._arrived.clear()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._arrived.wait(), min(self._idle or 1, 1))
@@ -141,6 +144,13 @@ class Relay:
         self._begin(_carry(first.connection, instance))
         return True
 
+    def _notice_server(self) -> None:
+        """Notice that the server is back where nothing has waited for it: the checks that came were answered here."""
+        instance = _connected(self._target()) if self._down_since and not self._is_held() else None
+        if instance is not None:
+            instance.close()
+            self._down_since = 0.0
+
     def _end_late(self) -> None:
         """Answer what has waited for too long, and checks of balancers for as long as the visitors wait."""
         now = time.monotonic()
@@ -149,7 +159,7 @@ class Relay:
         if now - self._down_since < self._seconds:
             for one in [one for one in self._waiting if one.is_check()]:
                 self._waiting.remove(one)
-                self._answer(one, response("200 OK", b"requests wait\n", "text/plain"))
+                self._answer(one, response("200 OK", f"{WAITS}\n".encode(), "text/plain"))
 
     def _answer(self, one: Waiting, text: bytes) -> None:
         self._begin(_refuse(one.connection, text))

@@ -201,6 +201,17 @@ def test_values_stay_one_word_of_haproxy(value: str) -> None:
     assert sent[-2:] == ["X-One", value.replace("%", "%%")]
 
 
+@pytest.mark.parametrize("value", NASTY)
+def test_check_for_a_text_passes_a_host_whose_visitors_wait(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    (site,) = blog(releases={"wait": "20s"}, health={"contains": value}).values()
+    text = balancer_haproxy.configuration_files({"blog": site}, templates())[balancer_haproxy.CONFIG] or ""
+    line = [line for line in text.splitlines() if "expect rstring" in line][-1]  # the first one is that of the commit
+    pattern = re.compile(shlex.split(line)[3].replace("[[:space:]]", r"\s"))
+    for body, passes in ((f"<{value}>", True), ("requests wait\n", True), ("requests wait for it", False), ("", False)):
+        monkeypatch.setattr(check, "_get", lambda *_about, body=body: (200, body.encode()))
+        assert bool(pattern.search(body)) == passes == (not check._ill(site, site["servers"][0])), body
+
+
 def test_second_apply_changes_nothing_and_the_last_site_takes_all_files_with_it(haproxy: list[str]) -> None:
     config, unit = balancer_haproxy.CONFIG, balancer_haproxy.UNIT
     assert set(plan.planned(blog(), [], templates()).changes) == {str(config), str(unit)}

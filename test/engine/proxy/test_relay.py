@@ -20,7 +20,7 @@ BODY = os.urandom(300_000)
 class Place:
     """A relay that runs in a thread until it has been idle for a moment, and a server that answers with its body."""
 
-    def __init__(self, folder: Path, seconds: float, most: int):
+    def __init__(self, folder: Path, seconds: float, most: int, idle: float):
         self.own, self.server, self.record = folder / "blog.sock", folder / "server.sock", folder / "blog.json"
         listening = relay.bound(self.own, os.getgid())
         self.relay = Relay(
@@ -29,7 +29,7 @@ class Place:
             lambda: relay.is_held(self.record),
             seconds,
             lambda: most,
-            0.5,
+            idle,
             lambda: relay.response("503 Service Unavailable", b"late"),
         )
         self.thread = threading.Thread(target=lambda: asyncio.run(self.relay.run()))
@@ -54,7 +54,7 @@ class Place:
                             body += connection.recv(65536)
                         connection.sendall(b"whole " + head if body == BODY[:length] else b"broken")
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         return thread
 
@@ -86,8 +86,8 @@ def place(tmp_path, monkeypatch) -> Iterator[Callable[..., Place]]:
     monkeypatch.setattr(relay.os, "chown", lambda *_arguments: None)
     made: list[Place] = []
 
-    def make(seconds: float = 20, most: int = 100) -> Place:
-        made.append(Place(tmp_path, seconds, most))
+    def make(seconds: float = 20, most: int = 100, idle: float = 0.5) -> Place:
+        made.append(Place(tmp_path, seconds, most, idle))
         return made[-1]
 
     yield make
@@ -148,6 +148,19 @@ def test_the_check_of_a_balancer_is_answered_while_visitors_wait(place, head):
     visitor = here.ask(b"G001")
     assert visitor().startswith(b"HTTP/1.1 503 ")
     assert here.ask(head)().startswith(b"HTTP/1.1 503 "), "for longer than a request waits the host is down"
+
+
+def test_the_check_of_a_balancer_is_answered_in_each_hold_for_as_long_as_visitors_may_wait(place):
+    here = place(seconds=1, idle=3)
+    check, end = b"GET / HTTP/1.1\r\nx-django-check: blog\r\n\r\n", time.monotonic() + 0.5
+    here.record.write_text(json.dumps({"until": end}))
+    assert here.ask(check)().startswith(b"HTTP/1.1 200 OK")
+    server = here.serve(2)  # of which the first connection is the look of the relay
+    time.sleep(1.2)
+    here.record.write_text(json.dumps({"until": time.monotonic() + 0.5}))
+    assert here.ask(check)().startswith(b"HTTP/1.1 200 OK")
+    assert here.ask(b"G001")() == b"whole G001"
+    server.join()
 
 
 @pytest.mark.parametrize(
