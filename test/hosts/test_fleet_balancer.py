@@ -5,6 +5,7 @@ import time
 import pytest
 from client import Load, Writer
 from fleet import Fleet, answer_of, start_database, start_master, start_minions
+from lab import Host
 from sites import release_of
 
 pytestmark = pytest.mark.full
@@ -98,3 +99,67 @@ def test_a_host_that_leaves_and_comes_back_loses_no_request(fleet, kind):
     print(f"{kind}: {len(visitors.answers)} requests, {len(visitors.failed)} failed, {len(writer.acknowledged)} forms")
     assert (visitors.failed[:3], writer.refused[:3]) == ([], [])
     assert len({*fleet.commits().values()}) == 1
+
+
+#: Seconds that requests wait, and for which they are held in a test.
+WAIT, HELD = 15, 10
+
+
+def have_wait(fleet: Fleet, kind: str) -> Host:
+    """Let requests wait on hosts behind a kind of balancer, which looks for a text in the page of health too."""
+    fleet.configure(releases={"wait": f"{WAIT}s"}, health={"path": "/healthz", "timeout": "15s", "contains": "ok"})
+    balance(fleet, kind)
+    fleet.release(f"wait.{kind}.{time.time():.0f}")
+    await_both(fleet)
+    return fleet.apps[0]
+
+
+def held(fleet: Fleet) -> list[bool]:
+    """Hold the requests of the first host; return what the balancer thinks of it meanwhile, until they are let in."""
+    fleet.master.run(["salt", "web1", "django.hold", "blog", str(HELD)])
+    end, seen = time.monotonic() + HELD, []
+    while time.monotonic() < end:
+        seen.append(backends(fleet)["web1"])
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["haproxy", "nginx"])
+def test_a_host_whose_requests_wait_stays_with_its_balancer_and_loses_none(fleet, kind):
+    have_wait(fleet, kind)
+    with load(fleet) as visitors, Writer(f"http://{fleet.lb.address}", "blog.example.org") as writer:
+        visitors.wait(50)
+        seen = held(fleet)
+        visitors.wait(100)
+    longest = max(answer.duration for answer in visitors.answers)
+    print(
+        f"{kind}: {len(visitors.answers)} requests, {len(writer.acknowledged)} forms, longest {longest:.1f} s; {seen}"
+    )
+    assert (visitors.failed[:3], writer.refused[:3]) == ([], [])
+    assert all(seen) and len(seen) > 3 and longest > HELD / 2
+    for _number in range(3):  # without visitors, and for longer than one request may wait in all
+        seen = held(fleet)
+        assert all(seen), seen
+        time.sleep(2)
+    assert backends(fleet) == {"web1": True, "web2": True}
+
+
+def test_a_host_whose_server_is_dead_leaves_its_balancer_when_requests_have_waited(fleet):
+    one = have_wait(fleet, "haproxy")
+    number = fleet.live()["web1"][:4]
+    units = [f"django-blog-{number}.socket", f"django-blog-{number}.service"]
+    with load(fleet) as visitors:
+        visitors.wait(50)
+        one.run(["systemctl", "stop", *units])
+        stopped = time.monotonic()
+        while backends(fleet)["web1"]:
+            assert time.monotonic() < stopped + 3 * WAIT
+        took, seen = time.monotonic() - stopped, []
+        while time.monotonic() < stopped + took + 2 * WAIT:  # the relay answers checks no more
+            seen.append(backends(fleet)["web1"])
+        one.run(["systemctl", "start", *units])
+        await_both(fleet)
+        visitors.wait(50)
+    longest = max(answer.duration for answer in visitors.answers)
+    print(f"{len(visitors.answers)} requests, longest {longest:.1f} s, out after {took:.1f} s; {seen}")
+    assert took > WAIT - 2 and not any(seen)
+    assert visitors.failed == [], visitors.failed[:3]
