@@ -326,16 +326,13 @@ def supervised(module_hosts, repositories) -> Site:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("is_busy", [False, True])
 @pytest.mark.parametrize("times", [10])
-def test_under_supervisor_a_killed_server_loses_only_what_it_answers(supervised, times, is_busy):
-    """While it is busy also what is in the queue of its socket; each GET is sent again."""
+def test_under_supervisor_a_killed_server_loses_only_what_it_answers(supervised, times):
     blog, kills = supervised, []
     assert not blog.apply().changed
     with Visitors(blog).visiting() as visitors:
         for _number in range(times):
-            if not is_busy:
-                visitors.settle()
+            visitors.settle()
             killed = blog.host.read(f"{blog.run}/pid").strip()
             kills.append(time.time())
             blog.host.run(["kill", "-KILL", killed])
@@ -344,10 +341,9 @@ def test_under_supervisor_a_killed_server_loses_only_what_it_answers(supervised,
                     blog.host.run(f"cat {blog.run}/pid", check=False).stdout.strip() not in ("", killed)
                 )
             )
-            time.sleep(0.5 if is_busy else 2)
+            time.sleep(2)
     in_hand = [one for one in visitors.lost if any(one.sent < at + 0.3 and one.sent + one.seconds > at for at in kills)]
-    what = f"kill -9 under supervisor x {times}{', busy' if is_busy else ''}"
-    print(visitors.told(what), f"{len(in_hand)} were being answered")
+    print(visitors.told(f"kill -9 under supervisor x {times}"), f"{len(in_hand)} were being answered")
     assert visitors.lost == in_hand and {one.method for one in in_hand} <= {"POST"}
 
 
