@@ -37,6 +37,8 @@ SERVICE, SOCKET = (f"{kinds.FILES}{name}" for name in kinds.PROCESS_MANAGERS["sy
 _SHOWN = ("--output", "short-iso", "--no-pager", "--quiet")
 #: The program that binds the socket of a server to which systemd cannot pass one.
 LISTEN = "django_formula_listen.py"
+#: Seconds that a server which is to be stopped may take to begin: uWSGI ignores SIGTERM until then.
+_BEGINS = 10.0
 #: Where the control groups are mounted; each unit has its own.
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -159,6 +161,10 @@ class Systemd(ProcessManager):
         """
         name = unit(site, release, part)
         units = _units(site, release, part)[::-1]
+        if not part and _members(f"{name}.service"):
+            deadline = time.monotonic() + _BEGINS
+            while self.is_starting(site, release) and time.monotonic() < deadline:
+                time.sleep(0.1)
         if any((UNITS / one).exists() for one in units):
             options = ["--quiet", "--no-reload", "--now", *(["--no-block"] if part or not wait else [])]
             within = _time_to_stop(site)

@@ -454,6 +454,23 @@ def test_exit_code_is_of_the_command_not_of_systemd_run(monkeypatch, play, caplo
     assert [record.message for record in caplog.records] == ([told] if expected == 0 else [])
 
 
+@pytest.mark.parametrize(("looks", "waited"), [(0, 0.0), (3, 0.3), (1000, 10.0)])
+def test_server_that_begins_is_not_stopped_until_it_has_begun(make_site, monkeypatch, looks, waited):
+    """But no longer than a while: it may never begin."""
+    site, ran, clock = make_site(), [], [0.0]
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    (systemd.UNITS / "django-blog-0042.service").touch()
+    begins = iter([True] * looks)
+    monkeypatch.setattr(systemd, "_members", lambda _name: [42])
+    monkeypatch.setattr(systemd.MANAGER, "is_starting", lambda *_: next(begins, False))
+    monkeypatch.setattr(systemd.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(systemd.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(systemd.host_units, "stop", lambda verb, *_options, **_more: ran.append((verb, clock[0])))
+    systemd.MANAGER.stop(site, release, wait=False)
+    assert ran == [("disable", pytest.approx(waited, abs=0.11))]
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_unit_that_ended_meanwhile_counts_as_stopped(monkeypatch, ends):
     loaded = iter([True, not ends])

@@ -374,7 +374,7 @@ CURES = [
 
 @pytest.mark.parametrize(("answer", "options", "facts", "cure"), CURES)
 def test_hint_of_a_failed_health_check_names_the_key_that_corrects_it(instance, answer, options, facts, cure):
-    site, release, server = instance(health={"timeout": "300ms"}, **options)
+    site, release, server = instance(health={"timeout": "1s"}, **options)
     (release / "release.json").write_text(json.dumps({"facts": facts}))
     server.answers["/"] = answer
     with pytest.raises(DeploymentError) as error:
