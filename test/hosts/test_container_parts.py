@@ -12,7 +12,7 @@ from company import Intranet, Server, login
 from conftest import Hosts, Repositories
 from contained import CELLS, engine_of, images, inside, load, places_of, secret_key, wait_for, watch_arguments
 from lab import ENGINE, ROOT, Lab, Needs
-from sites import Site, version
+from sites import Site, release_of, until, version
 
 NEEDS = Needs(ENGINE, "podman and Docker run on them")
 
@@ -20,6 +20,9 @@ pytestmark = pytest.mark.full
 
 SHOP = yaml.safe_load((ROOT / "test/hosts/shop.yaml").read_text())
 BASE = "localhost/lab/python:1"
+#: Visitors of a site, and a view that fails for each.
+VISITORS = [f"browser {number}" for number in range(60)]
+BROKEN = {"guestbook/views.py": "+\ndef release(request):\n    raise KeyError('seven')\n"}
 DATABASE, INDEX = "CANARY-database-9137", "CANARY-index-9137"
 COMMAND = """
 from django.core.management.base import BaseCommand
@@ -137,6 +140,28 @@ def test_each_server_runs_in_a_container(blog: Site, kind: str) -> None:
     assert requests.failed == [] and requests.releases == [before, blog.live]
     assert kind in inside(blog, "cat /proc/1/cmdline") and 1
     assert blog.apply().changed == {}
+
+
+def test_a_release_gets_a_share_of_the_visitors_first(blog: Site) -> None:
+    def ended() -> str:
+        return until(lambda: blog.host.call("django.proof", "blog").get("ended"), 90)
+
+    good = blog.repository.read("guestbook/views.py")
+    canary = {"steps": {"50%": "10s"}, "requests": 10, "limit": "1m"}
+    blog.deploy(proxy={"access_log": "json"}, releases={"canary": canary})
+    for files, way in (({"guestbook/views.py": f"import os\n{good}", **version("7.0")}, "active"), (BROKEN, "back")):
+        old = blog.live
+        blog.repository.commit(blog.repository.amended(files))
+        address = f"http://{blog.host.address}/release"
+        with Load(address, blog.domain, connections=4, release=release_of, visitors=VISITORS) as requests:
+            blog.deploy()
+            assert ended() == way
+            requests.wait(60)
+        assert (blog.live == old) == (way == "back")
+        assert {answer.release for answer in requests.answers[-20:]} == {blog.live}
+        assert {one.status for one in requests.failed} == ({500} if way == "back" else set()), requests.failed
+    blog.repository.commit({"guestbook/views.py": good})
+    blog.deploy(proxy={}, releases={})
 
 
 def test_supervisor_keeps_the_containers(blog: Site, shop: Site) -> None:
