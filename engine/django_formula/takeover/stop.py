@@ -47,10 +47,14 @@ def drain(site: Site, plan: dict[str, Any], former: set[int]) -> list[str]:
 
 
 def _answering(site: Site, former: set[int]) -> int:
-    """Return how many of Apache's processes from before the switch answer a request; idle ones may stay for long."""
+    """Return how many of Apache's processes from before the switch answer a request; idle ones may stay for long.
+
+    Each that root may not look at counts while it is there: without CAP_SYS_PTRACE, as in most containers.
+    """
     listens = [*site.config["proxy"]["listen"], *site.listens_tls]
     present = former & daemons.children(daemons.APACHE)
-    return len(ports.connected(present, [ports.split(listen)[1] for listen in listens]))
+    hidden = {pid for pid in present if not proc.open_files(pid)}
+    return len(hidden | ports.connected(present, [ports.split(listen)[1] for listen in listens]))
 
 
 def _wait_until_none(count: Callable[[], int], deadline: float) -> int:

@@ -334,6 +334,18 @@ def worker(world, old):
     return daemons.SYSTEMD / "tasks.service.d/django-formula.conf"
 
 
+@pytest.mark.parametrize(
+    ("files", "connected", "expected"),
+    [({"socket:[7]"}, {4712}, 1), ({"socket:[7]"}, set(), 0), (set(), set(), 2)],
+    ids=["one answers", "none answers", "without CAP_SYS_PTRACE"],
+)
+def test_former_processes_of_apache_are_waited_for(make_site, monkeypatch, files, connected, expected):
+    monkeypatch.setattr(stop.daemons, "children", lambda _daemon: {4711, 4712, 4713})
+    monkeypatch.setattr(stop.proc, "open_files", lambda _pid: files)
+    monkeypatch.setattr(stop.ports, "connected", lambda pids, _ports: connected & pids)
+    assert stop._answering(make_site(), {4711, 4712}) == expected
+
+
 def test_old_worker_finishes_what_it_has_in_hand(world, worker, monkeypatch):
     given = []
     monkeypatch.setattr(switch, "apply", looking(switch.apply, given, worker))
