@@ -331,10 +331,13 @@ def reload(daemon: Daemon) -> None:
 def _workers(daemon: Daemon, main: int) -> set[int]:
     """Return the workers of a web server that accept requests, not those that only finish their last ones.
 
-    A worker of nginx that shuts down has another title; one of Apache has closed its listening sockets.
+    A worker of nginx that shuts down has another title; one of Apache has closed its listening sockets. Without
+    CAP_SYS_PTRACE root sees no sockets of Apache's: it is then the newest one, since a reload begins with new ones.
     """
     if daemon.program != "nginx":
-        ports = host_ports.listening()
-        return {number for number in proc.children(main) if host_ports.is_listening(number, ports)}
+        ports, running = host_ports.listening(), proc.children(main)
+        accepting = {number for number in running if host_ports.is_listening(number, ports)}
+        ages = [(found.started, number) for number in running if (found := proc.stat(number)) and found.is_running]
+        return accepting or {number for _started, number in sorted(ages)[-1:]}
     lines = {number: proc.command_line(number).rstrip(b"\0 ") for number in proc.children(main)}
     return {number for number, line in lines.items() if line.endswith(b"worker process")}

@@ -196,6 +196,29 @@ def test_nginx_is_reloaded_without_systemd(host):
     assert host.commands == [["nginx", "-s", "reload"]]
 
 
+@pytest.mark.parametrize("sees", [True, False], ids=["", "without CAP_SYS_PTRACE"])
+@pytest.mark.parametrize("begins", [True, False])
+def test_reload_of_apache_waits_for_its_new_processes(host, monkeypatch, sees, begins):
+    """The old ones may still finish a request then."""
+    started, listening, looks = {11: 100, 12: 100}, {11, 12}, []
+
+    def children(_main):
+        looks.append(len(started))
+        if len(looks) == 3 and begins:
+            started[13] = 200
+            listening.symmetric_difference_update({11, 12, 13})
+        return {*started}
+
+    monkeypatch.setattr(daemons, "PATIENCE", 0.1)
+    monkeypatch.setattr(daemons.proc, "children", children)
+    monkeypatch.setattr(daemons.proc, "stat", lambda number: daemons.proc.Stat("S", 7, started[number]))
+    monkeypatch.setattr(daemons.host_ports, "is_listening", lambda number, _ports: sees and number in listening)
+    monkeypatch.setattr(daemons, "pid", lambda _daemon: 7)
+    with contextlib.nullcontext() if begins else pytest.raises(DeploymentError, match="still uses its old conf"):
+        daemons.reload(daemons.APACHE)
+    assert host.commands == [["apache2ctl", "graceful"]] and (len(looks) == 3) == begins
+
+
 @pytest.fixture(params=["systemd", "init"])
 def packages(host, own_host, monkeypatch, request):
     """Install a package with a service that Debian starts; `installed` has whether that was kept from starting."""
