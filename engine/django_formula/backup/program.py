@@ -1,14 +1,34 @@
-"""The program of a site's timer for backups: it requires neither Salt nor a master."""
+"""The program of a site's timer for backups, and what it shares with others: it requires neither Salt nor a master."""
 
+import time
 from collections.abc import Callable, Sequence
 
 from django_formula.backup import backups
+from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.release import releases
 from django_formula.release.releases import Release
 from django_formula.secret import secrets as secret_secrets
 from django_formula.site import sites
 from django_formula.untrusted.text import tell
+
+_DAY = 86400.0
+#: Seconds between two drills, by the word of the pillar.
+DRILLS = {"daily": _DAY, "weekly": 7 * _DAY, "monthly": 30 * _DAY, "never": float("inf")}
+#: Seconds by which a timer may be early, and between two tries of what has failed.
+_EARLY, _AGAIN = 1800.0, _DAY
+
+
+def is_due(period: float, *, done: str, tried: str, has_failed: bool) -> bool:
+    """Return whether what a program does at times is to be done now.
+
+    Args:
+        period: seconds between two times.
+        done: when it was done last, and `tried` when it was begun; empty for never.
+        has_failed: whether the last time has.
+    """
+    now = time.time() + _EARLY
+    return now >= clock.seconds(done) + period and (not has_failed or now >= clock.seconds(tried) + _AGAIN)
 
 
 def main(name: str) -> int:

@@ -14,10 +14,6 @@ from django_formula.release.releases import Release
 from django_formula.site.sites import Site
 
 _DAY = 86400.0
-#: Seconds between two drills, and between two checks of what the store has.
-_DRILL = {"daily": _DAY, "weekly": 7 * _DAY, "monthly": 30 * _DAY, "never": float("inf")}
-#: Seconds by which the timer may be early, and between two tries of what has failed.
-_EARLY, _AGAIN = 1800.0, _DAY
 #: The share of all data that a drill reads besides its copy.
 _SLICE = "5%"
 
@@ -33,13 +29,13 @@ def due(site: Site) -> list[str]:
     tasks = [CHECK] if state["copies"] and _is_due(state, CHECK, _DAY) else []
     tasks += [COPY] if newest and newest[0]["backup"] != state["copied"] else []
     has_one = state["copies"] or COPY in tasks
-    return tasks + ([DRILL] if has_one and _is_due(state, DRILL, _DRILL[repository.options(site)["drill"]]) else [])
+    period = program.DRILLS[repository.options(site)["drill"]]
+    return tasks + ([DRILL] if has_one and _is_due(state, DRILL, period) else [])
 
 
 def _is_due(state: dict[str, Any], task: str, period: float) -> bool:
-    done, tried = (clock.seconds(state[which].get(task, "")) for which in ("done", "tried"))
-    now = time.time() + _EARLY
-    return now >= done + period and (task not in state["failed"] or now >= tried + _AGAIN)
+    done, tried = (state[which].get(task, "") for which in ("done", "tried"))
+    return program.is_due(period, done=done, tried=tried, has_failed=task in state["failed"])
 
 
 def work(release: Release, tasks: Collection[str], secrets: list[str]) -> list[DeploymentError]:

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from django_formula.backup import program
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.points import archive, aside
@@ -10,27 +11,19 @@ from django_formula.points.archive import DRILL, Cluster
 from django_formula.points.aside import Moment
 from django_formula.untrusted import shapes
 
-_DAY = 86400.0
-#: Seconds between two drills.
-_PERIODS = {"daily": _DAY, "weekly": 7 * _DAY, "monthly": 30 * _DAY, "never": float("inf")}
-#: Seconds by which the timer may be early, and between two tries of what has failed.
-_EARLY, _AGAIN = 1800.0, _DAY
 _NAMES = "SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database WHERE datallowconn;"
 
 
 def due() -> list[str]:
     """Return the stanzas of the clusters whose drill is due: once they have a backup, then as the pillar has it."""
     state = archive.read_state()
-    period = _PERIODS[state.get("drill") or "never"]
-    return [
-        stanza for stanza, entry in state["clusters"].items() if entry["backup"] and _is_due(entry, period, time.time())
-    ]
+    period = program.DRILLS[state.get("drill") or "never"]
+    return [stanza for stanza, entry in state["clusters"].items() if entry["backup"] and _is_due(entry, period)]
 
 
-def _is_due(entry: dict[str, Any], period: float, now: float) -> bool:
+def _is_due(entry: dict[str, Any], period: float) -> bool:
     last = entry.get("drill") or archive.NO_DRILL
-    done, tried = clock.seconds(last["done"]), clock.seconds(last["tried"])
-    return now + _EARLY >= done + period and (DRILL not in entry["failed"] or now + _EARLY >= tried + _AGAIN)
+    return program.is_due(period, done=last["done"], tried=last["tried"], has_failed=DRILL in entry["failed"])
 
 
 def work(stanzas: list[str], holder: str, patience: str = "10s") -> list[DeploymentError]:
@@ -50,8 +43,8 @@ def work(stanzas: list[str], holder: str, patience: str = "10s") -> list[Deploym
             began, last = time.monotonic(), {"tried": clock.now()}
             try:
                 rows = _drill(archive.cluster(archive.read_state()["clusters"][stanza]))
-                taken = f"{time.monotonic() - began:.0f} s"
-                last |= {"done": clock.now(), "text": f"{clock.now()}, {taken}: good, {rows} rows"}
+                took = time.monotonic() - began
+                last |= {"done": clock.now(), "text": f"{clock.now()}, {took:.0f} s: good, {rows} rows"}
             except (DeploymentError, OSError) as error:
                 failures.append(error if isinstance(error, DeploymentError) else DeploymentError(f"drill: {error}"))
         # The archive itself is free meanwhile: a drill takes as long as a restore.
