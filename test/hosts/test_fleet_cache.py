@@ -55,6 +55,8 @@ while len(ran) < sent and time.monotonic() < limit:
     time.sleep(0.5)
 print(sent, sent - len(ran), len(set(ran.values())))
 """
+#: Opens a connection.
+REACH = "timeout 3 bash -c ': < /dev/tcp/{}/{}'"
 #: What a stranger who has the address tries, by the words that the server or its host answers.
 STRANGERS = {
     "AuthenticationError": "redis.from_url(url.replace(word, 'wrong')).ping()",
@@ -135,18 +137,23 @@ def test_only_the_login_of_the_site_by_tls_is_served(fleet: CacheFleet, refused:
     assert refused in fleet.python(fleet.apps[0], f"{found}\n{attempt}")
 
 
-def test_other_hosts_do_not_reach_it_until_they_are_the_sites(fleet: CacheFleet) -> None:
-    """The server is not restarted for them."""
+def test_other_hosts_are_let_in_once_they_are_the_sites(fleet: CacheFleet) -> None:
+    """The server is not restarted for them. Where the kernel filters no packets of units, TLS and password are left."""
     port = fleet.cache.run(f"grep -oP 'tls-port \\K.*' {DATA}.conf").stdout.strip()
-    reach = f"timeout 3 bash -c ': < /dev/tcp/{fleet.cache.address}/{port}'"
-    assert fleet.apps[0].run(reach, check=False).returncode == 0 != fleet.master.run(reach, check=False).returncode
-    before, hosts = fleet.pid(), fleet.options["hosts"]
-    fleet.configure(hosts={**hosts, "web9": {"parts": ["app"], "address": fleet.master.address}})
-    fleet.apply("cache1")
-    assert fleet.master.run(reach, check=False).returncode == 0 and fleet.pid() == before
-    fleet.configure(hosts=hosts)
-    fleet.apply("cache1")
-    assert fleet.master.run(reach, check=False).returncode != 0 and fleet.pid() == before
+    filters = fleet.cache.run(
+        f"systemd-run --wait -p IPAddressDeny=any {REACH.format(fleet.master.address, 4506)}", check=False
+    )
+    is_filtered, reach = filters.returncode != 0, REACH.format(fleet.cache.address, port)
+    hosts, before = fleet.options["hosts"], fleet.pid()
+    with_another = {**hosts, "web9": {"parts": ["app"], "address": fleet.master.address}}
+    for now, others in ((hosts, 0), (with_another, 1), (hosts, 0)):
+        fleet.configure(hosts=now)
+        fleet.apply("cache1")
+        allowed = fleet.cache.run(["systemctl", "show", "-PIPAddressAllow", UNIT]).stdout.split()
+        assert allowed.count(f"{fleet.master.address}/32") == others and f"{fleet.apps[0].address}/32" in allowed
+        assert fleet.apps[0].run(reach, check=False).returncode == 0
+        assert (fleet.master.run(reach, check=False).returncode == 0) == (others == 1 or not is_filtered)
+    assert fleet.pid() == before
 
 
 def test_password_is_on_no_disk_of_the_host_of_the_queue(fleet: CacheFleet) -> None:
