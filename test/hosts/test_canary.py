@@ -44,6 +44,12 @@ def slow(request):
     answer["Content-Length"] = 1_000_000
     return answer
 """
+LOST = """
+from django.http import HttpResponseNotFound
+
+def release(request):
+    return HttpResponseNotFound()
+"""
 EXITS = BROKEN.replace('raise KeyError("seven")', "os._exit(1)")
 
 
@@ -156,6 +162,20 @@ def test_release_that_raises_is_taken_back(blog):
     again = blog.apply()
     assert "failed before with the same inputs: canary: " in again.failed["blog has its source"], again
     assert alone(blog)
+
+
+@pytest.mark.full
+def test_release_that_has_lost_a_page_is_taken_back(blog):
+    old = blog.live
+    broken(blog, "Lost", LOST)
+    with visitors(blog) as load:
+        blog.deploy()
+        result = ended(blog)
+        load.wait(40)
+    why = r"\S+: responses with 404, the last from release: 2 of \d+ visitors; \S+: 0 of \d+; odds .+"
+    assert result["ended"] == "back" and re.fullmatch(why, result["why"]), result
+    assert blog.live == old and {one.status for one in load.failed} == {404}
+    assert len({one.visitor for one in load.failed}) <= 3
 
 
 @pytest.mark.full

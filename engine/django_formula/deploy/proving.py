@@ -12,7 +12,7 @@ from typing import Any
 from django_formula.host import proc, users
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.proof import state, unit
-from django_formula.proof.judge import Judge, Use
+from django_formula.proof.judge import REFUSED, Judge, Question, Use
 from django_formula.proof.said import Reader
 from django_formula.proof.state import Proof
 from django_formula.proxy import lease, proxies, waiting
@@ -123,7 +123,7 @@ class _Run:
                 self._due[act] = time.monotonic()
                 if act() is False:
                     return True
-        if self.judge.verdict and self.judge.exception and self._raises_too():
+        if self.judge.question and not self._is_confirmed(self.judge.question):
             self.judge.acquit()
         if self.judge.verdict:
             self._record()
@@ -136,20 +136,24 @@ class _Run:
         state.change(self._site, self._proof, why=why)
         _ending().take_back(self._site, self._proof, why)
 
-    def _raises_too(self) -> bool:
-        """Return whether the old release fails too in the request that has raised an exception in the new one.
+    def _is_confirmed(self, question: Question) -> bool:
+        """Return whether a verdict counts after a page that it is about is requested again.
 
-        What a scanner requests by chance from one of them first is no fault of that one.
+        What a scanner requests by chance from the new release first is no fault of it. An exception counts but where
+        the old one fails in the page too; a refusal only where the old one answers it, and the new one still does not.
         """
-        host, target = self._reader.raised.get(self.judge.exception, ("", ""))
-        if not domains.has(self._site.config["domains"], host):
-            return False
-        side = release_replay.side(self._site, self._old.path, self._old.facts)
-        with contextlib.suppress(DeploymentError):
-            doing = "requesting from the former release what has failed in the new one"
-            answer = delegate.ask(self._site.user, release_replay.ask, side, (host, target), doing=doing)
-            return str(answer).startswith("returned 5")
-        return False
+        is_refusal = question.kind == REFUSED
+        host, target = self._reader.requests.get(question, ("", ""))
+        if domains.has(self._site.config["domains"], host):
+            asked = [self._old, self._new] if is_refusal else [self._old]
+            sides = [release_replay.side(self._site, one.path, one.facts) for one in asked]
+            with contextlib.suppress(DeploymentError):
+                doing = "requesting a page again that has failed in the new release"
+                answers = delegate.ask(self._site.user, release_replay.ask, sides, (host, target), doing=doing)
+                if not is_refusal:
+                    return not str(answers[0]).startswith("returned 5")
+                return [str(answer)[: len("returned 4")] for answer in answers] == ["returned 2", "returned 4"]
+        return not is_refusal
 
     def _share_of_new(self) -> float:
         share = self._proof.share / 100

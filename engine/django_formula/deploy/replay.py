@@ -137,7 +137,7 @@ def _raised(deployment: Deployment, release: Release, difference: dict[str, Any]
     site, began = deployment.site, time.time()
     side = release_replay.side(site, release.path, release.facts)
     url = (difference["host"], difference["target"])
-    delegate.ask(site.user, release_replay.ask, side, url, doing="requesting a page again")
+    delegate.ask(site.user, release_replay.ask, [side], url, doing="requesting a page again")
     raised = health.raised_in(health.settled_journal(site, release.path, began), release.path)
     explain = page.explain(site, release.path, release.facts, deployment.secrets.masked())
     return raised or explain(difference["target"])

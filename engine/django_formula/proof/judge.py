@@ -8,8 +8,9 @@ probability a (Ville's inequality, 1939). CPU, queries and seconds of each answe
 route of the old release; bets on high ranks are a test martingale, for which the same holds (Shafer, Vovk: Game-
 Theoretic Foundations for Probability and Finance, 2019; Vovk and others: Testing exchangeability on-line, 2003).
 
-Exceptions of the code that the old release has never raised need no odds, only two visitors. All state is bounded,
-whatever visitors do, and one visitor alone decides nothing. Nothing here reads a file or a clock. Why it is so:
+Exceptions of the code that the old release has never raised need no odds, only two visitors. Nor do pages that the new
+release refuses and the old one answers when both are asked for them (`question`). All state is bounded, whatever
+visitors do, and one visitor alone decides nothing. Nothing here reads a file or a clock. Why it is so:
 docs/decisions/0168.
 """
 
@@ -25,11 +26,14 @@ from typing import Any, NamedTuple
 from django_formula.release.health import PASSING
 from django_formula.worker.workers import Outcome
 
+#: What a question is about: an exception, or the route of a page that is refused.
+EXCEPTION, REFUSED = "exception", "refused"
 #: What may be worse by default, in times; memory in bytes for each request.
 WORSE = {"errors": 2.0, "seconds": 1.3, "cpu": 1.5, "queries": 1.3, "memory": 20_000}
 #: Exceptions that a client causes.
 _OF_CLIENTS = re.compile(r"BrokenPipe|UnreadablePost|RequestAborted|CancelledError")
-#: Visitors with an exception that is new; the chance by which so many are of the new release where little is known.
+#: Visitors with an exception that is new, or with a refusal about which both can be asked; the chance by which so many
+#: are of the new release where little is known.
 _NOVEL, _BY_CHANCE = 2, 0.01
 #: The chance by which all failures of a task are of the new release, and the most names of tasks that are compared.
 _TASK_BY_CHANCE, _TASKS = 0.001, 100
@@ -37,7 +41,7 @@ _TASK_BY_CHANCE, _TASKS = 0.001, 100
 _HISTORY = 1000
 #: What "many times as many" may mean, in times of what is allowed; the odds for each kind of event.
 _TIMES = (4, 20, 100)
-_ODDS = {"error": 20, "static": 20, "refused": 1000}
+_ODDS = {"error": 20, "static": 15, REFUSED: 1000}
 #: The odds of as many events by what the old release has had before.
 _ODDS_PAST = 1000
 #: The odds for CPU, queries and seconds; how much of the capital is bet.
@@ -61,7 +65,7 @@ _SLOWER_LIVE = 2.0
 #: Seconds after which a visitor who has closed the connection had no answer.
 _GAVE_UP = 5.0
 #: Statuses by which a view refuses what the old release may have answered.
-_REFUSED = (400, 403, 404, 405, 410)
+REFUSALS = (400, 403, 404, 405, 410)
 #: A leak: bytes in all, times of the old one's, parts into which requests are divided, how many of them may be without
 #: it, and requests before the first one and in all.
 _LEAK_ALL, _LEAK_TIMES, _PARTS, _UNSTEADY, _WARM, _APART = 12_000_000, 3, 8, 2, 20, 80
@@ -110,6 +114,20 @@ class Line(NamedTuple):
     is_cold: bool = False
 
 
+class Question(NamedTuple):
+    """What both releases may be asked before a verdict counts.
+
+    Attributes:
+        kind: `EXCEPTION` or `REFUSED`.
+        release: which has failed.
+        name: the exception, or the route.
+    """
+
+    kind: str
+    release: str
+    name: str
+
+
 class Use(NamedTuple):
     """What the unit of a release uses: bytes of memory, seconds of CPU since it started."""
 
@@ -150,10 +168,10 @@ class Judge:
             known: exceptions that the old release is known to raise.
         """
         self.verdict: Verdict | None = None
-        #: The exception that the verdict is about; empty for another one.
-        self.exception = ""
+        #: What may be asked before the verdict counts; None where there is nothing to ask.
+        self.question: Question | None = None
         self._worse = {**WORSE, **(worse or {})}
-        self._known, self._acquitted = {*known}, set[str]()
+        self._known, self._acquitted = {*known}, set[Question]()
         self._old, self._new = _Side(old), _Side(new)
         self._host: _Host | None = None
         self._events = {kind: _Events(self._worse["errors"]) for kind in _ODDS}
@@ -175,7 +193,7 @@ class Judge:
             share: of the visitors who have the new release now, from 0 to 1.
         """
         side = {self._old.name: self._old, self._new.name: self._new}.get(line.release)
-        if side is None or self.verdict or (line.exception and _printable(line.exception) in self._acquitted):
+        if side is None or self.verdict or self._question(EXCEPTION, line.exception) in self._acquitted:
             return
         self._host = self._host or _Host(self._old.answers)
         if side is self._old:
@@ -218,9 +236,13 @@ class Judge:
         self._decide("exit", f"{self._new.name}: {_printable(why)}", len(self._new.visitors), None)
 
     def acquit(self) -> None:
-        """Take that the old release raises the exception of the verdict too, and go on."""
-        self._acquitted.add(self.exception)
-        self.verdict, self.exception = None, ""
+        """Take that the old release fails in what the question is about too, and go on.
+
+        An exception does not count any more; refusals of a route need the odds of what cannot be asked.
+        """
+        if self.question:
+            self._acquitted.add(self.question)
+        self.verdict = self.question = None
 
     def evidence(self) -> dict[str, Any]:
         """Return what is known of both, as JSON: bounded, and all of its texts printable."""
@@ -246,6 +268,9 @@ class Judge:
             for side, outcomes in self._tasks.items()
         }
 
+    def _question(self, kind: str, name: str) -> Question:
+        return Question(kind, self._new.name, _printable(name))
+
     def _decide(self, kind: str, text: str, visitors: int, odds: float | None) -> None:
         if not self.verdict:
             self.verdict = Verdict(kind, text, visitors, None if odds is None else _round(odds))
@@ -269,13 +294,13 @@ class Judge:
             where = " in ".join(name.split("@", 1))
             did = _DID.get(name, f"raised {where} for")
             text = f"{self._new.name} {did} {visitors} visitors; {self._old.name} never did"
-            self.exception = "" if self.verdict else name
+            self.question = self.question if self.verdict else self._question(EXCEPTION, name)
             self._decide("exception", text, visitors, None)
 
     def _count(self, side: "_Side", line: Line, share: float) -> None:
         """Take a request as one with trouble, or as one without it, of each kind."""
         is_new, trouble = side is self._new, _trouble(line)
-        if trouble == "refused" and self._old.route(line.route) not in self._old.answered:
+        if trouble == REFUSED and self._old.route(line.route) not in self._old.answered:
             return  # what the old release has always refused, or does not have
         for kind, events in self._events.items():
             if (kind == "static") != line.is_static:
@@ -287,9 +312,12 @@ class Judge:
 
     def _decide_event(self, kind: str, events: "_Events", line: Line) -> None:
         odds, past = events.odds()
-        if odds < _ODDS[kind] or past < _ODDS_PAST:
-            return
+        question = self._question(REFUSED, line.route)
+        is_known = odds >= _ODDS[kind] and past >= _ODDS_PAST
+        may_ask = kind == REFUSED and question not in self._acquitted and len(self._acquitted) < _ROUTES
         new, old = len(events.visitors[True]), len(events.visitors[False])
+        if not is_known and not (may_ask and new >= _NOVEL):
+            return
         if kind == "static":
             what = f"static files are missing, such as {next(iter(self._missing))}"
         else:
@@ -297,7 +325,9 @@ class Judge:
             what = f"responses {kind_of}, the last from {_printable(line.route)}"
         text = f"{self._new.name}: {what}: {new} of {len(self._new.visitors)} visitors"
         text += f"; {self._old.name}: {old} of {len(self._old.visitors)}; odds {odds:.0f} to 1"
-        self._decide("error" if kind == "refused" else kind, text, new, odds)
+        if not is_known and not self.verdict:
+            self.question = question
+        self._decide("error" if kind == REFUSED else kind, text, new, odds)
 
     def _compare(self, line: Line, share: float) -> None:
         """Bet that an answer of the new release has more of something than those of the old one."""
@@ -608,7 +638,7 @@ def _trouble(line: Line) -> str:
         return "static" if line.status == 404 or line.status >= 500 else ""
     if line.status >= 500 or line.exception or (line.status == 499 and line.seconds >= _GAVE_UP):
         return "error"
-    return "refused" if line.status in _REFUSED and line.route != "-" else ""
+    return REFUSED if line.status in REFUSALS and line.route != "-" else ""
 
 
 def _growth(uses: Collection[tuple[int, int, float]]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.proof.judge import CUT_SHORT, NO_ANSWER, Line
+from django_formula.proof.judge import CUT_SHORT, EXCEPTION, NO_ANSWER, REFUSALS, REFUSED, Line, Question
 from django_formula.proxy import access_log
 
 #: The most bytes of a line.
@@ -28,8 +28,8 @@ _SAID = re.compile(
     r"([\w.-]{1,80}) ([!-~]{1,200}) (~?)(\d{1,9}(?:\.\d{1,6})?|-) (\d{1,7}|-) ([\w.<>]{1,100}@[\w.<>]{1,100}|-)",
     re.ASCII,
 )
-#: What may be requested again, and the exceptions of which one such request is kept.
-_TARGET, _RAISED = re.compile(r"/[!-~]{0,999}", re.ASCII), 100
+#: What may be requested again, and how many questions such a request is kept for.
+_TARGET, _QUESTIONS = re.compile(r"/[!-~]{0,999}", re.ASCII), 200
 _FILE = re.compile(r"/[\w./%+~@-]{1,199}", re.ASCII)
 _LENGTH = re.compile(r"\d{1,15}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,9}\.\d{1,6}")
@@ -57,8 +57,8 @@ class Reader:
         """
         #: The buckets of the visitors who get `next` now: of a file nothing else tells whose page has named it.
         self.keys: Collection[str] = ()
-        #: For an exception a request that has raised it and may be sent again: domain and path with its query.
-        self.raised: dict[str, tuple[str, str]] = {}
+        #: For a question of the judge a request that may be sent again: domain, and path with its query.
+        self.requests: dict[Question, tuple[str, str]] = {}
         self._log, self._releases, self._static, self._owner = log, dict(releases), tuple(static), owner
         self._salt = salt or os.urandom(16)
         self._place: dict[str, Any] = {}
@@ -108,18 +108,21 @@ class Reader:
             return Line(time, chosen, visitor, route, took, None, None, failed, int(status), is_static)
         release, route, is_cold, cpu, queries, exception = said.groups()
         raised = exception if exception != "-" else CUT_SHORT if _is_cut_short(row) else ""
-        if exception != "-" and row["method"] == "GET" and isinstance(row.get("host"), str):
-            self._keep(exception, row["host"], row["uri"])
+        if row["method"] == "GET" and isinstance(row.get("host"), str):
+            if exception != "-":
+                self._keep(Question(EXCEPTION, release, exception), row["host"], row["uri"])
+            elif status in REFUSALS:
+                self._keep(Question(REFUSED, release, route), row["host"], row["uri"])
         return Line(
             time, release, visitor, _route(row["method"], route), _seconds(row["upstream_seconds"], took),
             None if cpu == "-" else float(cpu), None if queries == "-" else int(queries),
             raised, int(status), False, bool(is_cold),
         )  # fmt: skip
 
-    def _keep(self, exception: str, host: str, target: str) -> None:
-        is_kept = exception in self.raised or len(self.raised) < _RAISED
+    def _keep(self, question: Question, host: str, target: str) -> None:
+        is_kept = question in self.requests or len(self.requests) < _QUESTIONS
         if is_kept and _TARGET.fullmatch(target) and access_log.is_harmless(target):
-            self.raised[exception] = (host, target)
+            self.requests[question] = (host, target)
 
     def _chosen(self, row: Mapping[str, Any]) -> str:
         """Return the release that nginx has chosen; empty where it does not tell."""

@@ -162,9 +162,9 @@ def worse(before: Reply, after: Reply) -> str:
     return "files" if {*after.missing} - {*before.missing} else ""
 
 
-def ask(side: Side, url: Target) -> str:
-    """Return what a release answers to one more request."""
-    return str(_ask(side, url, {}))
+def ask(sides: Sequence[Side], url: Target) -> list[str]:
+    """Return what releases answer to one more request each, such as ``returned 200``."""
+    return [str(_ask(side, url, {})) for side in sides]
 
 
 def _confirmed(old: Side, new: Side, suspects: Mapping[Target, Difference]) -> dict[Target, Difference]:

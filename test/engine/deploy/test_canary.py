@@ -13,8 +13,11 @@ from django_formula.deploy.deployment import RepeatedFailure
 from django_formula.host import file, locks
 from django_formula.host.commands import DeploymentError
 from django_formula.proof import state, unit
+from django_formula.proof.judge import EXCEPTION, REFUSED, Question
 from django_formula.proxy import lease, waiting
 from django_formula.release import releases
+from django_formula.release.releases import Release
+from django_formula.untrusted import delegate
 from django_formula.verbs import operations
 from django_formula.verbs import proof as verbs
 from django_formula.verbs.status import status
@@ -193,6 +196,44 @@ def test_requests_that_are_held_wait_for_both_releases(site, monkeypatch):
     assert run._hold() and (lease.folder(site.site) / "on").exists() and len(run._reader.keys) == 10
     monkeypatch.setattr(waiting, "closed", lambda site: {"by": "django.hold"})
     assert run._hold() and not lease.folder(site.site).exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "host", "answers", "counts"),
+    [
+        (REFUSED, "blog.example.org", ["returned 200", "returned 404"], True),
+        (REFUSED, "blog.example.org", ["returned 404", "returned 404"], False),
+        (REFUSED, "blog.example.org", ["returned 200", "returned 200"], False),
+        (REFUSED, "blog.example.org", ["returned 200", "returned 500"], False),
+        (REFUSED, "blog.example.org", ["redirects in a circle, to /", "returned 404"], False),
+        (REFUSED, "blog.example.org", DeploymentError("it does not answer"), False),
+        (REFUSED, "other.example.org", None, False),
+        (REFUSED, None, None, False),
+        (EXCEPTION, "blog.example.org", ["returned 200"], True),
+        (EXCEPTION, "blog.example.org", ["returned 404"], True),
+        (EXCEPTION, "blog.example.org", ["returned 500"], False),
+        (EXCEPTION, "blog.example.org", DeploymentError("it does not answer"), True),
+        (EXCEPTION, "other.example.org", None, True),
+        (EXCEPTION, None, None, True),
+    ],
+)
+def test_page_that_failed_is_requested_again(site, monkeypatch, kind, host, answers, counts):
+    site.apply()
+    known = proven(site)
+    run, question, asked = proving._Run.__new__(proving._Run), Question(kind, known.release, "item"), []
+    run._site, run._old, run._new = site.site, Release(site.site, known.old), Release(site.site, known.release)
+    run._reader = SimpleNamespace(requests={question: (host, "/item/7/")} if host else {})
+
+    def ask(user, function, sides, url, doing):
+        asked.append(([side.release.name for side in sides], url))
+        if isinstance(answers, Exception):
+            raise answers
+        return answers
+
+    monkeypatch.setattr(delegate, "ask", ask)
+    assert run._is_confirmed(question) == counts
+    both = [known.old, known.release] if kind == REFUSED else [known.old]
+    assert asked == ([(both, ("blog.example.org", "/item/7/"))] if answers else [])
 
 
 def test_promotion_on_request_switches_now(site):

@@ -7,7 +7,7 @@ import statistics
 import pytest
 import simulated
 from django_formula.proof import judge
-from django_formula.proof.judge import CUT_SHORT, NO_ANSWER, Line, Use
+from django_formula.proof.judge import CUT_SHORT, EXCEPTION, NO_ANSWER, REFUSED, Line, Use
 from django_formula.worker.workers import Outcome
 
 OLD, NEW = "0041-9be1c07d2a44", "0042-3f2a9c1b77de"
@@ -26,6 +26,13 @@ def judged(past=1000, **more):
         both.past(line(OLD, f"p{number}", cpu=cpu, time=number / 100 - past / 100))
         both.past(line(OLD, f"p{number}", "/static/app.js", is_static=True))
     return both
+
+
+def see(both, answered, share):
+    """See a request where the old release, when it is asked, refuses what the new one does."""
+    both.see(answered, share)
+    if both.question and both.question.kind == REFUSED:
+        both.acquit()
 
 
 def test_exception_that_the_old_release_never_raised_is_a_verdict_for_two_visitors():
@@ -47,14 +54,52 @@ def test_exception_that_the_old_release_raises_when_it_is_asked_is_forgotten():
     both, raised = judged(), {"exception": "KeyError@item", "status": 500}
     for visitor in "ab":
         both.see(line(visitor=visitor, **raised), 0.1)
-    assert both.verdict and both.exception == "KeyError@item"
+    assert both.verdict and both.question == (EXCEPTION, NEW, "KeyError@item")
     both.acquit()
-    assert both.verdict is None and both.exception == ""
+    assert both.verdict is None and both.question is None
     both.see(line(visitor="c", **raised), 0.1)
     assert both.verdict is None
     for visitor in "de":
         both.see(line(visitor=visitor, exception="TypeError@item", status=500), 0.1)
     assert both.verdict
+
+
+def refusal(release=NEW, visitor="v", route="item/", **more):
+    return line(release, visitor, route, status=404, **more)
+
+
+def test_refusal_that_two_visitors_meet_is_a_question():
+    both = judged()
+    for visitor in "ab":
+        both.see(refusal(visitor=visitor), 0.1)
+    assert both.verdict.visitors == 2 and both.question == (REFUSED, NEW, "item/")
+
+
+def test_refusal_that_the_old_release_has_too_when_it_is_asked_needs_more_of_them():
+    both = judged()
+    both.past(line(OLD, "p", "list/"))
+    asked = []
+    for visitor, route in (("a", "item/"), ("b", "item/"), ("c", "list/"), ("d", "list/"), ("e", "item/")):
+        assert both.verdict is None
+        both.see(refusal(visitor=visitor, route=route), 0.1)
+        if both.question:
+            asked.append(both.question.name)
+            both.acquit()
+    assert asked == ["item/", "list/"] and both.verdict.odds > 1000
+
+
+def test_number_of_questions_is_bounded():
+    both, asked = judged(), 0
+    for number in range(400):
+        both.past(line(OLD, f"p{number}", f"route{number}/"))
+    for number in range(400):
+        both.see(refusal(visitor=f"n{number}", route=f"route{number}/"), 0.1)
+        if both.question:
+            asked += 1
+            both.acquit()
+        elif both.verdict:
+            break
+    assert asked < 250 and both.verdict
 
 
 @pytest.mark.parametrize(
@@ -173,10 +218,10 @@ def test_trouble_of_visitors_is_a_verdict_once_it_is_no_chance(more, kind):
     for number in range(1, 101):
         both.see(line(OLD, f"o{number}", time=number / 10), 0.1)
         if number % 10 == 0:
-            both.see(line(NEW, f"n{number}", time=number / 10, **more), 0.1)
+            see(both, line(NEW, f"n{number}", time=number / 10, **more), 0.1)
     assert (both.verdict and both.verdict.kind) == kind
     if kind:
-        assert 2 < both.verdict.visitors < 9 and both.verdict.odds > 20
+        assert 1 < both.verdict.visitors < 9 and both.verdict.odds > 15
         assert both.verdict.text.startswith(f"{NEW}: ") and f"; {OLD}: 0 of 10" in both.verdict.text
 
 
@@ -194,7 +239,7 @@ def test_trouble_that_each_visitor_of_both_meets_now_and_then_is_none(trouble):
             continue
         share = 0.1 if number < 34_000 else 0.3
         is_new = visitor < 240 * share
-        both.see(line(NEW if is_new else OLD, f"v{visitor}", **more), share)
+        see(both, line(NEW if is_new else OLD, f"v{visitor}", **more), share)
         assert both.verdict is None, (number, both.verdict)
     events = both.evidence()["events"]["error" if trouble["status"] == 500 else "refused"]
     assert sum(events.values()) == pytest.approx(210, rel=0.1) and events["new"] == pytest.approx(36, rel=0.3)

@@ -6,7 +6,7 @@ import random
 import re
 
 import pytest
-from django_formula.proof.judge import CUT_SHORT, NO_ANSWER
+from django_formula.proof.judge import CUT_SHORT, EXCEPTION, NO_ANSWER, REFUSED, Question
 from django_formula.proof.said import Reader
 from django_formula.proxy import site_files
 from specimen import FACTS, configured, formula_templates
@@ -156,7 +156,8 @@ CUT = {"promised": "300000", "received": "30000", "completion": "OK", "internal"
 )
 def test_answer_that_is_shorter_than_promised_is_cut_short_unless_its_visitor_has_left(read, more, expected):
     (answer,) = read(line(**{**CUT, **more}))
-    assert [(answer.release, answer.exception, answer.status)] == expected and not read.reader.raised.get(CUT_SHORT)
+    assert [(answer.release, answer.exception, answer.status)] == expected
+    assert CUT_SHORT not in {question.name for question in read.reader.requests}
 
 
 def test_methods_that_a_visitor_invents_are_one_route(read):
@@ -305,14 +306,21 @@ def test_answer_that_was_not_measured_has_its_route_and_exception(read):
     assert answer.exception == "KeyError@shop.item" and not answer.is_cold
 
 
-def test_request_that_raised_is_kept_where_it_may_be_sent_again(read):
-    raised = f"{NEW} item/<int:pk>/ 4.25 3 KeyError@shop.views.item"
-    read(line(said=raised, method="POST", uri="/order/1/"))
-    assert read.reader.raised == {}
-    read(line(said=raised, uri="/item/7/?token=abc"), line(said=raised, uri="/item/7/\u00e9"))
-    assert read.reader.raised == {}
-    read(line(said=raised, uri="/item/7/?q=1"), line(said=raised, uri="/logout/"))
-    assert read.reader.raised == {"KeyError@shop.views.item": ("blog.example.org", "/item/7/?q=1")}
+@pytest.mark.parametrize(
+    ("exception", "status", "question"),
+    [
+        ("KeyError@shop.views.item", 500, Question(EXCEPTION, NEW, "KeyError@shop.views.item")),
+        ("-", 404, Question(REFUSED, NEW, "item/<int:pk>/")),
+        ("-", 200, None),
+    ],
+)
+def test_request_that_failed_is_kept_where_it_may_be_sent_again(read, exception, status, question):
+    failed = {"said": f"{NEW} item/<int:pk>/ 4.25 3 {exception}", "status": status}
+    read(line(**failed, method="POST", uri="/order/1/"))
+    read(line(**failed, uri="/item/7/?token=abc"), line(**failed, uri="/item/7/\u00e9"))
+    assert read.reader.requests == {}
+    read(line(**failed, uri="/item/7/?q=1"), line(**failed, uri="/logout/"))
+    assert read.reader.requests == ({question: ("blog.example.org", "/item/7/?q=1")} if question else {})
 
 
 def test_static_file_is_of_the_release_that_the_bucket_gets(read):
