@@ -175,7 +175,6 @@ def test_release_that_has_lost_a_page_is_taken_back(blog):
     why = r"\S+: responses with 404, the last from release: 2 of \d+ visitors; \S+: 0 of \d+; odds .+"
     assert result["ended"] == "back" and re.fullmatch(why, result["why"]), result
     assert blog.live == old and {one.status for one in load.failed} == {404}
-    assert len({one.visitor for one in load.failed}) <= 3
 
 
 @pytest.mark.full

@@ -247,6 +247,31 @@ def test_hosts_that_hear_nothing_of_their_master_go_back_by_themselves(fleet):
 
 
 @pytest.mark.full
+def test_host_that_is_silent_for_a_minute_is_taken_back_on_all(fleet):
+    configure(fleet, LONG)
+    old, silent = fleet.live(), fleet.apps[1]
+    with visitors(fleet) as load:
+        running, _new = begin(fleet, "6.5")
+        silent.run("systemctl stop salt-minion")
+        time.sleep(20)
+        silent.run("systemctl start salt-minion")
+        await_minions(fleet.master, [silent])
+        time.sleep(10)
+        assert running.is_alive() and shares(fleet) == ["web1", "web2"]
+        silent.run("systemctl stop salt-minion")
+        done = running.result()
+        assert done.returncode == 1 and "web2: " in done.stdout, done.stdout
+        until(lambda: shares(fleet) == [], 90)
+        after = settled(load)
+        load.wait(60)
+        silent.run("systemctl start salt-minion")
+        await_minions(fleet.master, [silent])
+        assert not any(fleet.failed(fleet.apply()).values())
+    assert load.failed == [] and set().union(*seen_by(load, after).values()) == {*old.values()}
+    assert_as_before(fleet, old)
+
+
+@pytest.mark.full
 def test_host_that_starts_again_in_the_middle_has_the_active_release(fleet):
     configure(fleet, LONG)
     (old,) = {*fleet.live().values()}

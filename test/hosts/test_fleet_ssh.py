@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from driven import reachable_by_ssh
-from fleet import MASTER, STORE, Fleet, answer_of, start_database
+from fleet import MASTER, STORE, Fleet, Running, answer_of, start_database
 from lab import Result, podman
-from sites import version
+from sites import until, version
 
 pytestmark = pytest.mark.full
 
@@ -84,6 +84,19 @@ def test_a_release_has_a_canary(fleet):
     for text in ("gets 10 % of the visitors, until", "has passed, and waits for the other hosts"):
         assert text in done.stderr, done.stderr
     assert answer_of(done)["hosts"] == fleet.live() and "without a canary" not in done.stdout
+    fleet.configure(releases={"canary": {"steps": {"10%": "30m"}}})
+    assert not any(fleet.failed(fleet.apply()).values())
+    fleet.repository.commit(version("3.6"))
+    running = Running(fleet)
+    begun = ["test", "-e", "/run/django/blog.canary/on"]
+    until(lambda: not any(host.run(begun, check=False).returncode for host in fleet.apps), 300)
+    assert answer_of(fleet.run("canary", "share=40").check())["share"] == "40 %"
+    argv = ["salt-ssh", "--out=json", "--static", "--log-level=warning", "web*", "django.proof", "blog"]
+    proofs = json.loads(fleet.master.run(argv).stdout)
+    assert {name for name, proof in proofs.items() if " gets 40 % " in proof["now"]} == {"web1", "web2"}, proofs
+    answer = answer_of(fleet.run("promote").check())
+    assert answer_of(running.result().check())["hosts"] == fleet.live()
+    assert {*fleet.commits().values()} == {answer["commit"]}
     fleet.configure(releases=None)
     assert not any(fleet.failed(fleet.apply()).values())
 
