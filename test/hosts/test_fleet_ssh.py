@@ -76,7 +76,7 @@ def test_a_release_and_its_rollback(fleet):
 
 def test_a_release_has_a_canary(fleet):
     """Its programs go on without any Salt; what each decides is in test_fleet_canary.py."""
-    fleet.configure(proxy={"access_log": "json"}, releases={"canary": {"steps": {"10%": "5s"}, "requests": 0}})
+    fleet.configure(proxy={"access_log": "json"}, releases={"canary": {"steps": {"10%": "30s"}, "requests": 0}})
     assert not any(fleet.failed(fleet.apply()).values())
     fleet.deploy()
     fleet.repository.commit(version("3.5"))

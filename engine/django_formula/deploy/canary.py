@@ -10,7 +10,7 @@ from django_formula.host.commands import seconds
 from django_formula.proof import state, unit
 from django_formula.proof.state import Proof
 from django_formula.proxy import proxies, site_files
-from django_formula.release import claim, instances, templates
+from django_formula.release import claim, instances
 from django_formula.release.releases import Release
 from django_formula.site import sites
 from django_formula.site.sites import Site
@@ -30,7 +30,7 @@ _SHARED = {
 
 def is_wanted(site: Site) -> bool:
     """Return whether releases of a site have a proof."""
-    return templates.proves(site.config)
+    return "canary" in site.config["releases"]
 
 
 def begins(site: Site) -> bool:

@@ -7,6 +7,8 @@ from django_formula.deploy.deployment import Deployment
 from django_formula.host.commands import DeploymentError
 from django_formula.knowledge import cause
 from django_formula.project import page
+from django_formula.proof import judge
+from django_formula.proof.judge import Line
 from django_formula.proxy import access_log, proxies
 from django_formula.proxy.access_log import Url
 from django_formula.release import health, instances
@@ -51,13 +53,20 @@ def prove(deployment: Deployment, release: Release) -> str:
         return _nothing(release, _why_none(site))
     log.info("%s: requesting %s URLs from %s and %s", site.name, len(urls), live.name, release.name)
     found = _compare(site, live, release, urls)
+    heavier = _heavier(site, live, release, found) and _heavier(
+        site, live, release, _compare(site, live, release, urls)
+    )
     refused = [one for one in found["differences"] if one["kind"] != "gone"]
     gone = [one for one in found["differences"] if one["kind"] == "gone"]
     texts = [_text(one, live) for one in found["differences"]]
     counts = {key: found[key] for key in ("compared", "pages", "failing", "left", "seconds")}
-    release.update(replay={**counts, "refused": len(refused), "differences": texts})
+    texts += [heavier] if heavier else []
+    counts["measured"] = len(found["cpu"])
+    release.update(replay={**counts, "refused": len(refused) + bool(heavier), "differences": texts})
     if refused:
         raise _failure(deployment, live, release, refused, found)
+    if heavier:
+        raise DeploymentError(f"replay failed: {heavier}; {found['compared']} URLs were compared", hint=_as_it_is(site))
     if not found["pages"]:
         deployment.warn([f"the replay has shown little: {_summary(found, live)}"])
     if gone:
@@ -102,11 +111,26 @@ def _compare(site: Site, live: Release, release: Release, urls: list[Url]) -> di
     ]
     doing = "requesting what visitors have requested"
     found: dict[str, Any] = delegate.ask(
-        site.user, release_replay.compare, *sides, [tuple(url) for url in urls], doing=doing, timeout=_TIMEOUT
-    )
+        site.user, release_replay.compare, *sides, [tuple(url) for url in urls], _allowed(site)["queries"],
+        doing=doing, timeout=_TIMEOUT,
+    )  # fmt: skip
     if not shapes.fits(found, release_replay.SHAPE):
         raise DeploymentError(f"{doing}: it ended without a usable answer", transient=True)
     return found
+
+
+def _allowed(site: Site) -> dict[str, float]:
+    """Return how many times as much of what pages may take, as in a canary."""
+    return {**judge.WORSE, **site.config["releases"].get("canary", {}).get("worse", {})}
+
+
+def _heavier(site: Site, live: Release, release: Release, found: dict[str, Any]) -> str:
+    """Return how pages of the new release take more CPU, by the odds of a canary; empty where they do not."""
+    both = judge.Judge(live.name, release.name, _allowed(site))
+    for see, side, name in ((both.past, "old", live.name), (lambda line: both.see(line, 0.5), "new", release.name)):
+        for number, cost in enumerate(found["cpu"]):
+            see(Line(number, name, str(number), cost["route"], 0.0, cost[side], None, "", 200, False))
+    return both.verdict.text if both.verdict and both.verdict.kind == "cpu" else ""
 
 
 def _failure(
@@ -114,20 +138,25 @@ def _failure(
 ) -> DeploymentError:
     """Return the error of a release that fails where the active one does not."""
     site = deployment.site
-    first, *others = sorted(refused, key=lambda one: one["kind"] != "fails")
+    first, *others = sorted(refused, key=lambda one: release_replay.KINDS.index(one["kind"]))
     exception, text = _raised(deployment, release, first) or ("", "")
     why = f": {exception}" if exception else ""
     count, compared = len(refused), found["compared"]
     least = "at least " if found["suspects"] > len(found["differences"]) else ""
-    more = f"; {least}{count} of {compared} URLs fail" if count > 1 else f"; {compared} URLs were compared"
+    fail = "make more" if first["kind"] == "queries" else "fail"
+    more = f"; {least}{count} of {compared} URLs {fail}" if count > 1 else f"; {compared} URLs were compared"
     names = f": {', '.join(_shown(one) for one in others[:_NAMED])}" if others else ""
     known = cause.hint(site, exception, release.facts) if exception else ""
     return DeploymentError(
         f"replay failed: GET {_shown(first)} on release {release.name} {shown(first['new'])[:_LONGEST]}{why}; "
         f"{live.name} {shown(first['old'])[:_LONGEST]}{more}{names}",
         log=text,
-        hint=known or f"{health.GENERAL}{site.at}:releases:replay: false to release it as it is",
+        hint=known or _as_it_is(site),
     )
+
+
+def _as_it_is(site: Site) -> str:
+    return f"{health.GENERAL}{site.at}:releases:replay: false to release it as it is"
 
 
 def _raised(deployment: Deployment, release: Release, difference: dict[str, Any]) -> health.Raised | None:

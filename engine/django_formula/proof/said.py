@@ -16,6 +16,7 @@ from typing import Any
 
 from django_formula.proof.judge import CUT_SHORT, EXCEPTION, NO_ANSWER, REFUSALS, REFUSED, Line, Question
 from django_formula.proxy import access_log
+from django_formula.release import measured
 
 #: The most bytes of a line.
 _LINE = 1 << 14
@@ -23,11 +24,6 @@ _LINE = 1 << 14
 _OWN_AGENT = "django-formula"
 #: Methods that make a route of their own of that of a view; all others, which a visitor may invent, are one.
 _SAFE_METHODS, _METHODS = ("GET", "HEAD"), ("POST", "PUT", "PATCH", "DELETE")
-#: Release, route, milliseconds of CPU (`~`: the first answer of a route by a process), queries, exception.
-_SAID = re.compile(
-    r"([\w.-]{1,80}) ([!-~]{1,200}) (~?)(\d{1,9}(?:\.\d{1,6})?|-) (\d{1,7}|-) ([\w.<>]{1,100}@[\w.<>]{1,100}|-)",
-    re.ASCII,
-)
 #: What may be requested again, and how many questions such a request is kept for.
 _TARGET, _QUESTIONS = re.compile(r"/[!-~]{0,999}", re.ASCII), 200
 _FILE = re.compile(r"/[\w./%+~@-]{1,199}", re.ASCII)
@@ -95,28 +91,26 @@ class Reader:
         is_static = not is_answered and path.startswith(self._static) and row["method"] in _SAFE_METHODS
         if not is_answered and not is_static and status not in _NO_ANSWER:
             return None
-        said, chosen = _SAID.fullmatch(row["said"]) if isinstance(row.get("said"), str) else None, self._chosen(row)
+        said, chosen = measured.parse(row.get("said")), self._chosen(row)
         is_of_both = "," in row["upstream_seconds"] and row.get("canary") == "next"
-        if is_of_both and (not said or said[1] != chosen):  # nginx has asked the active one, too
+        if is_of_both and (not said or said.release != chosen):  # nginx has asked the active one, too
             return Line(time, chosen, visitor, "-", took, None, None, NO_ANSWER, _CLOSED, False) if said else None
-        if said and said[1] not in self._releases.values() and row.get("canary") == "next":
+        if said and said.release not in self._releases.values() and row.get("canary") == "next":
             return None  # of one that had a share before, and was taken back
-        if is_static or not said or said[1] not in self._releases.values():
+        if is_static or not said or said.release not in self._releases.values():
             route = path if is_static and _FILE.fullmatch(path) else "-"
             failed = NO_ANSWER if status == _CLOSED else CUT_SHORT if not said and _is_cut_short(row) else ""
             failed = failed if chosen and not is_static else ""
             return Line(time, chosen, visitor, route, took, None, None, failed, int(status), is_static)
-        release, route, is_cold, cpu, queries, exception = said.groups()
-        raised = exception if exception != "-" else CUT_SHORT if _is_cut_short(row) else ""
+        raised = said.exception or (CUT_SHORT if _is_cut_short(row) else "")
         if row["method"] == "GET" and isinstance(row.get("host"), str):
-            if exception != "-":
-                self._keep(Question(EXCEPTION, release, exception), row["host"], row["uri"])
+            if said.exception:
+                self._keep(Question(EXCEPTION, said.release, said.exception), row["host"], row["uri"])
             elif status in REFUSALS:
-                self._keep(Question(REFUSED, release, route), row["host"], row["uri"])
+                self._keep(Question(REFUSED, said.release, said.route), row["host"], row["uri"])
         return Line(
-            time, release, visitor, _route(row["method"], route), _seconds(row["upstream_seconds"], took),
-            None if cpu == "-" else float(cpu), None if queries == "-" else int(queries),
-            raised, int(status), False, bool(is_cold),
+            time, said.release, visitor, _route(row["method"], said.route), _seconds(row["upstream_seconds"], took),
+            said.cpu, said.queries, raised, int(status), False, said.is_cold,
         )  # fmt: skip
 
     def _keep(self, question: Question, host: str, target: str) -> None:

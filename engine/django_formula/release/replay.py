@@ -2,7 +2,8 @@
 
 `compare` runs as the site's user. Requests have no cookies and no login, and a header that names them. An answer counts
 where the new release gives it each time, and the active one never does: what both have in common, such as a database
-that does not answer, is no fault of the new one.
+that does not answer, is no fault of the new one. Where responses say what they have cost, queries are compared for each
+page; CPU is returned, since one page says little of it.
 """
 
 import http.client
@@ -15,16 +16,23 @@ from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from django_formula.release import http as release_http
-from django_formula.release import static
+from django_formula.release import measured, static
+from django_formula.release.measured import Measured
 from django_formula.site import domains
 from django_formula.site.sites import Site
 
 #: By which a project or its logs recognise the requests.
-HEADERS = {"User-Agent": "django-formula replay", "X-Django-Replay": "1"}
+HEADERS = {"User-Agent": "django-formula replay", "X-Django-Replay": "1", **measured.ASKED}
 #: Seconds that one request may take, all of them, and those of differences that are looked at again.
 _PATIENCE, SECONDS, _AGAIN = 10.0, 30.0, 60.0
 #: How often a difference is looked at again, at least if time runs out, how many of them, and the seconds between.
 _ROUNDS, _FEWEST, _DIFFERENCES, _PAUSE = 4, 2, 20, 0.2
+#: How often where more queries are made: each process of the new release may fill a cache of its own first.
+_ROUNDS_OF_QUERIES = 8
+#: How often a page is requested until a process answers that has answered its route before.
+_WARM = 8
+#: More queries by so few count as equal.
+_EXTRA_QUERIES = 2
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HOPS = 5
 #: 4xx that tell to try again: Request Timeout, Locked, Too Early, Too Many Requests.
@@ -45,7 +53,10 @@ SHAPE = {
     **dict.fromkeys(("compared", "pages", "failing", "left", "suspects"), int),
     "seconds": float,
     "differences": [{"host": str, "target": str, "kind": str, "old": str, "new": str}],
+    "cpu": [{"route": str, "old": float, "new": float}],
 }
+#: The kinds of differences, those first that visitors suffer from most.
+KINDS = ("fails", "files", "queries", "gone")
 
 
 class Reply(NamedTuple):
@@ -56,12 +67,14 @@ class Reply(NamedTuple):
         problem: what is wrong apart from its status.
         missing: static files that the page has and the release does not.
         is_redirected: whether it is the answer of where the URL redirects to, as to a login.
+        measured: what the last response has cost; None where it does not say, or has filled caches of its process.
     """
 
     status: int
     problem: str = ""
     missing: tuple[str, ...] = ()
     is_redirected: bool = False
+    measured: Measured | None = None
 
     @property
     def fails(self) -> bool:
@@ -86,11 +99,17 @@ class Difference(NamedTuple):
 
     def words(self) -> str:
         """Return what the new release answers."""
+        if self.kind == "queries":
+            return _queries(self.after)
         if self.kind != "files":
             return str(self.after)
         names = [name for name in self.after.missing if name not in self.before.missing]
         more = f" and {len(names) - _FILES} more" if len(names) > _FILES else ""
         return f"has {', '.join(names[:_FILES])}{more}, not among its static files"
+
+    def former_words(self) -> str:
+        """Return what the old release answers."""
+        return _queries(self.before) if self.kind == "queries" else str(self.before)
 
 
 class Side(NamedTuple):
@@ -118,40 +137,40 @@ def side(site: Site, release: Path, facts: Mapping[str, Any], former: Path | Non
     return Side(site, release, str(facts.get("static_url") or "") if is_here else "", former)
 
 
-def compare(old: Side, new: Side, urls: Sequence[Target]) -> dict[str, Any]:
-    """Return what the new release answers worse than the old one; see `SHAPE`.
+def compare(old: Side, new: Side, urls: Sequence[Target], queries: float) -> dict[str, Any]:
+    """Return what the new release answers worse than the old one, and the CPU of both for each page; see `SHAPE`.
 
     Args:
         urls: domains and paths, which visitors got with status 200.
+        queries: how many times as many queries a page may make.
     """
-    began, compared, pages, failing = time.monotonic(), 0, 0, 0
-    suspects: dict[Target, Difference] = {}
+    began, pages, failing = time.monotonic(), 0, 0
+    asked: dict[Target, Difference] = {}
     known: dict[tuple[Path, str], Reply] = {}
     for url in urls:
         if time.monotonic() - began > SECONDS:
             break
-        found = _asked(old, new, url, known)
-        before = found.before
-        compared, failing = compared + 1, failing + before.fails
-        pages += before.status == 200 and not before.is_redirected
-        if found.kind:
-            suspects[url] = found
+        asked[url] = found = _asked(old, new, url, queries, known)
+        failing += found.before.fails
+        pages += found.before.status == 200 and not found.before.is_redirected
+    suspects = {url: found for url, found in asked.items() if found.kind}
     differences = [
-        {"host": host, "target": target, "kind": found.kind, "old": str(found.before), "new": found.words()}
-        for (host, target), found in _confirmed(old, new, suspects).items()
+        {"host": host, "target": target, "kind": found.kind, "old": found.former_words(), "new": found.words()}
+        for (host, target), found in _confirmed(old, new, suspects, queries).items()
     ]
     return {
-        **{"compared": compared, "pages": pages, "failing": failing, "left": len(urls) - compared},
+        **{"compared": len(asked), "pages": pages, "failing": failing, "left": len(urls) - len(asked)},
         **{"suspects": len(suspects), "seconds": round(time.monotonic() - began, 2)},
         "differences": differences,
+        "cpu": [cost for found in asked.values() if (cost := _cpu(found))],
     }
 
 
-def worse(before: Reply, after: Reply) -> str:
+def worse(before: Reply, after: Reply, queries: float) -> str:
     """Return how an answer of the new release is worse than that of the old one; empty where it is not.
 
-    ``fails``: an error or a redirect in a circle; ``files``: static files are missing; ``gone``: a page that is not
-    there any more, which may be meant.
+    ``fails``: an error or a redirect in a circle; ``files``: static files are missing; ``queries``: it makes more of
+    them; ``gone``: a page that is not there any more, which may be meant.
     """
     if before.fails:
         return ""
@@ -159,7 +178,23 @@ def worse(before: Reply, after: Reply) -> str:
         return "fails"
     if before.status < 400 <= after.status and after.status not in _LATER:
         return "gone"
-    return "files" if {*after.missing} - {*before.missing} else ""
+    if {*after.missing} - {*before.missing}:
+        return "files"
+    former, new = ((reply.measured.queries if reply.measured else None) for reply in (before, after))
+    is_more = former is not None and new is not None and new > former * queries + _EXTRA_QUERIES
+    return "queries" if is_more and before.status == after.status else ""
+
+
+def _queries(reply: Reply) -> str:
+    return f"makes {reply.measured.queries} queries" if reply.measured else str(reply)
+
+
+def _cpu(found: Difference) -> dict[str, Any] | None:
+    """Return the milliseconds of CPU that a page has taken in both releases; None where they are not comparable."""
+    before, after = found.before.measured, found.after.measured
+    if not before or not after or before.cpu is None or after.cpu is None or before.route != after.route:
+        return None
+    return {"route": before.route, "old": before.cpu, "new": after.cpu} if found.before.status < 400 else None
 
 
 def ask(sides: Sequence[Side], url: Target) -> list[str]:
@@ -167,17 +202,17 @@ def ask(sides: Sequence[Side], url: Target) -> list[str]:
     return [str(_ask(side, url, {})) for side in sides]
 
 
-def _confirmed(old: Side, new: Side, suspects: Mapping[Target, Difference]) -> dict[Target, Difference]:
+def _confirmed(old: Side, new: Side, suspects: Mapping[Target, Difference], queries: float) -> dict[Target, Difference]:
     """Return the differences that each of some more requests has shown too, as far as there was time for them."""
     deadline, count = time.monotonic() + _AGAIN, 0
     slow = [url for url, found in suspects.items() if found.after.timed_out]
-    fast = sorted((url for url in suspects if url not in slow), key=lambda url: suspects[url].kind == "gone")
+    fast = sorted((url for url in suspects if url not in slow), key=lambda url: KINDS.index(suspects[url].kind))
     last = {url: suspects[url] for url in [*fast[:_DIFFERENCES], *slow[:1]]}
-    while last and count < _ROUNDS:
-        for url in list(last):
+    while due := [url for url, found in last.items() if count < _rounds(found.kind)]:
+        for url in due:
             if time.monotonic() > deadline:
                 return last if count >= _FEWEST else {}
-            last[url] = _asked(old, new, url, {})
+            last[url] = _asked(old, new, url, queries, {})
             if not last[url].kind:
                 del last[url]
         count += 1
@@ -185,10 +220,23 @@ def _confirmed(old: Side, new: Side, suspects: Mapping[Target, Difference]) -> d
     return last
 
 
-def _asked(old: Side, new: Side, url: Target, known: dict[tuple[Path, str], Reply]) -> Difference:
+def _rounds(kind: str) -> int:
+    return _ROUNDS_OF_QUERIES if kind == "queries" else _ROUNDS
+
+
+def _asked(old: Side, new: Side, url: Target, queries: float, known: dict[tuple[Path, str], Reply]) -> Difference:
     """Request a URL from both releases, one after the other."""
-    before, after = _ask(old, url, known), _ask(new, url, known)
-    return Difference(worse(before, after), before, after)
+    before, after = _ask_warm(old, url, known), _ask_warm(new, url, known)
+    return Difference(worse(before, after, queries), before, after)
+
+
+def _ask_warm(side: Side, url: Target, known: dict[tuple[Path, str], Reply]) -> Reply:
+    """Request a URL until a process answers that has answered its route before; a few times at most."""
+    for _time in range(_WARM):
+        reply = _ask(side, url, known)
+        if not reply.measured or not reply.measured.is_cold:
+            return reply
+    return reply._replace(measured=None)
 
 
 def _ask(side: Side, url: Target, known: dict[tuple[Path, str], Reply]) -> Reply:
@@ -204,7 +252,7 @@ def _ask(side: Side, url: Target, known: dict[tuple[Path, str], Reply]) -> Reply
         for _hop in range(_HOPS):
             key = (side.release, target.partition("?")[0])
             if len(passed) > 1 and key in known:
-                return known[key]._replace(is_redirected=True)
+                return known[key]._replace(is_redirected=True, measured=None)
             headers = {**_headers(site), **HEADERS}
             answer = release_http.get(
                 site, side.release, target, host=host, scheme=site.scheme, headers=headers, timeout=_PATIENCE
@@ -213,7 +261,8 @@ def _ask(side: Side, url: Target, known: dict[tuple[Path, str], Reply]) -> Reply
             is_elsewhere = not domains.has(site.config["domains"], to.hostname) or to.scheme != site.scheme
             if answer.status not in _REDIRECTS or is_elsewhere:
                 missing = _missing(side, answer.status, answer.body)
-                known[key] = Reply(answer.status, missing=missing, is_redirected=len(passed) > 1)
+                said = measured.parse(answer.headers.get(measured.HEADER.lower()))
+                known[key] = Reply(answer.status, missing=missing, is_redirected=len(passed) > 1, measured=said)
                 return known[key]
             target = to.path + (f"?{to.query}" if to.query else "")
             passed.append(target)

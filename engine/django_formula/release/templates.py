@@ -45,7 +45,10 @@ def of_kinds(site: Mapping[str, Any]) -> list[str]:
 def proves(site: Mapping[str, Any]) -> bool:
     """Return whether releases of a site prove themselves, so that each response names what is compared.
 
+    For a replay alone it does where nginx is there to remove it.
+
     Args:
         site: its configuration.
     """
-    return "canary" in site["releases"]
+    has_replay = bool(site["releases"].get("replay")) and site["proxy"]["kind"] == "nginx"
+    return "canary" in site["releases"] or has_replay

@@ -1,6 +1,9 @@
 """The replay in a deployment: what is recorded and said of it, and what a release that is worse leaves."""
 
+import contextlib
 import json
+import random
+import re
 
 import pytest
 from django_formula.deploy import replay
@@ -20,12 +23,21 @@ def site(world, monkeypatch, tmp_path):
     """A site with a release that is active, the URLs of its visitors, and what a comparison returns."""
     world.options = {"proxy": {"access_log": "json"}, "releases": {"replay": True}}
     world.urls = []
-    world.found = {"compared": 2, "pages": 2, "failing": 0, "left": 0, "suspects": 0, "seconds": 0.5, "differences": []}
-    world.asked = []
+    world.found = {
+        **{"compared": 2, "pages": 2, "failing": 0, "left": 0, "suspects": 0, "seconds": 0.5},
+        **{"differences": [], "cpu": []},
+    }
+    world.asked, world.queries = [], []
+
+    def compare(old, new, urls, queries):
+        world.asked.append(urls)
+        world.queries.append(queries)
+        return world.found if isinstance(world.found, dict) else world.found.pop(0)
+
     monkeypatch.setattr(proxies, "access_log", lambda site: tmp_path / "django-blog.log")
     monkeypatch.setattr(access_log, "visited", lambda site, log, apart, most: world.urls[:most])
-    monkeypatch.setattr(release_replay, "compare", lambda old, new, urls: world.asked.append(urls) or world.found)
-    monkeypatch.setattr(release_replay, "ask", lambda side, url: "")
+    monkeypatch.setattr(release_replay, "compare", compare)
+    monkeypatch.setattr(release_replay, "ask", lambda sides, url: [""])
     monkeypatch.setattr(health, "settled_journal", lambda *about: "")
     monkeypatch.setattr(page, "raised", lambda *about: Raised(f"KeyError: {SECRET!r} (shop/views.py:3)", "in item"))
     world.apply()
@@ -53,7 +65,7 @@ def test_release_as_good_as_the_active_one_is_recorded(site):
     assert site.asked == [[("blog.example.org", "/a/?q=ada"), ("blog.example.org", "/b/")]]
     record = json.loads((site.site.current / "release.json").read_text())
     assert record["replay"] == {
-        **{"compared": 2, "pages": 2, "failing": 0, "left": 0, "seconds": 0.5, "refused": 0},
+        **{"compared": 2, "pages": 2, "failing": 0, "left": 0, "seconds": 0.5, "measured": 0, "refused": 0},
         "differences": [],
     }
 
@@ -145,6 +157,63 @@ def test_exception_is_that_of_the_first_url(site):
     site.push("two")
     with pytest.raises(
         DeploymentError, match=r"GET /1/\?q=… on release \S+ returned 500: KeyError.* URLs fail: /0/\?q=…"
+    ):
+        site.apply()
+
+
+def measured(times, routes=("item/", "list/"), seed=5):
+    """The CPU of both releases for a hundred pages, the new one with so many times as much."""
+    chance = random.Random(seed)
+    costs = [
+        (routes[number % len(routes)], *(4 * chance.lognormvariate(0, 0.3) for _side in "on")) for number in range(100)
+    ]
+    return {"cpu": [{"route": route, "old": old, "new": new * times} for route, old, new in costs]}
+
+
+@pytest.mark.parametrize(
+    ("costs", "asked"),
+    [
+        ([measured(1)], 1),
+        ([measured(1.3)], 1),
+        ([measured(3), measured(1)], 2),  # it had caches to fill
+        ([measured(3, [f"{number}/" for number in range(50)])], 1),  # too few pages of each route
+        ([{"cpu": [{"route": "item/", "old": 0.0, "new": 0.0}] * 100}], 1),
+    ],
+)
+def test_pages_that_take_no_more_cpu_each_time_are_released(site, costs, asked):
+    site.found = [{**site.found, **cost} for cost in costs]
+    site.push("two")
+    assert "none worse" in site.apply()["instance"]["replay"] and len(site.asked) == asked
+    assert releases.releases(site.site)[-1].record["replay"]["measured"] == 100
+
+
+def test_release_whose_pages_take_more_cpu_is_refused(site):
+    site.found |= {**measured(3), "compared": 100}
+    live = site.live
+    site.push("two")
+    with pytest.raises(DeploymentError) as caught:
+        site.apply()
+    new = releases.releases(site.site)[-1]
+    why = rf"{new.name}: \S+: more than 1\.5 times the CPU of {live}; odds \d+ to 1"
+    assert re.search(f"replay failed: {why}; 100 URLs were compared", str(caught.value)), caught.value
+    assert site.live == live and new.record["replay"]["refused"] == 1
+    assert re.fullmatch(why, new.record["replay"]["differences"][0])
+
+
+def test_what_is_more_is_as_in_a_canary(site):
+    site.found |= measured(3)
+    site.options["releases"] = {"replay": True, "canary": {"worse": {"cpu": 4, "queries": 2}}}
+    site.push("two")
+    with contextlib.suppress(DeploymentError):  # the proof has no program here
+        site.apply()
+    assert site.queries[-1] == 2 and releases.releases(site.site)[-1].record["replay"]["refused"] == 0
+
+
+def test_page_with_more_queries_is_named(site):
+    differs(site, ("queries", "makes 53 queries"), ("queries", "makes 54 queries"))
+    site.push("two")
+    with pytest.raises(
+        DeploymentError, match=r"GET /0/\?q=… on release \S+ makes 53 queries; .*2 of 90 URLs make more"
     ):
         site.apply()
 

@@ -41,7 +41,7 @@ def sides(tmp_path, monkeypatch):
 def compared(sides, old, new, urls=("/a/",)):
     both, answers, _seen = sides
     answers["old"], answers["new"] = old, new
-    found = replay.compare(*both, [(HOST, url) for url in urls])
+    found = replay.compare(*both, [(HOST, url) for url in urls], 1.3)
     assert shapes.fits(json.loads(json.dumps(found)), replay.SHAPE) and found["compared"] + found["left"] == len(urls)
     return found
 
@@ -76,6 +76,44 @@ def test_only_what_the_new_release_answers_worse_counts(sides, old, new, kind, w
     assert [(one["kind"], one["new"]) for one in found["differences"]] == ([(kind, words)] if kind else [])
 
 
+def said(queries=3, cpu=4.0, cold="", route="a/", status=200):
+    """A response that says what it has cost."""
+    return status, {"x-django-said": f"0042-3f2a9c1b77de {route} {cold}{cpu} {queries} -"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_worse"),
+    [
+        (said(3), said(53), True),
+        (said(3), said(6), True),
+        (said(3), said(5), False),  # 1.3 times and 2
+        (said(100), said(132), False),
+        (said(100), said(133), True),
+        (said(3, status=404), said(53, status=403), False),
+        (said(3), said(53, cpu="-"), True),
+        (said("-"), said(53), False),
+        (200, said(53), False),  # the old release does not say it yet
+        (said(3), (200, {"x-django-said": "item/ 4.0 3 53"}), False),
+        (said(3), said(53, cold="~"), False),
+        (said(3), itertools.cycle([said(60, cold="~"), said(3)]), False),
+        (said(3), itertools.cycle([said(60, cold="~"), said(53)]), True),
+        (said(3), itertools.cycle([*[said(53)] * 5, said(3)]), False),  # each process has filled its cache
+    ],
+)
+def test_page_that_makes_more_queries_each_time_is_worse(sides, old, new, is_worse):
+    found = compared(sides, {"/a/": old}, {"/a/": new})
+    kinds = [(one["kind"], one["old"], one["new"]) for one in found["differences"]]
+    counts = [answer[1]["x-django-said"].split()[3] if isinstance(answer, tuple) else "53" for answer in (old, new)]
+    assert kinds == ([("queries", *(f"makes {count} queries" for count in counts))] if is_worse else [])
+
+
+def test_cpu_of_pages_is_returned_by_their_route(sides):
+    old = {"/a/": said(cpu=4.5), "/b/": said(cpu=2), "/c/": (302, {"location": "/a/"}), "/d/": said(status=404)}
+    new = {**old, "/a/": said(cpu=9.25), "/b/": said(cpu=2, route="c/")}
+    found = compared(sides, old, new, ("/a/", "/b/", "/c/", "/d/", "/e/"))
+    assert found["cpu"] == [{"route": "a/", "old": 4.5, "new": 9.25}]
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -99,7 +137,7 @@ def test_page_of_a_cache_may_have_files_of_the_active_release(sides, tmp_path, n
     write_tree(tmp_path, {"old/static/app.3f2a9c1b77de.js": ""})
     page = (200, f'<script src="/static/{name}"></script>')
     answers["new"] = {"/a/": page}
-    found = replay.compare(both[0], both[1]._replace(former=both[0].release), [(HOST, "/a/")])
+    found = replay.compare(both[0], both[1]._replace(former=both[0].release), [(HOST, "/a/")], 1.3)
     assert len(found["differences"]) == count
 
 
@@ -112,15 +150,14 @@ def test_place_that_many_pages_redirect_to_is_requested_once(sides):
 def test_requests_have_a_mark_and_nothing_of_visitors(sides):
     compared(sides, {}, {})
     assert [seen[:3] for seen in sides[2]] == [("old", "/a/", HOST), ("new", "/a/", HOST)]
-    assert all(
-        headers == {"User-Agent": "django-formula replay", "X-Django-Replay": "1"} for *_rest, headers in sides[2]
-    )
+    marks = {"User-Agent": "django-formula replay", "X-Django-Replay": "1", "X-Django-Proof": "1"}
+    assert all(headers == marks for *_rest, headers in sides[2])
 
 
 def test_headers_of_the_health_check_are_sent_without_logins(sides, tmp_path):
     headers = {"X-Scheme": "https", "Authorization": "Basic x", "X-Api-Key": "x", "Cookie": "a=b"}
     site = configured(health={"headers": headers})
-    replay.compare(*(Side(site, tmp_path / name, "") for name in ("old", "new")), [(HOST, "/a/")])
+    replay.compare(*(Side(site, tmp_path / name, "") for name in ("old", "new")), [(HOST, "/a/")], 1.3)
     assert all(sent == {"X-Scheme": "https", **replay.HEADERS} for *_rest, sent in sides[2])
 
 
