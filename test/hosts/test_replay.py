@@ -29,6 +29,7 @@ urlpatterns += [path("items/<int:number>/", views.item), path("odd/", views.odd)
 PAGE = '{% load static %}<img src="{% static "guestbook/rule.svg" %}"><p>{{ number }} {{ price }}</p>\n'
 TEMPLATE, VIEWS = "guestbook/templates/guestbook/item.html", "guestbook/views.py"
 NUMBERS = range(60)
+ITEM = "def item(request, number):\n"
 MANIFEST = "guestbook/lost.svg is not among the collected static files: have django:sites:blog:build create it"
 #: Mistakes of a release: a file → a text in it and what replaces it, and what the error says.
 MISTAKES = {
@@ -38,7 +39,7 @@ MISTAKES = {
         r"200; at least 20 of \d+ URLs fail: /items/\d+/, /items/\d+/",
     ),
     "some numbers": (
-        *(VIEWS, "def item(request, number):\n", "def item(request, number):\n    assert number % 30 != 7, 'seven'\n"),
+        *(VIEWS, ITEM, f"{ITEM}    assert number % 30 != 7, 'seven'\n"),
         r"GET /items/\d?7/ on release \S+ returned 500: AssertionError: seven \(guestbook/views\.py:\d+\); "
         r"{live} returned 200; 2 of \d+ URLs fail: /items/\d?7/\n",
     ),
@@ -52,8 +53,16 @@ MISTAKES = {
         r"GET /items/\d+/ on release \S+ has guestbook/lost\.js, not among its static files; {live} returned 200; ",
     ),
     "circle": (
-        *(VIEWS, "def item(request, number):\n", "def item(request, number):\n    return redirect(request.path)\n"),
+        *(VIEWS, ITEM, f"{ITEM}    return redirect(request.path)\n"),
         r"GET /items/\d+/ on release \S+ redirects in a circle, to /items/\d+/; {live} returned 200; ",
+    ),
+    "queries": (
+        *(VIEWS, ITEM, f"{ITEM}    for _row in range(9):\n        Entry.objects.count()\n"),
+        r"GET /items/\d+/ on release \S+ makes 9 queries; {live} makes 0 queries; at least 20 of \d+ URLs make more: ",
+    ),
+    "CPU": (
+        *(VIEWS, ITEM, f"{ITEM}    sum(turn * turn for turn in range(100_000))\n"),
+        r"\S+: (pages|items/<int:number>/): more than 1\.5 times the CPU of {live}\b.*; \d+ URLs were compared",
     ),
 }
 
@@ -92,6 +101,7 @@ def test_good_release_answers_what_visitors_have_requested(blog):
     assert re.match(r"6\d URLs, none worse, [\d.]+ s$", said), said
     record = blog.record()["replay"]
     assert record["compared"] >= 62 and record["refused"] == record["failing"] == 0 and record["differences"] == []
+    assert record["measured"] >= 62
     assert not [line for line in log(blog)[requests:] if str(line["uri"]).startswith("/items/")]
     releases = blog.host.call("django.releases", "blog")
     assert re.search(r"0 of 6\d replayed URLs worse", json.dumps(releases)), releases
