@@ -327,7 +327,7 @@ def upgrade_database(site, what="plan", to=None, lose=False):
     if what == "rehearse":
         return verbs_upgrade_database.rehearse(site, version)
     if what == "run":
-        return verbs_upgrade_database.run(site, version)
+        return verbs_upgrade_database.upgrade(site, version)
     if what == "back":
         return verbs_upgrade_database.back(site, lose=bool(lose))
     raise DeploymentError(f"django.upgrade_database does not know {what!r}", hint="plan, rehearse, run or back")

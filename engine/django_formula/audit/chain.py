@@ -24,7 +24,7 @@ def current() -> Path:
     return FOLDER / "audit.jsonl"
 
 
-def files() -> list[Path]:
+def years() -> list[Path]:
     """Return the files of the log, that of the oldest year first."""
     return [path for path in (*sorted(FOLDER.glob("audit-[0-9]*.jsonl")), current()) if path.exists()]
 
@@ -99,7 +99,7 @@ def _last_line(descriptor: int) -> bytes:
 
 
 def _last_of_older() -> bytes:
-    for path in reversed(files()):
+    for path in reversed(years()):
         with path.open("rb") as older:
             if last := _last_line(older.fileno()):
                 return last
@@ -128,7 +128,7 @@ def parsed(line: bytes) -> dict[str, Any]:
 
 def lines() -> Iterator[tuple[str, bytes]]:
     """Yield each line of the log with its place, the oldest first."""
-    for path in files():
+    for path in years():
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 yield f"{path}:{number}", line.rstrip(b"\n")

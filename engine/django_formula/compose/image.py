@@ -128,7 +128,7 @@ def dockerignore(tree: Path) -> str:
 def _public(tree: Path) -> list[str]:
     """Return the files of a source with certificates or public keys alone, which have names of private ones."""
     found = []
-    for path in project.files(tree, None, _DEPTH):
+    for path in project.walk(tree, None, _DEPTH):
         name = str(path.relative_to(tree))
         if path.suffix in _KEYS and compose_plan.PATH.fullmatch(name):
             there = Foreign(tree) / name

@@ -186,7 +186,7 @@ def _reading(source: Path, facts: Mapping[str, Any], names: Collection[str]) -> 
     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
     reads = re.compile(rf"(?:environ|getenv|\benv)[\w.]*\s*[\[(]\s*[\"']({'|'.join(names)})[\"']")
     found: dict[str, str] = {}
-    for path in dict.fromkeys(path for root in roots for path in project.files(root, None, depth=5)):
+    for path in dict.fromkeys(path for root in roots for path in project.walk(root, None, depth=5)):
         for name in reads.findall(code.read(path)) if path.suffix == ".py" else ():
             found.setdefault(name, os.path.relpath(path, source))
     return found
@@ -315,7 +315,7 @@ def _fixtures(source: Path, model: str) -> list[str]:
 
     Not those with accounts, whose passwords everybody knows, and none for tests.
     """
-    paths = project.files(source, None, depth=6)
+    paths = project.walk(source, None, depth=6)
     of_live = [path for path in paths if process_files.is_for_live(path.relative_to(source))]
     texts = {path.name: code.read(path) for path in of_live if path.parent.name == "fixtures"}
     texts = {name: text for name, text in texts.items() if _FIXTURE.fullmatch(name) and not _OF_ACCOUNTS.search(text)}

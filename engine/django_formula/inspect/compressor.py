@@ -58,5 +58,5 @@ def _languages(settings: Settings) -> list[str]:
 
 def _has_language(tree: Path) -> bool:
     """Return whether a block that is compressed has the language of the page."""
-    paths = (path for path in project.files(tree, None, _DEPTH) if path.suffix == ".html")
+    paths = (path for path in project.walk(tree, None, _DEPTH) if path.suffix == ".html")
     return any("LANGUAGE_CODE" in block for path in paths for block in _BLOCK.findall(inspect_code.read(path)))

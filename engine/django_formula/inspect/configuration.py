@@ -84,7 +84,7 @@ def find(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Conf
         if path and (example not in settings.perhaps or needed.intersection(modules)):
             yield _copy(path.relative_to(tree), example, roots[0])
     for root in roots:
-        for example in sorted(project.files(root, None, depth=4)):
+        for example in sorted(project.walk(root, None, depth=4)):
             named = _EXAMPLE.fullmatch(example.name)
             path = example.with_name(f"{named[1] or named[2]}.py") if named else example
             is_for_live = not _OF_DEVELOPMENT.fullmatch(path.stem)

@@ -110,7 +110,7 @@ def extensions(tree: Path) -> list[str]:
 
     Only a superuser may create them, or they are in a package of their own.
     """
-    paths = (path for path in project.files(tree, None, depth=6) if path.parent.name == "migrations")
+    paths = (path for path in project.walk(tree, None, depth=6) if path.parent.name == "migrations")
     texts = [text for path in paths if path.suffix == ".py" and "Extension(" in (text := code.read(path))]
     found = {name for text in texts for name in _CREATED.findall(text)}
     found |= {name for name, operation in _OPERATIONS.items() if any(map(operation.search, texts))}
@@ -119,7 +119,7 @@ def extensions(tree: Path) -> list[str]:
 
 def refused_by_mysql(tree: Path) -> str:
     """Return the place of a ForeignKey with the default 0 that a migration adds, which MySQL refuses; else empty."""
-    for path in sorted(project.files(tree, None, depth=6)):
+    for path in sorted(project.walk(tree, None, depth=6)):
         is_migration = path.suffix == ".py" and path.parent.name == "migrations"
         for call in _calls(code.tree(path), "AddField") if is_migration else ():
             for field in _calls(call, "ForeignKey"):
@@ -138,7 +138,7 @@ def _calls(top: ast.AST, name: str) -> Iterator[ast.Call]:
 
 def command_with(tree: Path, module: str) -> str:
     """Return the project's own management command that imports a module of a package; empty if none does."""
-    for path in project.files(tree, None, depth=6):
+    for path in project.walk(tree, None, depth=6):
         if path.suffix == ".py" and path.parent.name == "commands" and not path.name.startswith("_"):
             text = code.read(path)
             if module in text and code.names(code.parse(text), module):

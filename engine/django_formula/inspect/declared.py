@@ -113,7 +113,7 @@ def _files(tree: Path, remarks: list[Any]) -> Iterator[_File]:
         if isinstance(content, dict):
             reader(file, content)
             yield file
-    for path in project.files(tree, None, depth=3):
+    for path in project.walk(tree, None, depth=3):
         inside = path.relative_to(tree)
         if path.suffix == ".ini" and process_files.is_for_live(inside):
             yield _uwsgi(_File(str(inside)), code.read(path))

@@ -97,7 +97,7 @@ def find(tree: Path, project: str, settings: Settings, distribution: str) -> lis
     """
     found: list[FrontEnd] = []
     built: list[tuple[Path, Any]] = []
-    for path in sorted(inspect_project.files(tree, "package.json", depth=2), key=lambda one: len(one.parts)):
+    for path in sorted(inspect_project.walk(tree, "package.json", depth=2), key=lambda one: len(one.parts)):
         folder = path.parent.relative_to(tree)
         is_plain = re.fullmatch(r"[\w./@+-]+", str(folder))  # it becomes a part of a command
         content = _content(path)
@@ -229,7 +229,7 @@ def _is_broken(script: Any, scripts: dict[str, Any]) -> bool:
 
 def _of_images(tree: Path, scripts: dict[str, Any]) -> list[str]:
     """Return the scripts that a Dockerfile of the project runs instead of ``build``, and that seem to build."""
-    paths = [path for path in inspect_project.files(tree, None, depth=3) if _DOCKERFILE.fullmatch(path.name)]
+    paths = [path for path in inspect_project.walk(tree, None, depth=3) if _DOCKERFILE.fullmatch(path.name)]
     live = [path for path in paths if process_files.is_for_live(path.relative_to(tree))]
     named = dict.fromkeys(name for path in live for name in _RUN.findall(code.read(path)))
     found = [name for name in named if name in scripts]
@@ -238,7 +238,7 @@ def _of_images(tree: Path, scripts: dict[str, Any]) -> list[str]:
 
 def _global(tree: Path, script: str, content: dict[str, Any]) -> str:
     """Return the command by which a script has the programs that package.json lacks and a Dockerfile installs."""
-    paths = [path for path in inspect_project.files(tree, None, depth=4) if _DOCKERFILE.fullmatch(path.name)]
+    paths = [path for path in inspect_project.walk(tree, None, depth=4) if _DOCKERFILE.fullmatch(path.name)]
     listed = " ".join(words for path in paths for words in _GLOBAL.findall(code.read(path)))
     required = {name for key in ("dependencies", "devDependencies") for name in content.get(key) or ()}
     used = {*_WORD.findall(script)} - required
@@ -256,7 +256,7 @@ def _build(scripts: dict[str, Any]) -> str:
 def _named(folder: Path, scripts: Any) -> list[str]:
     """Return the scripts that build a part each and that files of a deployment run: ``npm run build-css``."""
     parts = [name for name in scripts if re.fullmatch(_PART_OF_BUILD, name)] if isinstance(scripts, dict) else []
-    paths = inspect_project.files(folder, None, depth=3) if parts else []
+    paths = inspect_project.walk(folder, None, depth=3) if parts else []
     texts = [code.read(path) for path in paths if _OF_DEPLOYMENT.search(str(path.relative_to(folder)))]
     run = "\n".join(texts)
     return [

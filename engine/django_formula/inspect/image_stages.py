@@ -25,7 +25,7 @@ def placed(tree: Path, project: str, folder: Path, missing: Collection[Path]) ->
     Returns:
         Both relative, the place to the source; empty texts where no Dockerfile copies it to such a place.
     """
-    for path in sorted(inspect_project.files(tree, None, depth=3)):
+    for path in sorted(inspect_project.walk(tree, None, depth=3)):
         if _NAME.fullmatch(path.name) and process_files.is_for_live(path.relative_to(tree)):
             for built, target in _copies(code.read(path), folder):
                 place = next(filter(None, (_place(one, project, target) for one in missing)), "")

@@ -155,7 +155,7 @@ def _syntax_error(roots: list[Path], module: str) -> str:
 
 def _of_container(tree: Path, roots: list[Path]) -> tuple[str, str]:
     """Return the settings module that a file of a container or a service sets, and the file; none for development."""
-    for path in sorted(project.files(tree, None, depth=3), key=lambda path: (len(path.parts), path)):
+    for path in sorted(project.walk(tree, None, depth=3), key=lambda path: (len(path.parts), path)):
         inside = path.relative_to(tree)
         if _CONTAINER.fullmatch(path.name) and process_files.is_for_live(inside):
             live = [name for name in _SET.findall(code.read(path)) if _is_live(roots, name)]
@@ -212,7 +212,7 @@ def _is_imported(roots: list[Path], module: str) -> bool:
     package, _dot, name = module.rpartition(".")
     ways = (f"from {module} import", f"import {module}\\b", f"from {package} import {name}\\b")
     pattern = "|".join(rf"^\s*{way}" for way in ways)
-    paths = (path for root in roots for path in project.files(root, None, depth=4) if path.suffix == ".py")
+    paths = (path for root in roots for path in project.walk(root, None, depth=4) if path.suffix == ".py")
     return any(module in (text := code.read(path)) and re.search(pattern, text, re.M) for path in paths)
 
 

@@ -16,7 +16,7 @@ from django_formula.virtualenv import lock
 _READERS = re.compile(r"(^|\.)(version|metadata|distribution|get_distribution|requires)$")
 
 
-def files(tree: Path, project: str, roots: Sequence[Path]) -> dict[str, dict[str, str]]:
+def stand_ins(tree: Path, project: str, roots: Sequence[Path]) -> dict[str, dict[str, str]]:
     """Return the files for the pillar by which a project finds its own metadata; none if it does not read them.
 
     Args:
@@ -55,7 +55,7 @@ def _of_setup(path: Path) -> dict[str, str]:
 
 def _is_read(tree: Path, roots: Sequence[Path], name: str) -> bool:
     """Return whether code of the project reads the metadata of a package in every case."""
-    for path in inspect_project.files(tree, None, depth=5):
+    for path in inspect_project.walk(tree, None, depth=5):
         below = [root for root in roots if path.is_relative_to(root)]
         if path.suffix == ".py" and path.name != "setup.py" and below:
             text = code.read(path)

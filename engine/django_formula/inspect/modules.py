@@ -50,7 +50,7 @@ def _of_storages(settings: Settings, roots: Sequence[Path]) -> list[str]:
 def imports_itself(project: Path) -> bool:
     """Return whether modules of a project import the folder of its manage.py as a package, from the folder above."""
     pattern = re.compile(rf"^[ \t]*(?:from|import)[ \t]+{re.escape(project.name)}\.(\w+)", re.MULTILINE)
-    modules = [path for path in inspect_project.files(project, None, depth=6) if path.suffix == ".py"]
+    modules = [path for path in inspect_project.walk(project, None, depth=6) if path.suffix == ".py"]
     named = (name for path in modules for name in pattern.findall(code.read(path)))
     return any(python_path.is_own([project], name) for name in named)
 
@@ -139,7 +139,7 @@ def _guess(module: str, roots: Sequence[Path]) -> str:
     """Return the package that has a module, or the module's name, which on PyPI is often another one."""
     row = rows("by_text").get(module)
     if row:
-        paths = (path for path in inspect_project.files(roots[0], None, depth=6) if path.suffix == ".py")
+        paths = (path for path in inspect_project.walk(roots[0], None, depth=6) if path.suffix == ".py")
         if any(row["match"] in code.read(path) for path in paths):
             return str(row["package"])
     return knowledge_package.package_of(module) or module.replace("_", "-")
@@ -170,7 +170,7 @@ def _plain(name: str) -> str:
 
 def _of_fields(root: Path) -> list[str]:
     """Return the modules that Django's checks require for classes of fields in migrations of the project."""
-    files = inspect_project.files(root, None, depth=6)
+    files = inspect_project.walk(root, None, depth=6)
     paths = [path for path in files if path.parent.name == "migrations" and path.suffix == ".py"]
     known = rows("fields").items()
     return [module for field, module in known if any(f"models.{field}(" in code.read(path) for path in paths)]

@@ -89,7 +89,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         _front_ends(report, settings, tree, project)
     with part("the project's own metadata"):
         why = "the project reads its own metadata, and is not installed as a package"
-        report.merge("files", metadata.files(tree, project, roots), why)
+        report.merge("files", metadata.stand_ins(tree, project, roots), why)
     deployed = declared.NOTHING
     with part("deployment files of other platforms"):
         deployed = declared.find(tree, report.remarks)
@@ -203,7 +203,7 @@ def _own_folders(report: Report, settings: Settings, tree: Path, project: str, r
     The folder above that of manage.py is one where modules import the folder of manage.py itself, and a package is one
     where its modules import each other without its name.
     """
-    files = [path for top in {tree, tree / project} for path in inspect_project.files(top, "__init__.py", depth=5)]
+    files = [path for top in {tree, tree / project} for path in inspect_project.walk(top, "__init__.py", depth=5)]
     packages = {path.parent.name for path in files}
     for module in inspect_modules.needed(settings):
         if module not in packages or python_path.is_own(roots, module):

@@ -298,7 +298,7 @@ def _server(report: Report, tree: Path, folder: str, required: Collection[str], 
 
 def _without_http(roots: Sequence[Path], channels: str) -> Path | None:
     """Return the module by which the ASGI application of Channels serves websockets only; None if it may serve http."""
-    paths = [path for root in roots for path in project.files(root, None, depth=5)]
+    paths = [path for root in roots for path in project.walk(root, None, depth=5)]
     paths = [path for path in paths if path.name in ("asgi.py", "routing.py")]
     texts = {path: code.read(path) for path in paths}
     found = [path for path, text in texts.items() if "ProtocolTypeRouter(" in text]

@@ -71,7 +71,7 @@ def lines(tree: Path, remarks: list[str]) -> list[Line]:
     """
     found: list[Line] = []
     readers = (_procfiles, _units, _programs, _compose_files, _crontabs, _scripts)
-    paths = [path for path in project.files(tree, None, depth=5) if _CANDIDATE.fullmatch(path.name)]
+    paths = [path for path in project.walk(tree, None, depth=5) if _CANDIDATE.fullmatch(path.name)]
     paths.sort(key=lambda path: (len(path.parts), path))
     for reader in readers:
         for path in paths:

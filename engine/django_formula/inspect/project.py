@@ -84,7 +84,7 @@ def manage_files(source: Path) -> list[Path]:
 
     Not one in the package of the settings that another one above it has: from its folder they cannot be imported.
     """
-    found = sorted(path.relative_to(source) for path in files(source, "manage.py", depth=3))
+    found = sorted(path.relative_to(source) for path in walk(source, "manage.py", depth=3))
     named = {path: code.settings_named(source / path) for path in found} if len(found) > 1 else {}
     with_settings = {
         (path.parent, module)
@@ -150,7 +150,7 @@ def own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path]
     """Return the files of a project without those of another one in its folders, which has its own manage.py."""
     own: dict[Path, None] = {}
     for root in roots:
-        found = files(root, name, depth)
+        found = walk(root, name, depth)
         other_projects = {root / path.parent for path in manage_files(root)} - {*roots}
         if other_projects:
             found = [path for path in found if other_projects.isdisjoint(path.parents)]
@@ -284,7 +284,7 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(shown[:8])}{' …' if len(shown) > 8 else ''}"
 
 
-def files(top: Path, name: str | None, depth: int) -> list[Path]:
+def walk(top: Path, name: str | None, depth: int) -> list[Path]:
     """Return the files of that name, or all, in a tree down to a depth, without tests and installed packages."""
     found = []
     for folder, folders, names in os.walk(top):

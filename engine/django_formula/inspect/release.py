@@ -119,7 +119,7 @@ def _files(tree: Path, deployed: Declared) -> Iterator[tuple[str, list[tuple[int
     """Yield the files that may have commands for a release, and all their commands, as `_commands` has them."""
     if deployed.release:
         yield deployed.places["release"], _declared(tree, deployed)
-    paths = [path.relative_to(tree) for path in project.files(tree, None, depth=4)]
+    paths = [path.relative_to(tree) for path in project.walk(tree, None, depth=4)]
     is_compose = process_files.is_compose_file
     paths = [path for path in paths if _SCRIPT.fullmatch(path.name) or is_compose(path)]
     order = [(is_compose(path), "prod" not in str(path), len(path.parts)) for path in paths]

@@ -33,7 +33,7 @@ def limits_of_packages(tree: Path, pinned: Mapping[str, str], required: Collecti
         if package == "django" or package not in required or package in pinned:
             continue
         names = re.compile(rf"\b({'|'.join(map(re.escape, modules))})\b")
-        for path in project.files(tree, None, depth=6):
+        for path in project.walk(tree, None, depth=6):
             found = names.search(code.read(path)) if path.suffix == ".py" else None
             if found:
                 version = modules[found[0]]
@@ -72,7 +72,7 @@ def _removed(tree: Path) -> list[tuple[list[int], str, str, str]]:
     """
     return sorted(
         (_numbers(version), str(path.relative_to(tree)), name, version)
-        for path in project.files(tree, None, depth=6)
+        for path in project.walk(tree, None, depth=6)
         if path.suffix == ".py"
         for name, version in _imported(path)
     )
@@ -84,7 +84,7 @@ def is_outdated(package: Path, version: str) -> bool:
     Args:
         package: its folder in site-packages.
     """
-    paths = (path for path in project.files(package, None, depth=1) if path.suffix == ".py")
+    paths = (path for path in project.walk(package, None, depth=1) if path.suffix == ".py")
     modules = [path for path in paths if _ANY.search(code.read(path))]
     return any(_numbers(removed) <= _numbers(version) for path in modules for _name, removed in _imported(path))
 
@@ -98,7 +98,7 @@ def newer(tree: Path, pinned: str) -> tuple[str, str]:
     own = _numbers(pinned)
     found = sorted(
         (_numbers(version), str(path.relative_to(tree)), what, version)
-        for path in project.files(tree, None, depth=6)
+        for path in project.walk(tree, None, depth=6)
         if own and path.suffix == ".py" and path.parent.name == "migrations"
         for what, version in _called(path)
         if _numbers(version) > own

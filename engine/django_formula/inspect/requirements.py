@@ -173,7 +173,7 @@ def needs_setuptools(tree: Path, required: Collection[str], pinned: dict[str, st
     """
     if "setuptools" in required and _is_before(pinned.get("setuptools", ""), "81"):
         return ""
-    for path in inspect_project.files(tree, None, depth=5):
+    for path in inspect_project.walk(tree, None, depth=5):
         if path.suffix == ".py" and path.name != "setup.py" and _imports_pkg_resources(path):
             return str(path.relative_to(tree))
     return ""

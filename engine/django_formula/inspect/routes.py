@@ -96,7 +96,7 @@ def _candidates(access: Access, urlconf: Any, but: str) -> Iterator[tuple[str, s
 
 def _has_own_login(access: Access) -> bool:
     """Return whether a class of the project for Django's admin has a login of its own, as by another server."""
-    paths = [path for root in access.roots for path in project.files(root, None, depth=4)]
+    paths = [path for root in access.roots for path in project.walk(root, None, depth=4)]
     texts = [code.read(path) for path in paths if _OF_ADMIN.fullmatch(path.name)]
     classes = [
         node
@@ -113,7 +113,7 @@ def _health_paths(access: Access, urlconf: Any) -> Iterator[str]:
 
     They are in its ROOT_URLCONF, if that is known, and in modules that it includes without a prefix.
     """
-    paths = [path for root in access.roots for path in project.files(root, "urls.py", depth=3)]
+    paths = [path for root in access.roots for path in project.walk(root, "urls.py", depth=3)]
     if isinstance(urlconf, str):
         paths = _files(access, urlconf) or paths
     done: set[Path] = set()

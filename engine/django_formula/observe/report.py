@@ -33,7 +33,7 @@ _HOW = {"whole": "", "part": " (a part of it)", "element": " (one of a list)", "
 _SETTINGS, _ENTRIES = 8, 30
 
 
-def of_site(name: str) -> str:
+def describe(name: str) -> str:
     """Return what the settings of a site's release ask for and say, and the part of a pillar that follows from it.
 
     Raises:

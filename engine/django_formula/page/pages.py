@@ -48,7 +48,7 @@ def _since(known: decide.Known) -> dict[str, float]:
 def here() -> dict[str, Any]:
     """Look at this host, whether it is watched or not; return what the page shows of it."""
     now, state = time.time(), spool.state()
-    found = look.look({**state}, {**_DEFAULTS, **spool.config()}, now)
+    found = look.examine({**state}, {**_DEFAULTS, **spool.config()}, now)
     return seen.of_look(found, _since(state.get("known", {})), now)
 
 

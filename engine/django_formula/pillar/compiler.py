@@ -72,7 +72,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     report(found, problems)
     sites = {} if found else configurations
     for site in sites.values():
-        pillar_push.settle(site)
+        pillar_push.complete(site)
     watch = None if found else pillar_watch.compiled(layers, rules, sites, host)
     people = pillar_people.compiled(sites)
     present = {name: site for name, site in sites.items() if site["state"] != "absent"}

@@ -50,7 +50,7 @@ def _key(entry: Any) -> str:
     return " ".join((entry if isinstance(entry, str) else entry.get("key", "")).split()[:2])
 
 
-def settle(site: dict[str, Any]) -> None:
+def complete(site: dict[str, Any]) -> None:
     """Give a site that is pushed its repository and its branch; to be called once contradictions are found."""
     if not site.get("push"):
         return

@@ -197,7 +197,7 @@ def waiting_since(one: Cluster) -> float:
 # What is in the store
 
 
-def run(one: Cluster, *words: str, doing: str, timeout: float = _REQUEST) -> str:
+def pgbackrest(one: Cluster, *words: str, doing: str, timeout: float = _REQUEST) -> str:
     """Run pgbackrest for a cluster, and return its output.
 
     Raises:
@@ -243,7 +243,7 @@ def reach(one: Cluster) -> list[dict[str, Any]]:
         DeploymentError: the store does not answer or refuses the login, or the password is another one.
     """
     doing = "listing the backups of PostgreSQL"
-    printed = run(one, "info", "--output=json", f"--io-timeout={_ANSWER}", doing=doing)
+    printed = pgbackrest(one, "info", "--output=json", f"--io-timeout={_ANSWER}", doing=doing)
     found = shapes.parse(printed, _INFO, doing=doing)
     for status in (repository["status"] for stanza in found for repository in stanza.get("repo", [])):
         if status["code"] == _UNREADABLE:
@@ -276,7 +276,7 @@ def contents(one: Cluster) -> Contents:
     began = min((float(each["timestamp"]["start"]) for each in backups), default=0.0)
     words = ("repo-ls", "--recurse", "--output=json", f"archive/{one.stanza}")
     files = shapes.parse(
-        run(one, *words, doing="listing the archive of PostgreSQL"),
+        pgbackrest(one, *words, doing="listing the archive of PostgreSQL"),
         {str: {"time?": int}},
         doing="listing the archive of PostgreSQL",
     )

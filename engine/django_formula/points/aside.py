@@ -66,7 +66,7 @@ def check_covered(cluster: Cluster, moment: Moment) -> int:
     """
     now = time.time()
     cluster.ask("SELECT txid_current();", doing="asking PostgreSQL for a transaction")
-    archive.run(cluster, "check", doing="waiting until the log is in the archive")
+    archive.pgbackrest(cluster, "check", doing="waiting until the log is in the archive")
     there = archive.contents(cluster)
     oldest = there.backups[0][0] if there.backups else None
     if oldest is None:
@@ -162,7 +162,7 @@ def restored(cluster: Cluster, moment: Moment, size: int) -> Iterator[Server]:
         words = [f"--pg1-path={_ASIDE}/data", "--type=time", f"--target={moment.target}", "--target-action=promote"]
         words += ["--archive-mode=off", f"--tablespace-map-all={_ASIDE}/tablespaces", *_QUEUES]
         words.append(f"--recovery-option=restore_command={_get(cluster)}")
-        archive.run(cluster, *words, "restore", doing=f"restoring {moment.text} aside", timeout=archive.DATA)
+        archive.pgbackrest(cluster, *words, "restore", doing=f"restoring {moment.text} aside", timeout=archive.DATA)
         _start(server, moment)
         yield server
     finally:

@@ -55,14 +55,14 @@ def _attempt(stanza: str, task: str, act: Callable[[Cluster, dict[str, Any]], No
 def _check(one: Cluster, entry: dict[str, Any]) -> None:
     """Have PostgreSQL close a segment, wait until that is in the store, and look whether all others are there."""
     archive.reach(one)
-    archive.run(one, "check", doing="checking the archive of PostgreSQL")
+    archive.pgbackrest(one, "check", doing="checking the archive of PostgreSQL")
     archive.remember(entry, archive.contents(one))
 
 
 def _back_up(one: Cluster, entry: dict[str, Any]) -> None:
     kind = due(entry)
     if kind:
-        archive.run(one, "backup", f"--type={kind}", doing="backing PostgreSQL up", timeout=archive.DATA)
+        archive.pgbackrest(one, "backup", f"--type={kind}", doing="backing PostgreSQL up", timeout=archive.DATA)
         archive.remember(entry, archive.contents(one))
 
 

@@ -275,7 +275,7 @@ def _begin(state: dict[str, Any], one: Cluster, statements: Sequence[str], place
     if former.get("store") != place:
         former = {}
         archive.reach(one)
-        archive.run(one, "stanza-create", doing=f"making the archive of PostgreSQL {one.stanza}")
+        archive.pgbackrest(one, "stanza-create", doing=f"making the archive of PostgreSQL {one.stanza}")
     if statements:
         one.ask("\n".join([*statements, "SELECT pg_reload_conf();"]), doing="setting PostgreSQL up")
         if one.ask("SHOW archive_mode", doing="querying PostgreSQL").strip() == "off":

@@ -131,7 +131,7 @@ def verify() -> dict[str, Any]:
     for line in compared:
         if line.startswith("{") and line not in known:
             raise DeploymentError(f"the audit log lacks a line that the journal has: {line}")
-    return {"lines": count, "in the journal": len(compared), "files": [str(path) for path in chain.files()]}
+    return {"lines": count, "in the journal": len(compared), "files": [str(path) for path in chain.years()]}
 
 
 def _of_journal() -> list[str]:

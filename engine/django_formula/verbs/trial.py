@@ -62,7 +62,7 @@ def of(source: str, revision: str = "HEAD", deploy_key: str | None = None) -> st
         DeploymentError: there is no such site, or it cannot be asked; or as `inspect`.
     """
     is_place = ("/" in source or ":" in source) and source not in sites.registered()
-    return inspect(source, revision, deploy_key) if is_place else observe_report.of_site(source)
+    return inspect(source, revision, deploy_key) if is_place else observe_report.describe(source)
 
 
 def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -> str:

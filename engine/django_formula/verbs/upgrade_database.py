@@ -157,7 +157,7 @@ def rehearse(name: str, to: str | None = None) -> dict[str, Any]:
     }
 
 
-def run(name: str, to: str | None = None) -> dict[str, Any]:
+def upgrade(name: str, to: str | None = None) -> dict[str, Any]:
     """Upgrade the cluster of a site, and with it all sites that have databases there.
 
     Raises:

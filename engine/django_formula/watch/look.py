@@ -98,7 +98,7 @@ class _SiteSeen(NamedTuple):
     proxy: Proxy | None = None
 
 
-def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
+def examine(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
     """Look at all sites and at the host.
 
     Args:

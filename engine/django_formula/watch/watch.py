@@ -36,7 +36,7 @@ def take(config: dict[str, Any]) -> int:
     for turn in range(2):
         state = spool.state()
         began = time.time()
-        seen = look.look(state, config, began)
+        seen = look.examine(state, config, began)
         known = state.setdefault("known", {})
         is_quiet = look.quiet_by(config, seen, began)
         messages = decide.decide(known, seen.problems, began, is_quiet) + look.told_events(state, seen, is_quiet)

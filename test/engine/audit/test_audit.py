@@ -84,7 +84,7 @@ def test_a_year_begins_a_new_file_and_the_chain_goes_on(monkeypatch):
     done()
     monkeypatch.setattr(clock, "now", lambda: "2027-01-01T00:00:00Z")
     done()
-    older, newer = chain.files()
+    older, newer = chain.years()
     assert older.name == "audit-2026.jsonl" and len(read(older)) == len(read(newer)) == 2
     assert read(newer)[0]["prev"] == chain.digest(older.read_bytes().splitlines()[-1])
     assert history.verify()["lines"] == 4

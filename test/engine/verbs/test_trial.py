@@ -17,7 +17,7 @@ def called(monkeypatch):
     """What `trial.of` asks: a site of this host, of which there are `blog` and `shop`, or a source."""
     found: list[tuple[str, ...]] = []
     monkeypatch.setattr(sites, "registered", lambda: ["blog", "shop"])
-    monkeypatch.setattr(trial.observe_report, "of_site", lambda name: found.append(("site", name)))
+    monkeypatch.setattr(trial.observe_report, "describe", lambda name: found.append(("site", name)))
     monkeypatch.setattr(trial, "inspect", lambda *arguments: found.append(("source", *arguments)))
     return found
 

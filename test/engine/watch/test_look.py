@@ -205,7 +205,7 @@ def test_site_whose_turn_in_an_apply_is_to_come_is_not_down(monkeypatch, is_depl
     seen = {"blog": look._SiteSeen([], [], {}, is_deployed=is_deployed), "wiki": look._SiteSeen([*DOWN], [], {})}
     monkeypatch.setattr(look, "_of_any_site", lambda name, *_given: seen[name])
     kept = {"sites_seen": {"wiki": {"good": is_good}}}
-    assert [one["site"] for one in look.look(kept, CONFIG, 0.0).problems.values()] == sites
+    assert [one["site"] for one in look.examine(kept, CONFIG, 0.0).problems.values()] == sites
 
 
 def test_site_that_comes_or_is_deployed_needs_more_looks():
