@@ -799,7 +799,8 @@ def replay(bench: Bench) -> list[Figure]:
         one.host.remove()
     refused = [why for one in replayed for why in one.refused]
     missed = [f"{one.project}: {kind}" for one in replayed for kind in one.missed]
-    compared = f"{sum(one.compared for one in replayed)} requests of {len(replayed)} projects compared"
+    count, measured = sum(one.compared for one in replayed), sum(one.measured for one in replayed)
+    compared = f"{count} requests of {len(replayed)} projects compared, {measured} of them by their CPU"
     return [
         Figure("a replay refuses the same code", "releases", 0, [len(refused)], "; ".join([compared, *refused])),
         Figure("seeded faults that it has not found", "faults", 0, [len(missed)], "; ".join(missed)),

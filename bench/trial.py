@@ -67,14 +67,14 @@ class Trouble:
             KEPT.append(bytearray(os.urandom(300_000)))
         if BREAK == "waits":
             time.sleep(0.1)
-        for _turn in range(8 if BREAK == "queries" else 1):
+        for _turn in range(8 if BREAK == "queries" else 50 if BREAK == "rows" else 1):
             connection.cursor().execute("SELECT 1")
 """
 #: Each is broken in a way of its own; `exit` and `gone` were invented after the judge was written.
 BROKEN = ("one percent", "ten percent", "post", "browser", "static", "all slow", "one route slow", "queries", "waits",
           "leak", "exit", "gone")  # fmt: skip
 #: What the replay of requests has to find before the first visitor.
-SEEDED = ("ten percent", "static", "exit", "circle")
+SEEDED = ("ten percent", "static", "exit", "circle", "rows", "all slow")
 CANARY = {"steps": {"10%": "20s", "30%": "30s"}, "requests": 60, "limit": "2m"}
 #: So many that each of them gets each number in turn.
 _VISITORS = [f"browser {number}{' odd' if number % 12 == 0 else ''}" for number in range(241)]
@@ -137,10 +137,11 @@ class Ended(NamedTuple):
 
 
 class Replayed(NamedTuple):
-    """How the replay of a project went: compared requests, good releases refused, and broken ones that were not."""
+    """How the replay of a project went: requests compared, by CPU too; good ones refused, broken ones that were not."""
 
     project: str
     compared: int
+    measured: int
     refused: list[str]
     missed: list[str]
 
@@ -182,15 +183,16 @@ class Trial:
         self.host.run(f"{git} add --all && {git} commit --quiet --allow-empty --message='{broken or 'good'}'")
 
     def replay(self) -> Replayed:
-        """Release the same code five times, and four broken ones, each with a replay and without a canary."""
+        """Release the same code five times, and broken code, each with a replay and without a canary."""
         plain = {"replay": True}
         self.site.deploy(releases=plain)
         with self.visitors() as load:
             load.wait(300, 60)
-        refused, missed, compared = [], [], 0
+        refused, missed, compared, measured = [], [], 0, 0
         for turn in range(5):
             applied = self.site.apply(releases=plain, environment=self.environment(turn))
-            compared += self.site.record().get("replay", {}).get("compared", 0)
+            replayed = self.site.record().get("replay", {})
+            compared, measured = compared + replayed.get("compared", 0), measured + replayed.get("measured", 0)
             refused += [] if applied.ok else [str(applied)[:500]]
         for broken in SEEDED:
             before = self.site.live
@@ -201,7 +203,7 @@ class Trial:
                 self.host.call("django.rollback", self.name)
         self.commit("")
         self.site.deploy(releases=plain)
-        return Replayed(self.name, compared, refused, missed)
+        return Replayed(self.name, compared, measured, refused, missed)
 
     def environment(self, turn: int) -> dict[str, Any]:
         return {**self.site.options.get("environment", {}), "OF_THE_TRIAL": str(turn)}
