@@ -11,7 +11,7 @@ from typing import Any
 
 from django_formula.host import proc, users
 from django_formula.host.commands import DeploymentError, seconds
-from django_formula.proof import state, unit
+from django_formula.proof import judge, state, unit
 from django_formula.proof.judge import REFUSED, Judge, Question, Use
 from django_formula.proof.said import Reader
 from django_formula.proof.state import Proof
@@ -107,7 +107,9 @@ class _Run:
         self._reader = _reader(site, proof)
         self._due = {self._hold: 0.0, self._weigh: 0.0, self._record: 0.0}
         known = (self._old.record.get("proof") or {}).get("exceptions", [])
-        self.judge = Judge(proof.old, proof.release, site.config["releases"]["canary"]["worse"], known)
+        has_same = instances.have_same_server(self._old.path, self._new.path)
+        worse = judge.allowed(site.config["releases"], has_same_server=has_same)
+        self.judge = Judge(proof.old, proof.release, worse, known)
         before = proof.evidence.get("tasks", {}).get("old", {})  # of the workers, which were stopped by the switch
         self.judge.compare_tasks({name: Outcome(**outcome) for name, outcome in before.items()}, {})
         for line in self._reader.past():

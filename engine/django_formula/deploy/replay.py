@@ -110,23 +110,20 @@ def _compare(site: Site, live: Release, release: Release, urls: list[Url]) -> di
         release_replay.side(site, release.path, release.facts, live.path),
     ]
     doing = "requesting what visitors have requested"
-    found: dict[str, Any] = delegate.ask(
-        site.user, release_replay.compare, *sides, [tuple(url) for url in urls], _allowed(site)["queries"],
-        doing=doing, timeout=_TIMEOUT,
-    )  # fmt: skip
+    asked = (*sides, [tuple(url) for url in urls], _allowed(site, live, release)["queries"])
+    found: dict[str, Any] = delegate.ask(site.user, release_replay.compare, *asked, doing=doing, timeout=_TIMEOUT)
     if not shapes.fits(found, release_replay.SHAPE):
         raise DeploymentError(f"{doing}: it ended without a usable answer", transient=True)
     return found
 
 
-def _allowed(site: Site) -> dict[str, float]:
-    """Return how many times as much of what pages may take, as in a canary."""
-    return {**judge.WORSE, **site.config["releases"].get("canary", {}).get("worse", {})}
+def _allowed(site: Site, live: Release, release: Release) -> dict[str, float]:
+    return judge.allowed(site.config["releases"], has_same_server=instances.have_same_server(live.path, release.path))
 
 
 def _heavier(site: Site, live: Release, release: Release, found: dict[str, Any]) -> str:
     """Return how pages of the new release take more CPU, by the odds of a canary; empty where they do not."""
-    both = judge.Judge(live.name, release.name, _allowed(site))
+    both = judge.Judge(live.name, release.name, _allowed(site, live, release))
     for see, side, name in ((both.past, "old", live.name), (lambda line: both.see(line, 0.5), "new", release.name)):
         for number, cost in enumerate(found["cpu"]):
             see(Line(number, name, str(number), cost["route"], 0.0, cost[side], None, "", 200, False))

@@ -83,6 +83,18 @@ NO_ANSWER, CUT_SHORT = "no answer", "cut short"
 _DID = {NO_ANSWER: "gave no answer to", CUT_SHORT: "sent only a part of its answer to"}
 
 
+def allowed(releases: Mapping[str, Any], *, has_same_server: bool) -> dict[str, float]:
+    """Return what may be worse, and by how much: all keys of `WORSE`.
+
+    With another application server CPU is not compared: in ASGI a page takes several times that of WSGI.
+
+    Args:
+        releases: of the site's configuration.
+    """
+    others = {} if has_same_server else {"cpu": math.inf}
+    return {**WORSE, **releases.get("canary", {}).get("worse", {}), **others}
+
+
 class Line(NamedTuple):
     """A request that was answered.
 
@@ -158,19 +170,19 @@ class Judge:
         verdict: why the new release is worse; None while it is not. The first one stays.
     """
 
-    def __init__(self, old: str, new: str, worse: Mapping[str, float] | None = None, known: Collection[str] = ()):
+    def __init__(self, old: str, new: str, worse: Mapping[str, float] = WORSE, known: Collection[str] = ()):
         """Begin.
 
         Args:
             old: the full name of the old release.
             new: that of the new one.
-            worse: what may be worse, and by how much: the keys of `WORSE`.
+            worse: what may be worse, and by how much: all keys of `WORSE`.
             known: exceptions that the old release is known to raise.
         """
         self.verdict: Verdict | None = None
         #: What may be asked before the verdict counts; None where there is nothing to ask.
         self.question: Question | None = None
-        self._worse = {**WORSE, **(worse or {})}
+        self._worse = worse
         self._known, self._acquitted = {*known}, set[Question]()
         self._old, self._new = _Side(old), _Side(new)
         self._host: _Host | None = None

@@ -78,6 +78,12 @@ def kind(release: Path) -> tuple[str, str]:
     return ("unix" if recorded["address"].startswith("/") else "tcp", recorded["protocol"])
 
 
+def have_same_server(one: Path, other: Path) -> bool:
+    """Return whether two releases have application servers of the same kind, whose CPU for a page is comparable."""
+    first, second = (command.recorded(release) or {} for release in (one, other))
+    return all(first.get(key) == second.get(key) for key in ("server", "interface"))
+
+
 def is_kept_connected(release: Path) -> bool:
     """Return whether the proxy keeps connections to a release open, which a rename does not close."""
     return bool((command.recorded(release) or {}).get("keepalive"))

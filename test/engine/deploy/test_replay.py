@@ -200,6 +200,13 @@ def test_release_whose_pages_take_more_cpu_is_refused(site):
     assert re.fullmatch(why, new.record["replay"]["differences"][0])
 
 
+def test_cpu_of_another_server_is_not_compared(site):
+    site.found |= measured(9)
+    site.options["server"] = {"kind": "gunicorn"}
+    site.push("two")
+    assert "none worse" in site.apply()["instance"]["replay"]
+
+
 def test_what_is_more_is_as_in_a_canary(site):
     site.found |= measured(3)
     site.options["releases"] = {"replay": True, "canary": {"worse": {"cpu": 4, "queries": 2}}}

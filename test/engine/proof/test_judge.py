@@ -352,7 +352,7 @@ def test_first_answers_are_not_compared():
 
 def test_what_may_be_worse_is_an_option():
     for allowed, is_worse in ((1.5, True), (8.0, False)):
-        both, chance = judged(worse={"cpu": allowed}), random.Random(6)
+        both, chance = judged(worse={**judge.WORSE, "cpu": allowed}), random.Random(6)
         for number in range(1000):
             is_new = chance.random() < 0.3
             cpu = (12.0 if is_new else 4.0) * chance.lognormvariate(0, 0.3)
