@@ -283,8 +283,8 @@ def _without_own_frames(text: str) -> Iterator[str]:
 
 
 def size(text: str) -> int:
-    """Return the bytes of a size as the pillar has it: ``256M``, ``2G``."""
-    return int(text[:-1]) << {"M": 20, "G": 30}[text[-1]]
+    """Return the bytes of a size as the pillar has it: ``500K``, ``256M``, ``2G``."""
+    return int(text[:-1]) << {"K": 10, "M": 20, "G": 30}[text[-1]]
 
 
 def seconds(duration: str) -> float:

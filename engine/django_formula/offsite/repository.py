@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from django_formula.host import clock, commands, ssh
-from django_formula.host.commands import DeploymentError, TimedOut
+from django_formula.host.commands import DeploymentError, TimedOut, size
 from django_formula.host.users import COPIER
 from django_formula.secret.secrets import KeptSecret
 from django_formula.site import sites
@@ -212,10 +212,11 @@ def opened(site: Site) -> Iterator[Repository]:
         raise DeploymentError(f"{site.name} {text}", hint=f"set {key}, and apply: salt-call state.apply django")
     environment = {"RESTIC_PASSWORD": values[PASSWORD], "TMPDIR": "/tmp", "TZ": "UTC"}  # noqa: S108  # nosec B108
     hidden = tuple(filter(None, values.values()))
+    limit = (f"--limit-upload={size(offsite['limit']) >> 10}",) if offsite.get("limit") else ()
     if offsite["kind"] == "s3":
         environment |= {"AWS_ACCESS_KEY_ID": offsite["key"], "AWS_SECRET_ACCESS_KEY": values[SECRET]}
         environment["AWS_DEFAULT_REGION"] = offsite["region"]
-        yield Repository(site, (f"--repo={place(site)}",), environment, hidden)
+        yield Repository(site, (f"--repo={place(site)}", *limit), environment, hidden)
         return
     folder, known_hosts, port = sites.RUNTIME / f"{site.name}.offsite", offsite["known_hosts"], offsite["port"]
     with ssh.login(folder, COPIER, key=values[SSH_KEY], known_hosts=known_hosts, port=port) as command:
@@ -224,7 +225,7 @@ def opened(site: Site) -> Iterator[Repository]:
             words = (f"--option=rclone.program={program}", "--repo=rclone:")
         else:
             words = (f"--option=sftp.command={program} -s sftp", f"--repo={place(site)}")
-        yield Repository(site, words, environment, hidden)
+        yield Repository(site, (*words, *limit), environment, hidden)
 
 
 def _explained(site: Site, error: DeploymentError) -> DeploymentError:

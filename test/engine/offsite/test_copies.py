@@ -376,6 +376,23 @@ def test_restic_gets_the_login_by_its_environment(site, monkeypatch):
     assert command.environment["AWS_SECRET_ACCESS_KEY"] == "grenadier-of-the-key"
 
 
+@pytest.mark.parametrize(
+    "kind", [{}, {"kind": "rclone"}, {"kind": "sftp", "path": "/srv/copies"}], ids=["s3", "rclone", "sftp"]
+)
+@pytest.mark.parametrize(("limit", "words"), [(None, []), ("500K", ["500"]), ("2M", ["2048"])])
+def test_limit_of_what_is_sent_is_one_of_restic_for_each_kind(site, monkeypatch, kind, limit, words):
+    seen = []
+    site.config["backup"]["offsite"] |= {"limit": limit, **kind}
+    if kind:
+        site.config["backup"]["offsite"] |= {"host": "store.example.org", "user": "backup", "port": 22}
+        site.config["backup"]["offsite"] |= {"known_hosts": ["store.example.org ssh-ed25519 AAAA"]}
+        (site.secrets / ".offsite_ssh_key").write_text("a key\n")
+    monkeypatch.setattr(repository.commands, "execute", lambda command: seen.append(command.argv) or _ended(0, "[]"))
+    with repository.opened(site) as opened:
+        opened.snapshots()
+    assert [one for one in seen[0] if one.startswith("--limit")] == [f"--limit-upload={word}" for word in words]
+
+
 def _ended(code, printed="", errors=""):
     return repository.commands.Ended(code, printed, errors)
 
