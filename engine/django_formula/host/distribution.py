@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from django_formula.host import file
+from django_formula.host import commands, file
 from django_formula.host.commands import DeploymentError
 
 #: Names and versions of the distribution, and the clusters of PostgreSQL by their major versions.
@@ -16,19 +16,21 @@ class Release(NamedTuple):
 
     Attributes:
         name: with its version, for people.
+        codename: by which sources of apt know it.
         python: the series of its Python.
         postgres: the major version of its PostgreSQL.
     """
 
     name: str
+    codename: str
     python: str
     postgres: str
 
 
 #: What each release is upgraded to, by ID and VERSION_ID of os-release.
 NEXT = {
-    "debian 12": Release("Debian 13", python="3.13", postgres="17"),
-    "ubuntu 22.04": Release("Ubuntu 24.04", python="3.12", postgres="16"),
+    "debian 12": Release("Debian 13", "trixie", python="3.13", postgres="17"),
+    "ubuntu 22.04": Release("Ubuntu 24.04", "noble", python="3.12", postgres="16"),
 }
 
 
@@ -51,3 +53,12 @@ def next_release() -> Release:
 def postgres_clusters() -> list[str]:
     """Return the clusters of PostgreSQL on this host, such as ``15 main``."""
     return sorted(" ".join(path.parts[-3:-1]) for path in _CLUSTERS.glob("*/*/postgresql.conf"))
+
+
+def is_of_project(version: str) -> bool:
+    """Return whether a major version of PostgreSQL is installed from apt.postgresql.org."""
+    argv = ["dpkg-query", "--show", "--showformat", "${Version}", f"postgresql-{version}"]
+    try:
+        return "pgdg" in commands.run(argv, doing=f"reading the version of PostgreSQL {version}")
+    except DeploymentError:
+        return False

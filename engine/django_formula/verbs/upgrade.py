@@ -76,9 +76,16 @@ def _of_host(chosen: Sequence[Site], found: Distribution) -> Iterator[Row]:
         text = "apt does not keep it for the releases of sites, and autoremove would take it away"
         yield Row("", "interpreters", ", ".join(missing), "removed", text, "salt-call state.apply django")
     if any(database["manage"] for site in chosen for database in _postgres(site)):
-        stays = f"stays, without updates by {found.name}, which installs {found.postgres} next to it"
-        for cluster in distribution.postgres_clusters():
-            yield Row("", "PostgreSQL", cluster, stays if cluster.split()[0] != found.postgres else "stays")
+        yield from (_of_cluster(cluster, found) for cluster in distribution.postgres_clusters())
+
+
+def _of_cluster(cluster: str, found: Distribution) -> Row:
+    version = cluster.split()[0]
+    if distribution.is_of_project(version):
+        cure = f"have the source of apt.postgresql.org name {found.codename}-pgdg, together with those of {found.name}"
+        return Row("", "PostgreSQL", cluster, "stays, with the updates of apt.postgresql.org", "", cure)
+    stays = f"stays, without updates by {found.name}, which installs {found.postgres} next to it"
+    return Row("", "PostgreSQL", cluster, stays if version != found.postgres else "stays")
 
 
 def _postgres(site: Site) -> list[Mapping[str, Any]]:

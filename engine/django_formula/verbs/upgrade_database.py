@@ -284,8 +284,9 @@ def _install(found: Plan) -> None:
     environment = {"DEBIAN_FRONTEND": "noninteractive", **commands.network_environment()}
     doing, hint = f"installing {', '.join(found.packages)}", "run apt-get update, and look at apt-cache policy"
     commands.run([*_INSTALL, *found.packages], doing=doing, environment=environment, timeout=1800, hint=hint)
-    if clusters.find(found.version, found.former.name) and not upgrade_plan.is_ours(found.version, found.former.name):
-        raise DeploymentError(f"the package has made a cluster {found.version} {found.former.name}", hint="remove it")
+    made = clusters.find(found.version, found.former.name)
+    if made and not upgrade_plan.is_ours(*made[:2]):  # of the package, by an older postgresql-common; empty
+        clusters.drop(made)
 
 
 def _begin(found: Plan) -> State:

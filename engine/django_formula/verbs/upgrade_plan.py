@@ -29,6 +29,8 @@ OWN = ("postgres", "template0", "template1")
 _ROOM = 1.3
 #: Replication slots that the copy of a table needs for itself.
 _SPARE_SLOTS = 2
+#: In the version of a package: that of PostgreSQL is not released yet.
+_BETA = re.compile("~(?:alpha|beta|rc|devel)")
 _CONTROL = "/usr/share/postgresql/{}/extension/{}.control"
 #: Its library, as its control file names it.
 _LIBRARY = re.compile(r"(?m)^\s*module_pathname\s*=\s*'\$libdir/([\w.-]+)'")
@@ -187,21 +189,24 @@ def make(port: int, to: str | None = None) -> Plan:
 
 
 def _version(former: Cluster, to: str | None) -> str:
-    """Return the newest version that is installed or that apt has, if it is newer; or the one that is wished."""
+    """Return the newest version that is installed or that apt has, if it is newer; or the one that is wished.
+
+    A repository of the PostgreSQL project's may have one that is not released yet: it has to be wished.
+    """
     installed = {path.parts[-3] for path in PROGRAMS.glob("*/bin/postgres")}
     listed = commands.run(["apt-cache", "pkgnames", "postgresql-"], doing="reading the names of packages").split()
-    names = [name for name in listed if re.fullmatch(r"postgresql-\d+", name)]
-    offered = {name.partition("-")[2] for name in _offered(names)}
-    newer = {one for one in installed | offered if one.isdigit() and int(one) > int(former.version.split(".")[0])}
+    offered = _offered([name for name in listed if re.fullmatch(r"postgresql-\d+", name)])
+    found = installed | {name.partition("-")[2] for name, version in offered.items() if to or not _BETA.search(version)}
+    newer = {one for one in found if one.isdigit() and int(one) > int(former.version.split(".")[0])}
     if to:
         return to if to in newer else ""
     return max(newer, key=int, default="")
 
 
-def _offered(names: Sequence[str]) -> list[str]:
-    """Return the packages that are installed, or that apt can install."""
+def _offered(names: Sequence[str]) -> dict[str, str]:
+    """Return the packages that are installed, or that apt can install, with the version that it would."""
     text = commands.run(["apt-cache", "policy", *names], doing="reading apt's lists") if names else ""
-    return re.findall(r"(?m)^(\S+):\n  Installed: .*\n  Candidate: (?!\(none\))", text)
+    return dict(re.findall(r"(?m)^(\S+):\n  Installed: .*\n  Candidate: (?!\(none\))(\S+)", text))
 
 
 def _packages(former: Cluster, version: str, extensions: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -253,7 +258,7 @@ def _problems(
         yield f"neither installed nor offered by apt: {wanted}"
     elif clusters.remains(version, former.name) and not is_ours(version, former.name):
         there = f"{version} {former.name}"
-        yield f"a cluster {there} exists already: pg_dropcluster {there}, if it is empty"
+        yield f"a cluster {there} exists already, as packages make them; if it is empty: pg_dropcluster --stop {there}"
     if former.data != clusters.DATA / former.version / former.name:
         yield f"its data is in {former.data}, where no new cluster is made: use pg_upgradecluster"
     names = {one["name"] for site, _live in places for one in site.config["databases"].values()}

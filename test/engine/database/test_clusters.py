@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from django_formula.database import clusters
 from django_formula.database.clusters import Cluster
+from django_formula.host.commands import DeploymentError
 
 LINES = {
     "15 main": "15 main 5432 online postgres /var/lib/postgresql/15/main /var/log/15.log",
@@ -56,6 +57,57 @@ def test_exchange_leaves_a_cluster_running_that_serves_already(host):
     done.clear()
     clusters.exchange(FORMER, 5432, NEW, 5433)
     assert done[:2] == ["pg_conftool 15 main 5432", "sh /etc/postgresql/15/main/start.conf auto"] and len(done) == 3
+
+
+@pytest.fixture
+def plain(host, monkeypatch):
+    """The same without systemd, where what does not run cannot be stopped."""
+    monkeypatch.setattr(clusters.daemons, "has_systemd", lambda: False)
+    lines, done = host
+    run = clusters.commands.run
+
+    def control(argv, **options):
+        if argv[0] != "pg_ctlcluster":
+            return run(argv, **options)
+        name, state = " ".join(argv[1:3]), "down  " if argv[3] == "stop" else "online"
+        assert options["daemon"] and (argv[3] == "start" or "online" in lines[name])
+        done.append(" ".join(argv))
+        lines[name] = lines[name].replace("online", state).replace("down  ", state)
+        return ""
+
+    monkeypatch.setattr(clusters.commands, "run", control)
+    return lines, done
+
+
+def test_exchange_without_systemd_is_the_same_by_the_clusters_own_program(plain):
+    _lines, done = plain
+    clusters.exchange(NEW, 5432, FORMER, 5433)
+    assert done == [
+        "pg_ctlcluster 15 main stop",
+        "pg_conftool 15 main 5433",
+        "sh /etc/postgresql/15/main/start.conf manual",
+        "pg_conftool 17 main 5432",
+        "sh /etc/postgresql/17/main/start.conf auto",
+        "pg_ctlcluster 17 main start",
+    ]
+    done.clear()
+    clusters.exchange(FORMER, 5432, NEW, 5433)
+    assert done[0] == "pg_ctlcluster 17 main stop" and done[-1] == "pg_ctlcluster 15 main start" and len(done) == 6
+
+
+def test_cluster_that_serves_already_is_not_stopped_without_systemd(plain, monkeypatch):
+    """Its program fails to start one that runs, which is no failure of the exchange."""
+    _lines, done = plain
+    run = clusters.commands.run
+
+    def refuse(argv, **options):
+        if argv == ["pg_ctlcluster", "15", "main", "start"]:
+            raise DeploymentError("starting PostgreSQL 15 main failed (exit 2)", log="already running")
+        return run(argv, **options)
+
+    monkeypatch.setattr(clusters.commands, "run", refuse)
+    clusters.exchange(FORMER, 5432, NEW, 5433)
+    assert not [line for line in done if "stop" in line]
 
 
 def test_clusters_are_read_with_their_state(host):

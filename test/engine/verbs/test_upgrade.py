@@ -101,20 +101,6 @@ def test_interpreter_that_apt_does_not_keep_is_a_problem_of_the_host(host, monke
     assert (row.site, row.today, row.cure) == ("", "/usr/bin/python3.11", "salt-call state.apply django")
 
 
-def test_postgres_and_queue_are_named_with_what_stays(host, world, tmp_path, monkeypatch):
-    for cluster in ("15/main", "17/main"):
-        (tmp_path / "postgresql" / cluster).mkdir(parents=True)
-        (tmp_path / "postgresql" / cluster / "postgresql.conf").touch()
-    host()
-    site = world.site
-    site.config["databases"]["default"] |= {"engine": "postgres", "manage": True}
-    rows = [*upgrade._of_host([site], distribution.NEXT["debian 12"])]
-    assert [(row.today, row.then) for row in rows] == [
-        ("15 main", "stays, without updates by Debian 13, which installs 17 next to it"),
-        ("17 main", "stays"),
-    ]
-
-
 @pytest.mark.parametrize("kind", ["", "podman"])
 def test_units_that_a_new_systemd_may_refuse_are_named_in_containers(host, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(upgrade, "_CONTAINER", tmp_path / "container" if kind else tmp_path / "nothing")

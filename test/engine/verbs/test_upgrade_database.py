@@ -139,6 +139,22 @@ def test_packages_of_an_extension_are_those_of_its_control_file_and_its_library(
     assert upgrade_plan._packages(FORMER, "17", ["postgis"]) == (packages, [])
 
 
+def test_cluster_that_a_package_has_made_before_is_refused_and_one_made_by_the_upgrade_is_removed(
+    looked, monkeypatch, tmp_path
+):
+    """Older versions of postgresql-common make one next to a cluster of another version."""
+    made = Cluster("17", "main", 5433, True, Path("/var/lib/postgresql/17/main"))
+    plan, dropped = looked()._replace(packages=["postgresql-17"]), []
+    monkeypatch.setattr(clusters, "remains", lambda *_names: [Path("/etc/postgresql/17/main")])
+    (problem,) = looked().problems
+    assert problem.startswith("a cluster 17 main exists already") and "pg_dropcluster --stop 17 main" in problem
+    monkeypatch.setattr(upgrade_database.commands, "run", lambda *_arguments, **_options: "")
+    monkeypatch.setattr(clusters, "find", lambda *_names: made)
+    monkeypatch.setattr(clusters, "drop", dropped.append)
+    upgrade_database._install(plan)
+    assert dropped == [made]
+
+
 def test_database_that_a_removed_site_has_left_is_moved_along(looked):
     left = {**DATABASE, "owner": "old", "comment": "Django site old", "accepts": True}
     assert looked(more={"old": left}).problems == []
