@@ -144,7 +144,8 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(host_compiled, "FOLDER", tmp_path / "var/lib/django-formula/templates")
     (tmp_path / "proc/meminfo").symlink_to("/proc/meminfo")
     (tmp_path / "etc/apt/apt.conf.d").mkdir(parents=True)
-    monkeypatch.setattr(kept, "CONFIGURATION", tmp_path / "etc/apt/apt.conf.d/60django-formula")
+    for name in ("CONFIGURATION", "UPGRADER"):
+        monkeypatch.setattr(kept, name, tmp_path / str(getattr(kept, name)).lstrip("/"))
     crontabs = [tmp_path / "var/spool/cron/crontabs", tmp_path / "etc/cron.d"]
     monkeypatch.setattr(manager, "CRONTABS", crontabs)
     monkeypatch.setattr(manager, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])

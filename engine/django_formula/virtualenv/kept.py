@@ -1,4 +1,4 @@
-"""Debian's interpreters of virtualenvs, which `apt autoremove` keeps after an upgrade (docs/decisions/0086)."""
+"""Debian's interpreters of virtualenvs, which an upgrade and `apt autoremove` keep (docs/decisions/0086)."""
 
 import os
 import re
@@ -11,25 +11,36 @@ from django_formula.site import sites
 
 #: Has the names of the packages that apt does not remove by itself, and which interpreters they are for.
 CONFIGURATION = Path("/etc/apt/apt.conf.d/60django-formula")
+#: Has do-release-upgrade of Ubuntu remove nothing at its end: it takes the packages that the new release does not have,
+#: also those that apt keeps, and `apt autoremove` those that nothing needs.
+UPGRADER = Path("/etc/update-manager/release-upgrades.d/django-formula.cfg")
+_UPGRADER = """# Written by django-formula: an upgrade keeps the interpreters of virtualenvs. See docs/decisions/0086.
+[Distro]
+RemoveObsoletes=no
+"""
 _HEAD = "// Written by django-formula: apt autoremove keeps the interpreters of virtualenvs. See docs/decisions/0086.\n"
 
 
 def not_kept(virtualenv: Path) -> dict[str, str]:
     """Return the interpreter of a virtualenv if apt does not keep it yet; it looks at no other one."""
     used = _used([virtualenv / "bin/python"]) if CONFIGURATION.parent.is_dir() else []
-    return {path: "kept" for path in used if path not in _kept()}
+    return {path: "kept" for path in used if path not in _kept(used)}
 
 
 def changes() -> dict[str, str]:
     """Return the interpreters that apt has to keep, or needs to keep no longer, by their paths."""
     if not CONFIGURATION.parent.is_dir():
         return {}
-    kept, used = _kept(), {*_used(_links())}
+    used = {*_used(_links())}
+    kept = _kept(used)
     return {path: "kept" if path in used else "kept no longer" for path in sorted(kept ^ used)}
 
 
-def _kept() -> set[str]:
-    return {*re.findall(r"(?m)^// (/.*)$", file.read_text(CONFIGURATION) or "")}
+def _kept(used: Iterable[str]) -> set[str]:
+    """Return the interpreters that are kept; those in use are not where Ubuntu's upgrade does not keep them."""
+    kept = {*re.findall(r"(?m)^// (/.*)$", file.read_text(CONFIGURATION) or "")}
+    is_told = not UPGRADER.parents[1].is_dir() or file.read_text(UPGRADER) == _UPGRADER
+    return kept if is_told else kept - {*used}
 
 
 def apply() -> None:
@@ -40,10 +51,14 @@ def apply() -> None:
     if packages:
         patterns = " ".join('"^{}$";'.format(name.replace(".", r"\.").replace("+", r"\+")) for name in packages)
         lines.append(f"APT::NeverAutoRemove {{ {patterns} }};\n")
-    if used:
-        file.write(CONFIGURATION, "".join(lines))
-    else:
+    if not used:
         CONFIGURATION.unlink(missing_ok=True)
+        UPGRADER.unlink(missing_ok=True)
+        return
+    if UPGRADER.parents[1].is_dir():
+        UPGRADER.parent.mkdir(exist_ok=True)
+        file.write(UPGRADER, _UPGRADER)
+    file.write(CONFIGURATION, "".join(lines))
 
 
 def _links() -> Iterable[Path]:

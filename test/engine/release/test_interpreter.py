@@ -3,18 +3,10 @@
 import os
 
 import pytest
-from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
 from django_formula.release import disk, releases
 from django_formula.verbs import operations, status, terminal
 from django_formula.virtualenv import interpreter as virtualenv_interpreter
-from django_formula.virtualenv import kept as virtualenv_kept
-from trees import write_tree
-
-OWNERS = {
-    "/usr/bin/python3.11": "python3.11-minimal",
-    "/usr/lib/python3.11": "libpython3.11-stdlib:amd64, python3-distutils, libpython3.11-minimal:amd64",
-}
 
 
 def test_another_series_of_python_makes_a_new_release_of_the_commit(world):
@@ -107,41 +99,3 @@ def test_release_on_hold_warns_of_another_python(world):
     world.python = "3.13.5"
     world.apply()
     assert world.live in str(first) and any("python3 is 3.13.5" in text for text in world.last.warnings)
-
-
-@pytest.fixture
-def owners(monkeypatch):
-    def run(argv, doing):
-        path = argv[-1]
-        if path not in OWNERS:
-            raise DeploymentError("dpkg-query failed (exit 1)")
-        return f"diversion by x from: {path}\n{OWNERS[path]}: {path}\n"
-
-    monkeypatch.setattr(commands, "run", run)
-
-
-def test_apt_keeps_the_interpreters_of_virtualenvs_and_no_others(make_site, monkeypatch, owners):
-    site = make_site()
-    site.register()
-    real = {str(site.virtualenvs / f"{name}/bin/python"): path for name, path in PATHS.items()}
-    monkeypatch.setattr(os.path, "realpath", lambda path: real.get(str(path).replace(str(link), str(site.root)), path))
-    monkeypatch.setattr(os.path, "exists", lambda path: path in OWNERS)
-    link = virtualenv_kept.sites.REGISTRY / "blog"
-    for name in PATHS:
-        write_tree(site.virtualenvs / name, {"bin/python": ""})
-    kept = virtualenv_kept
-    assert kept.changes() == {"/usr/bin/python3.11": "kept"} == kept.not_kept(site.virtualenvs / "debian")
-    assert kept.not_kept(site.virtualenvs / "own") == {}
-    kept.apply()
-    assert kept.CONFIGURATION.read_text().splitlines()[1:] == [
-        "// /usr/bin/python3.11",
-        r'APT::NeverAutoRemove { "^libpython3\.11-minimal$"; "^libpython3\.11-stdlib$"; "^python3\.11-minimal$"; };',
-    ]
-    assert kept.changes() == {} == kept.not_kept(site.virtualenvs / "debian")
-    (site.virtualenvs / "debian").rename(site.root / "gone")
-    assert kept.changes() == {"/usr/bin/python3.11": "kept no longer"}
-    kept.apply()
-    assert not kept.CONFIGURATION.exists() and kept.changes() == {}
-
-
-PATHS = {"debian": "/usr/bin/python3.11", "own": "/usr/local/bin/python3.12", "gone": "/usr/bin/python3.9"}

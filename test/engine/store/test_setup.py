@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from distributions import UPGRADES, platform
 from django_formula.backup import store
 from django_formula.deploy import step_record, step_site
 from django_formula.host import commands, daemons, file, proc, units
@@ -200,6 +201,26 @@ def test_queue_stays_with_its_program_after_an_upgrade_of_the_host(host, program
     (tmp_path / "redis").unlink()
     (one,) = pending(later)
     assert one.restarts and str(tmp_path / "valkey") in "".join(one.files.values())
+
+
+@pytest.mark.parametrize("upgrade", UPGRADES)
+def test_no_server_is_restarted_by_an_upgrade_of_the_distribution(host, make_site, tmp_path, monkeypatch, upgrade):
+    """Its configuration may differ, as for Redis 6.0 and 7.0; what runs gets that by a command."""
+    (tmp_path / "units").mkdir()
+    monkeypatch.setattr(service, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(service, "is_enabled", lambda _server: True)
+    former, later = (make_site(queue={"engine": "redis"}, cache={"engine": "redis"}) for _at in (0, 1))
+    for at, site in enumerate((former, later)):
+        site.platform["stores"] = platform(UPGRADES[upgrade], at)["stores"]
+    contract.folder(former).mkdir(parents=True)
+    for one in pending(former):
+        setup.apply(one)
+        setup.restart(one.server)
+    host.did.clear()
+    for one in pending(later):
+        assert one.files and not (one.starts or one.restarts)
+        setup.apply(one)
+    assert pending(later) == [] and not [line for line in host.did if "restart" in line]
 
 
 def test_server_is_not_restarted_for_what_its_unit_does_not_start_with(cache, host, make_site, tmp_path):

@@ -241,6 +241,17 @@ def test_server_that_an_upgrade_of_the_host_has_made_newer_gets_channels_without
     assert not redis._lacks_channels(of_redis_6_0), "which runs on until it is restarted"
 
 
+def test_tasks_that_redis_6_has_written_are_there_in_7(run, start):
+    """Redis 6 of Ubuntu 22.04 has one file, of which the next one makes a folder when it starts."""
+    ((_kind, own),) = stores.own_servers(configured(queue={"engine": "redis"}))
+    own.data.mkdir(parents=True)
+    words = [["SELECT", "0"], ["RPUSH", "celery", "one", "two"]]
+    lines = [text for one in words for text in (f"*{len(one)}", *(f"${len(word)}\r\n{word}" for word in one))]
+    (own.data / "appendonly.aof").write_bytes("".join(f"{line}\r\n" for line in lines).encode())
+    queue = start(queue={"engine": "redis"})
+    assert queue("LRANGE", "celery", "0", "-1") == ["one", "two"] and (own.data / "appendonlydir").is_dir()
+
+
 def test_waiting_tasks_are_counted_in_lists_and_in_what_celery_has_not_acknowledged(start):
     queue = start(queue={"engine": "redis"})
     assert redis.lengths(queue.own) == {}
