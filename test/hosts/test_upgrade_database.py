@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from client import Load, Writer
 from lab import Host, Result
-from sites import Site, release_of, until
+from sites import AFTER_RESTART, Site, release_of, until
 
 pytestmark = pytest.mark.full
 
@@ -85,7 +85,7 @@ class Sites(NamedTuple):
         """Have the former cluster replicate, or not for want of a key."""
         if self.sql("SHOW wal_level") != "logical":
             self.sql("ALTER SYSTEM SET wal_level = logical", "postgres")
-            self.host.run(["systemctl", "restart", "postgresql@15-main"])
+            self.host.run(["pg_ctlcluster", "15", "main", "restart"])
         self.sql("DROP TABLE IF EXISTS keyless")
         self.sql("" if is_possible else "CREATE TABLE keyless (number int)")
         assert self.upgrade()["way"] == ("live" if is_possible else "maintenance")
@@ -109,7 +109,10 @@ class Sites(NamedTuple):
 
 @pytest.fixture(scope="module")
 def sites(module_hosts, repositories) -> Sites:
-    host: Host = module_hosts("trixie", kind="ready", name="web1")
+    return started(module_hosts("trixie", kind="ready", name="web1"), repositories)
+
+
+def started(host: Host, repositories: Any) -> Sites:
     host.run(FORMER, timeout=900)
     blog = Site(host, repositories(host), database={"engine": "postgres"})
     shop = Site(host, blog.repository, "shop", neighbour=blog, database={"engine": "postgres"})
@@ -163,6 +166,11 @@ def test_upgrade_in_maintenance_and_back(sites):
 
 
 def test_upgrade_loses_no_request_and_no_write(sites):
+    assert_lossless(sites)
+
+
+def assert_lossless(sites: Sites) -> None:
+    """A live upgrade and the way back, with visitors and writers."""
     sites.replicate()
     sums, address = sites.sums, f"http://{sites.host.address}"
     with ExitStack() as stack:
@@ -224,6 +232,11 @@ def slow(host: Host, program: str, pattern: str) -> Iterator[None]:
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("way", ["live", "maintenance"])
 def test_killed_upgrade_leaves_the_former_cluster_serving(sites, way, step):
+    assert_survives(sites, way, step)
+
+
+def assert_survives(sites: Sites, way: str, step: str) -> None:
+    """An upgrade that is killed at a step leaves the former cluster serving, and the next one works."""
     host, (program, pattern) = sites.host, STEPS[step]
     sites.replicate(is_possible=way == "live")
     sums = sites.sums
@@ -247,6 +260,35 @@ def test_killed_upgrade_leaves_the_former_cluster_serving(sites, way, step):
     sites.upgrade("back", lose=True)
     assert sites.versions == ["15", "15"] and sites.sums == sums
     sites.serve()
+
+
+@pytest.fixture(scope="module")
+def plain(module_hosts, repositories) -> Sites:
+    """The same on a host without systemd, whose container starts what the docs name, PostgreSQL first."""
+    command = ["sh", "-c", f"service postgresql start; {AFTER_RESTART[2]}"]
+    host = module_hosts("trixie", kind="ready", name="web2", init=False, command=command, options=["--tmpfs=/run"])
+    return started(host, repositories)
+
+
+def test_host_without_systemd_loses_nothing_either(plain):
+    assert_lossless(plain)
+
+
+@pytest.mark.parametrize("way", ["live", "maintenance"])
+def test_upgrade_that_is_killed_without_systemd_leaves_the_former_cluster_serving(plain, way):
+    assert_survives(plain, way, "the former cluster gets its port")
+
+
+def test_container_that_is_restarted_starts_the_cluster_that_serves(plain):
+    for verb, expected in {
+        "run": ["15 main 5433 down", "17 main 5432 online"],
+        "back": ["15 main 5432 online"],
+    }.items():
+        plain.upgrade(verb, **({"lose": True} if verb == "back" else {}))
+        plain.host.restart()
+        until(lambda: plain.blog.get("/release").status_code == plain.shop.get("/release").status_code == 200)
+        assert plain.clusters[: len(expected)] == expected
+        plain.serve()
 
 
 PLACES = """CREATE EXTENSION postgis; CREATE TABLE place (id int PRIMARY KEY, at geometry(Point, 4326));
