@@ -236,7 +236,7 @@ FIRE_DRILL = 240
 def test_bare_host_becomes_the_sites(
     copied: Site, shop: Site, store: Store, recovery: str, module_hosts: Any, repositories: Any, kind: str
 ) -> None:
-    """By the commands of the docs, to the letter but for the queue; nothing is edited by hand."""
+    """By the commands of the docs, to the letter but for the queue."""
     for site in (copied, shop):
         site.host.call("django.backup", site.name)
         site.host.call("django.offsite", site.name)

@@ -170,7 +170,7 @@ def test_upgrade_loses_no_request_and_no_write(sites):
 
 
 def assert_lossless(sites: Sites) -> None:
-    """A live upgrade and the way back, with visitors and writers."""
+    """A live upgrade, and `back`, with visitors and writers."""
     sites.replicate()
     sums, address = sites.sums, f"http://{sites.host.address}"
     with ExitStack() as stack:
