@@ -130,6 +130,28 @@ def data(site: Site) -> dict[str, Any]:
     }
 
 
+#: Applies, and prints the modules of the engine that have run.
+APPLY = """
+import json
+import salt.client
+states = salt.client.Caller("/etc/salt/minion").cmd("state.apply", "django")
+assert all(state["result"] for state in states.values()), states
+from django_formula.host import lazy
+print(json.dumps([len(states), *lazy.loaded()]))
+"""
+
+
+def test_site_without_copies_points_and_upgrades_runs_nothing_of_them(blog: Site) -> None:
+    """In its first release and in an apply without a change."""
+    blog.configure()
+    for _time in range(2):
+        count, *modules = json.loads(blog.host.run(["/opt/salt/bin/python", "-c", APPLY]).stdout.splitlines()[-1])
+        paid = [name for name in modules if re.search(r"\.(offsite|points)\.|upgrade|replication", name)]
+        print(f"{count} states, {len(modules)} modules")
+        assert paid == ["django_formula.offsite.repository"], "which knows the names of its secrets"
+    assert blog.answering["release"] == blog.live
+
+
 def test_backup_is_copied_and_proved_by_itself(copied: Site, store: Store) -> None:
     again = copied.apply()
     assert again.ok and not again.changed, again

@@ -137,7 +137,7 @@ def _look(deployment: Deployment) -> _Pending:
         changes["registered"] = str(site.root)
     if keys := mirror.unprepared(site, deployment.secrets.deploy_key):
         changes["mirror"] = keys
-    changes |= deployment.secrets.unkept() | rebuild.pending(site)
+    changes |= deployment.secrets.unkept() | (rebuild.pending(site) if "offsite" in site.config["backup"] else {})
     if os.path.lexists(static_files.keys(site)) and not deployment.lock.holder():
         changes[str(static_files.keys(site))] = "removed: a push was interrupted"
     changes |= {str(path): "kept" for path in _untrusted(deployment)} | served.gone(site)
@@ -197,7 +197,8 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
     deployment.secrets.keep()
     file.write_json(site.applied, pending.applied, mode=0o600)
     site.register()
-    rebuild.prepare(site)
+    if "offsite" in site.config["backup"]:
+        rebuild.prepare(site)
     registry.clear(site)
     for path, text in _untrusted(deployment).items():
         file.write(path, text)
