@@ -267,6 +267,16 @@ def test_page_that_the_release_answers_too_counts_unless_it_was_asked_for(answer
     assert broken(pages.page, visited("http://blog.example.org/nothing")).text == "GET /nothing returned 404"
 
 
+def test_server_whose_interpreter_is_gone_is_cured_by_an_apply(world):
+    """As after an upgrade of the distribution in which something has removed it all the same."""
+    world.apply()
+    asked = visit.visit(world.site, "", skip_network=False, explains=False)
+    (asked.release.path / "virtualenv/bin/python").unlink()
+    found = application._ended(asked, "", "code=exited, status=203/EXEC")
+    assert found.text.startswith("django-blog-0001 does not run: its interpreter (/usr/bin) is gone: 0001-")
+    assert found.command == "salt-call state.apply django"
+
+
 def test_walk_of_a_site_that_was_just_released(world, monkeypatch):
     world.apply()
     monkeypatch.setattr(walks, "STEPS", [step for step in walks.STEPS if step[0] in ("release", "process", "database")])
