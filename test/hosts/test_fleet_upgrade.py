@@ -45,6 +45,8 @@ def upgrade(fleet: Fleet, host: Host, visitors: Load) -> None:
     began = time.monotonic()
     host.run(UPGRADE, timeout=2400)
     upgraded = time.monotonic()
+    host.run(["systemctl", "restart", "salt-minion"])
+    await_minions(fleet.master, [host])
     assert series(host) == "3.11" and fleet.failed(fleet.apply(host.name)) == {host.name: []}
     assert series(host) == "3.13"
     applied = time.monotonic()
@@ -55,7 +57,7 @@ def upgrade(fleet: Fleet, host: Host, visitors: Load) -> None:
     until(lambda: backend(fleet, host)["is_up"], 60)
     visitors.wait(100)
     again = fleet.apply(host.name)[host.name].values()
-    assert [state["comment"] for state in again if state["changes"] or not state["result"]] == []
+    assert [state["changes"] or state["comment"] for state in again if state["changes"] or not state["result"]] == []
     rest = time.monotonic() - applied
     print(
         f"{host.name}: upgrade {upgraded - began:.0f} s, apply {applied - upgraded:.0f} s, boot and join {rest:.0f} s"
