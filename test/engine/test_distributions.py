@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from distributions import UPGRADES, platform
-from django_formula.host import commands, distribution
+from django_formula.host import commands, distribution, packages
 from django_formula.host.commands import DeploymentError
 from django_formula.process import systemd, transient
 from django_formula.release import disk, releases
@@ -171,6 +171,14 @@ def test_cluster_is_upgraded_to_the_newest_released_version_or_the_wished_one(
     before, after = one["postgres"]
     former = upgrade_plan.Cluster(before, "main", 5432, True, tmp_path)
     assert upgrade_plan._version(former, to) == (after if expected == "after" else expected)
+
+
+def test_package_that_has_another_name_afterwards_is_not_missing(one, monkeypatch):
+    name, provided = one["renamed"]
+    monkeypatch.setattr(commands, "run", lambda _argv, **_options: f"ii  {provided}\n")
+    assert packages.missing([name, "git"], ["git", f"{name}t64"]) == set()
+    monkeypatch.setattr(commands, "run", lambda _argv, **_options: "")
+    assert packages.missing([name, "git"], ["git"]) == {name}
 
 
 def test_stores_have_the_programs_of_the_table(one):
