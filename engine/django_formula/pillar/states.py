@@ -140,7 +140,7 @@ def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, ha
         yield named["rsync"]
     if site["tls"]["kind"] != "none":
         yield named["tls"]
-    if "schedules" in site and not has_systemd:
+    if not has_systemd and ("schedules" in site or "points" in site["backup"]):
         yield named["cron"]
     if "container" in site:
         container = site["container"]

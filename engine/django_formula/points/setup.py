@@ -308,7 +308,9 @@ def _start() -> None:
         units.daemon_reload()
         units.start_timer(TIMER)
         units.control("start", "--no-block", SERVICE, doing=f"starting {SERVICE}")
-    elif not daemons.is_running(daemons.CRON):
+        return
+    commands.detach(_RUN.split())
+    if not daemons.is_running(daemons.CRON):
         daemons.start(daemons.CRON)
 
 

@@ -11,6 +11,7 @@ import pytest
 from django_formula.database import postgres
 from django_formula.host import clock, commands, users
 from django_formula.host.commands import DeploymentError, Ended
+from django_formula.pillar import states
 from django_formula.points import archive, aside, drill, moment, program, setup
 from django_formula.points.archive import Cluster
 from django_formula.verbs import backup as verbs_backup
@@ -471,6 +472,28 @@ def test_archive_is_made_before_postgresql_adds_to_it(host, tmp_path):
     assert setup.ensure(wanted, HERE, test=False) == ("PostgreSQL is archived", {}, (), False)
     setup.ensure({**wanted, "path": str(tmp_path / "another")}, HERE, test=False)
     assert host["store"]["calls"] == MADE * 2 and host["units"].count("restart") == 1
+
+
+def test_archive_is_cared_for_by_cron_without_systemd(host, tmp_path, monkeypatch):
+    """And once at once, since there are no points without a backup."""
+    monkeypatch.setattr(setup.daemons, "has_systemd", lambda: False)
+    monkeypatch.setattr(setup.daemons, "is_running", lambda _daemon: False)
+    monkeypatch.setattr(setup.daemons, "start", lambda daemon: host["units"].append(f"start {daemon.service}"))
+    monkeypatch.setattr(setup.commands, "detach", lambda argv: host["units"].append(argv[0]))
+    wanted = {**FULL, **POINTS, "path": str(tmp_path / "mount")}
+    setup.ensure(wanted, HERE, test=False)
+    assert host["units"] == ["restart", "/usr/bin/python3", "start cron"]
+    assert re.fullmatch(r"# .*\n17 \* \* \* \* root /usr/bin/python3 -I \S+ >/dev/null 2>&1\n", setup.CRON.read_text())
+    assert setup.ensure(wanted, HERE, test=False) == ("PostgreSQL is archived", {}, (), False)
+    setup.ensure(None, (), test=False)
+    assert not setup.CRON.exists() and host["units"] == ["restart", "/usr/bin/python3", "start cron"]
+
+
+@pytest.mark.parametrize("has_systemd", [True, False])
+def test_cron_is_installed_for_it_only_without_systemd(has_systemd):
+    site = configured(database={"engine": "postgres"}, backup={"points": POINTS})
+    packages = {*states._packages(site.config, (), site.platform["packages"], has_systemd=has_systemd)}
+    assert "pgbackrest" in packages and ("cron" in packages) is not has_systemd
 
 
 def test_store_that_refuses_leaves_postgresql_as_it_is(host, tmp_path):
