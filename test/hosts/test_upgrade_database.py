@@ -286,6 +286,7 @@ def test_container_that_is_restarted_starts_the_cluster_that_serves(plain):
     }.items():
         plain.upgrade(verb, **({"lose": True} if verb == "back" else {}))
         plain.host.restart()
+        plain.host.run("until (: </dev/tcp/127.0.0.1/80) 2>/dev/null; do sleep 0.2; done", timeout=60)
         until(lambda: plain.blog.get("/release").status_code == plain.shop.get("/release").status_code == 200)
         assert plain.clusters[: len(expected)] == expected
         plain.serve()
