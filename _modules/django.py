@@ -391,10 +391,11 @@ def doctor(site, url="", skip_network=False, full=None):
     Find out why a site does not answer: walk from its domain, DNS, port, certificate, server block, maintenance,
     release, process and socket to Django, the database, the page, its static files and the uploads. Each link is
     printed; the walk stops where the rest would only be a consequence, and prints the command that cures the broken
-    link. Nothing is changed. The return code is 1 when a link is broken.
+    link. Nothing is changed. The return code is 1 when a link is broken. On a host that balances the site it walks
+    through the balancer: its programs, ports and certificate, and which hosts get requests.
 
     url
-        What a visitor asks for. The page at the site's own path by default.
+        What a visitor asks for. The page at the site's own path by default; a balancer is always asked for that.
     skip_network
         Do not ask DNS, on a host that has none.
     """

@@ -20,6 +20,7 @@ from django_formula.balancer.program import STATE, STATES, Program
 from django_formula.host import config_files, daemons, file, folders, ports
 from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import Files
+from django_formula.host.daemons import Daemon
 from django_formula.host.folders import Folder
 from django_formula.host.locks import Lock
 from django_formula.host.ports import Listen
@@ -439,8 +440,13 @@ def change_certificates(keys: Mapping[Path, str]) -> None:
 
 def services() -> list[str]:
     """Return the services that balance on this host."""
-    sites = recorded().values()
-    return [_program().DAEMON.service, *(["django-varnish"] if any(site["memory"] for site in sites) else [])]
+    return [daemon.service for daemon in programs()]
+
+
+def programs() -> list[Daemon]:
+    """Return the programs that balance on this host."""
+    has_varnish = any(site["memory"] for site in recorded().values())
+    return [_program().DAEMON, *([daemons.VARNISH] if has_varnish else [])]
 
 
 def certificates() -> set[Path]:

@@ -15,6 +15,8 @@ ENTRIES = {
     "compose files": "compose.project:write_compose_files",
     "balance sites": "balancer.balancers:balance",
     "certificates of balancers": "balancer.plan:certificates",
+    "sites that are balanced": "balancer.plan:recorded",
+    "programs that balance": "balancer.plan:programs",
     "state of a backend": "balancer.plan:backend",
     "commits that are expected": "balancer.plan:expect",
 }

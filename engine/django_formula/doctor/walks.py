@@ -1,10 +1,11 @@
 """The walk of a request through a site, link by link: `walk` is what `django.doctor` and the watch call."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from django_formula.doctor import application, pages, way
+from django_formula.deploy.entries import entry
+from django_formula.doctor import application, balanced, pages, way
 from django_formula.doctor.visit import Broken, Visit, visit
 from django_formula.host.commands import DeploymentError
 from django_formula.site import sites
@@ -76,18 +77,29 @@ def walk(site: Site, url: str = "", *, skip_network: bool = False, explains: boo
     """
     began = time.monotonic()
     visited = visit(site, url, skip_network=skip_network, explains=explains)
+    links = follow(STEPS, visited)
+    shown_url = f"{visited.scheme}://{visited.host_header}{visited.target}"
+    return Walk(site.name, shown_url, links, round(time.monotonic() - began, 1))
+
+
+def follow(steps: Sequence[tuple[str, Callable[[Any], str], bool]], visited: Any) -> list[Link]:
+    """Return the links until a broken one that stops the walk.
+
+    Args:
+        steps: the links, as `STEPS` has them.
+        visited: what each looks at; its `plain` makes texts of others ones to show.
+    """
     links: list[Link] = []
-    for name, look, stops in STEPS:
+    for name, look, stops in steps:
         link = _look(visited, name, look)
         if link.text:
             links = [*(one for one in links if one.name != link.name), link]
         if link.is_broken and stops:
             break
-    shown_url = f"{visited.scheme}://{visited.host_header}{visited.target}"
-    return Walk(site.name, shown_url, links, round(time.monotonic() - began, 1))
+    return links
 
 
-def _look(visited: Visit, name: str, look: Callable[[Visit], str]) -> Link:
+def _look(visited: Any, name: str, look: Callable[[Any], str]) -> Link:
     """Return a link; one that cannot be looked at is broken too, by what the engine reports."""
     try:
         return Link(name, False, shown(look(visited)))
@@ -97,6 +109,17 @@ def _look(visited: Visit, name: str, look: Callable[[Visit], str]) -> Link:
         return Link(name, True, visited.plain(error.message), todo=visited.plain(error.hint))
     except OSError as error:
         return Link(name, True, f"cannot be looked at: {visited.plain(str(error))}")
+
+
+def of_balancer(recorded: Mapping[str, Any]) -> Walk:
+    """Walk through a site that this host balances between others, on which its way goes on.
+
+    Args:
+        recorded: what the balancer has to know of the site.
+    """
+    began, visited = time.monotonic(), balanced.Balanced(recorded)
+    links = follow(balanced.STEPS, visited)
+    return Walk(recorded["name"], visited.url, links, round(time.monotonic() - began, 1))
 
 
 def rows(walked: Walk) -> dict[str, Any]:
@@ -122,9 +145,12 @@ def view(answer: dict[str, Any]) -> str:
 
 
 def doctor(name: str, url: str = "", *, skip_network: bool = False) -> dict[str, Any]:
-    """Return the walk of a site of this host, as `rows` does.
+    """Return the walk of a site of this host, or of one that it balances, as `rows` does.
 
     Raises:
         DeploymentError: there is no such site, or the URL is none of http or https.
     """
+    others = {} if name in sites.registered() else entry("sites that are balanced")()
+    if name in others:
+        return rows(of_balancer(others[name]))
     return rows(walk(sites.find(name), url, skip_network=skip_network))

@@ -1,4 +1,4 @@
-"""The walk of `django.doctor` on each host that has releases of a site."""
+"""The walk of `django.doctor` on each host that has releases of a site, and on its balancers."""
 
 from django_formula.fleet.deployment import Fleet
 from django_formula.fleet.minions import Answer
@@ -8,7 +8,9 @@ _LIMIT = 60.0
 
 
 def walk(fleet: Fleet, url: str) -> dict[str, dict[str, str]]:
-    """Walk through a site on all hosts with its releases at once; those without a broken link are ``ok``.
+    """Walk through a site on its balancers and on all hosts with its releases at once.
+
+    Those without a broken link are ``ok``.
 
     Args:
         url: what a visitor asks for; empty for the page at the site's own path.
@@ -20,7 +22,7 @@ def walk(fleet: Fleet, url: str) -> dict[str, dict[str, str]]:
     Raises:
         DeploymentError: the store knows no host of the site, or the master takes no jobs.
     """
-    answers = fleet.ask("doctor", fleet.released(), "doctor", url, limit=_LIMIT)
+    answers = fleet.ask("doctor", [*fleet.names("balancer"), *fleet.released()], "doctor", url, limit=_LIMIT)
     return {host: _row(answer) for host, answer in sorted(answers.items())}
 
 

@@ -54,9 +54,9 @@ class Walking:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_host_with_a_release_has_a_row(tmp_path, case):
+def test_each_host_with_a_release_and_each_balancer_has_a_row(tmp_path, case):
     value, row = CASES[case]
     fleet = deployment.Fleet(World(tmp_path).store, Walking(value), "doctor", lambda _phase, _found: None)
     rows = fleet_doctor.walk(fleet, "")
-    assert rows == {"web1": row, "web2": row, "web3": {"error": "it does not answer"}}
+    assert rows == {"lb1": row, "web1": row, "web2": row, "web3": {"error": "it does not answer"}}
     assert not fleet_doctor.is_whole(rows) and fleet_doctor.is_whole({"web1": rows["web1"]}) is ("ok" in row)
