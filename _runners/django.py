@@ -17,6 +17,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 
 import salt.utils.event
 
@@ -377,8 +378,9 @@ def status(site=None, roster=False):
 
 def doctor(site, url="", roster=False):
     """
-    Find out on which hosts a site does not answer, and why: each host walks through it as ``django.doctor`` does, and
-    answers with the broken link and what to do there. The exit code is 1 when one has a broken link or does not answer.
+    Find out on which hosts a site does not answer, and why: its balancers, and each host with its releases, walk
+    through it as ``django.doctor`` does, and answer with the broken link and what to do there. The exit code is 1 when
+    one has a broken link or does not answer.
 
     site
         Name of the site.
@@ -442,13 +444,12 @@ def dashboard(folder, roster=False):
 
     def written():
         found = _hosts(roster, applies=False)
-        names = found.names() if roster else known_minions.accepted(__opts__)
-        return fleet_dashboard.write(folder, found, names)
+        return fleet_dashboard.write(folder, found, _names_of(found, roster))
 
     return _answer(written)
 
 
-def watch(since=None):
+def watch(since=None, roster=False, seen=False):
     """
     Ask all hosts of the store whether they answer, for ten seconds at most, and show those that are ``silent``;
     ``known`` has those of which that is expected: they are drained, left out, or being deployed. The timer of a master
@@ -456,23 +457,45 @@ def watch(since=None):
 
     since
         Offset in the file of deployments, of which those after it are shown; of the last answer.
+    roster
+        By salt-ssh, to the hosts of its roster, instead of by minions: for 25 seconds at most, whether they can be
+        logged in to.
+    seen
+        Have all hosts return what a page shows of them, too.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt-run django.watch
+        salt-run django.watch roster=True
     """
 
     def asked():
-        hosts, folder = _hosts(False, applies=False), _folder()
+        hosts, folder = _hosts(roster, applies=False), _folder()
+        if roster:
+            _forget_jobs()
 
         def fleet_of(site):
             return deployment.Fleet(fleet_store.Store(folder, site), hosts, "watch", lambda _phase, _found: None)
 
-        return fleet_watch.watch(folder, hosts, fleet_of, since)
+        return fleet_watch.watch(folder, hosts, fleet_of, since, _names_of(hosts, roster) if seen else None)
 
     return _answer(asked)
+
+
+def _forget_jobs():
+    """Remove old jobs from Salt's cache once an hour: what is called every two minutes leaves some, and without a
+    master's daemon nothing else removes them."""
+    if time.gmtime().tm_min < 2:
+        import salt.daemons.masterapi  # only here: it imports most of Salt
+
+        salt.daemons.masterapi.clean_old_jobs(__opts__)
+
+
+def _names_of(hosts, roster):
+    """Return the names of all hosts: of the roster, or of the minions that the master has accepted."""
+    return hosts.names() if roster else known_minions.accepted(__opts__)
 
 
 def drain(site, host, roster=False):

@@ -10,6 +10,7 @@ from driven import reachable_by_ssh
 from fleet import MASTER, STORE, Fleet, Running, answer_of, start_database
 from lab import Result, podman
 from sites import until, version
+from watching import channel, receive, told
 
 pytestmark = pytest.mark.full
 
@@ -151,6 +152,44 @@ def test_a_host_that_is_lost_in_a_deployment_is_named_and_comes_back(fleet):
     assert fleet.live() == before
     fleet.deploy()
     assert len({*fleet.live().values()}) == 1 and fleet.live() != before
+
+
+def test_hosts_are_watched_by_salt_ssh_and_are_on_one_page(fleet):
+    desk, web2 = fleet.master, fleet.apps[1]
+    receive(desk)
+    own = {"watch": {"fleet": "desk", "roster": True}, "page": {"hosts": "all"}}
+    pillar = {"django": {**own, "notify": {"all": channel("all", kinds=["silent", "released"])}, "sites": {}}}
+    desk.write("/srv/desk/top.sls", json.dumps({"base": {"*": ["desk"]}}))
+    desk.write("/srv/desk/desk.sls", json.dumps(pillar))
+    roots = ["--file-root=/srv/formula", "--pillar-root=/srv/desk", "--retcode-passthrough"]
+    desk.run(["salt-call", "--local", "--id=desk", *roots, "state.apply", "django"])
+    desk.run(["systemctl", "stop", "django-fleet-watch.timer"])
+
+    def look(times: int) -> list[tuple[str, str, str]]:
+        for _round in range(times):
+            desk.run(["systemctl", "start", "django-fleet-watch.service"], timeout=150)
+        sending = ["systemctl", "is-active", "django-notify@all.service"]
+        until(lambda: desk.run(sending, check=False).returncode)
+        messages = [one for batch in told(desk).get("all", []) for one in batch.messages]
+        return [(one["what"], one["kind"], one.get("host") or one["site"]) for one in messages]
+
+    def page() -> str:
+        return desk.read("/var/lib/django-formula/page/index.html")
+
+    assert look(1) == [] and all(f"<h2>{name}" in page() for name in ("web1", "web2"))
+    fleet.release("4.1")
+    assert look(1) == [("event", "released", "blog")]
+    podman("pause", web2.container)
+    try:
+        assert look(2)[1:] == [("problem", "silent", "web2")] and "web2 is silent: " in page()
+        row = told(desk)["all"][-1].messages[0]
+        assert row["command"] == "salt-ssh web2 test.ping" and row["text"].endswith("; blog is served by web1"), row
+    finally:
+        podman("unpause", web2.container)
+    assert look(4)[2:] == [("good", "silent", "web2")] and "is silent" not in page()
+    desk.write("/srv/desk/desk.sls", json.dumps({"django": {"sites": {}}}))
+    desk.run(["salt-call", "--local", "--id=desk", *roots, "state.apply", "django"])
+    assert desk.run("ls /etc/systemd/system/django-* /var/lib/django-formula/watch", check=False).stdout == ""
 
 
 def test_a_commit_is_promoted_once_it_has_proved_itself_and_was_approved(fleet):

@@ -1,4 +1,7 @@
-"""The watch of a master: a host that is silent, one message for a release on all hosts, and its events."""
+"""The watch of a master: silent hosts, one message for a release on all hosts, its events, a page of all hosts.
+
+The master runs as a user of its own, as those of Salt's packages do.
+"""
 
 import json
 import time
@@ -6,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fleet import Fleet, start_database, start_master, start_minions, start_salt
-from lab import ROOT, Host
+from fleet import MASTER, STORE, Fleet, answer_of, start_database, start_minions, start_salt
+from lab import ROOT, Host, podman
 from watching import SECRET, channel, receive, told
 
 pytestmark = pytest.mark.full
@@ -26,20 +29,20 @@ class WatchedFleet(Fleet):
 
     def configure(self, **changes: Any) -> None:
         super().configure(**changes)
-        self.master.pillar(
-            {"django": {"watch": {"fleet": self.master_name}, "notify": NOTIFY, "sites": {"blog": self.options}}}
-        )
+        own = {"watch": {"fleet": self.master_name}, "page": {"hosts": "all"} if self.master_name else None}
+        self.master.pillar({"django": {**own, "notify": NOTIFY, "sites": {"blog": self.options}}})
+        self.master.run(["chown", "-R", "salt", "/srv/pillar"])
 
     def messages(self, host: Host | None = None) -> list[dict[str, Any]]:
         """What the channel of a host has got; of the master's by default."""
         return [one for batch in told(host or self.master).get("all", []) for one in batch.messages]
 
-    def wait_for(self, *kinds: tuple[str, str]) -> list[dict[str, Any]]:
+    def wait_for(self, *kinds: tuple[str, str], within: float = 60) -> list[dict[str, Any]]:
         """The messages of the master once they are these: what happened, and of which kind.
 
         On a loaded machine a host that runs may miss the ten seconds of two rounds: only web2 is dead.
         """
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + within
         while True:
             found = [one for one in self.messages() if one.get("host") in (None, "web2")]
             if [(one["what"], one["kind"]) for one in found] == [*kinds]:
@@ -52,29 +55,44 @@ class WatchedFleet(Fleet):
         for _ in range(times):
             self.master.run(["systemctl", "start", f"{WATCH}.service"], timeout=120)
 
+    def doctor(self, code: int) -> dict[str, Any]:
+        """What `salt-run django.doctor` answers of each host."""
+        done = self.run("doctor")
+        assert done.returncode == code, done
+        return {host: row for host, row in answer_of(done).items() if host != "retcode"}
+
     def events(self, tag: str) -> list[dict[str, Any]]:
         lines = (line.partition("\t") for line in self.master.read(EVENTS).splitlines())
         return [json.loads(text) for found, _tab, text in lines if found == tag]
 
 
+def start_master(master: Host) -> None:
+    """Start Salt's master as the user `salt`, and with its store as the guide has it."""
+    master.run("useradd --system --no-create-home --home-dir /opt/saltstack/salt --shell /usr/sbin/nologin salt")
+    own = "/etc/salt/pki/master /var/cache/salt/master /var/log/salt /run/salt/master"
+    master.run(f"mkdir -p {own} && chown -R salt {own} && install -d -o salt -m 700 {STORE}")
+    start_salt(master, "master", {**MASTER, "user": "salt"})
+
+
 @pytest.fixture(scope="module")
 def fleet(module_hosts: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> WatchedFleet:
     """The hosts after the first apply and the first deployment, whose master is not watched yet."""
-    master = module_hosts(name="master")
+    master, balancer = module_hosts(name="master"), module_hosts(name="lb1")
     web1, web2 = (module_hosts(kind="ready", name=name) for name in ("web1", "web2"))
     for name, path in EXAMPLE.items():
         master.write(path, (ROOT / "examples/events" / name).read_text())
     start_master(master)
     start_database(master)
-    start_minions(master, [web1, web2])
+    start_minions(master, [web1, web2, balancer])
     for host in (master, web1):
         receive(host)
     start_salt(master, "minion", {"id": "master", "master": "localhost"})
     fleet = WatchedFleet(master, [web1, web2], master, tmp_path_factory.mktemp("repository"))
     master.run("until salt --timeout=5 master test.ping | grep True; do sleep 0.5; done", timeout=240)
-    fleet.configure()
+    fleet.balancer = balancer
+    fleet.configure(hosts={"web*": ["app"], "lb1": ["balancer"]})
     fleet.laid_out = fleet.apply("*")
-    assert fleet.failed() == {"master": [], "web1": [], "web2": []}
+    assert fleet.failed() == {"master": [], "web1": [], "web2": [], "lb1": []}
     listen = f"exec salt-run state.event tagmatch='django/*' count=-1 >{EVENTS}"
     master.run(["systemd-run", "--unit=events", "--setenv=PYTHONUNBUFFERED=1", "sh", "-c", listen])
     fleet.look(1)  # the first one reports no history
@@ -107,16 +125,82 @@ def test_release_on_all_hosts_is_one_message_with_events_of_its_begin_and_end(fl
     assert fleet.messages(web1) == [], "the hosts leave it to the master"
 
 
-def test_dead_host_is_reported_once_and_good_again_once(fleet: WatchedFleet) -> None:
+def test_page_of_all_hosts_is_served_as_the_guide_has_it(fleet: WatchedFleet) -> None:
+    """The master has no site, by whose proxy it would be served."""
+    fleet.look(1)
+    apt = "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update && apt-get -qq install nginx openssl >/dev/null"
+    fleet.master.run(apt, timeout=300)
+    guide = (ROOT / "docs/guides/page.md").read_text()
+    lines = [line[6:].split("     #")[0] for line in guide.splitlines() if line.startswith("    # ")]
+    (first,) = [number for number, line in enumerate(lines) if line.startswith("apt install nginx")]
+    commands = "\n".join(lines[first : first + 5]).replace("apt install nginx && ", "")
+    commands = commands.replace("openssl passwd -6", "openssl passwd -6 correct-horse")
+    fleet.master.run(f"set -e; cd /srv/formula; {commands}")
+    asked = [fleet.master.http("/", "status.example.org", auth=auth) for auth in (None, ("team", "correct-horse"))]
+    assert [answer.status_code for answer in asked] == [401, 200]
+    assert all(f"<h2>{name}" in asked[1].text for name in ("web1", "web2")) and "is silent" not in asked[1].text
+    closed = fleet.master.http("/hosts.json", "status.example.org", auth=("team", "correct-horse"))
+    assert closed.status_code == 403
+    assert fleet.apps[0].run(["ls", "/var/lib/django-formula/page"], check=False).returncode, "the master alone has it"
+
+
+def test_doctor_walks_through_hosts_and_balancers(fleet: WatchedFleet) -> None:
+    served = time.monotonic() + 30
+    while "requests for web1, web2" not in fleet.balancer.salt("django.doctor", "blog").stdout:
+        assert time.monotonic() < served, fleet.balancer.salt("django.doctor", "blog")
+        time.sleep(1)
+    assert fleet.doctor(0) == {
+        "lb1": {"ok": "no broken link, from balancer to page"},
+        **{name: {"ok": "no broken link, from domain to media"} for name in ("web1", "web2")},
+    }
+    fleet.balancer.run(["systemctl", "stop", "django-haproxy"])
+    row = fleet.doctor(1)["lb1"]
+    assert (row["broken"], row["text"]) == ("balancer", "django-haproxy does not run")
+    fleet.balancer.run(row["do"])
     web2 = fleet.apps[1]
-    web2.run(["systemctl", "stop", "salt-minion"])
-    asked = fleet.master.run(["salt-run", "--out=json", "--log-level=quiet", "django.watch"])
-    assert json.loads(asked.stdout)["silent"] == {"web2": "it does not answer; blog is served by web1"}
-    fleet.look(4)
-    message = fleet.wait_for(("event", "released"), ("problem", "silent"))[-1]
-    assert (message["host"], message["command"]) == ("web2", "salt web2 test.ping")
-    start_minions(fleet.master, [web2])
-    fleet.look(4)
+    web2.run("systemctl stop 'django-blog-*.socket' 'django-blog-*.service'")
+    limit = time.monotonic() + 60
+    while (rows := fleet.doctor(1))["lb1"].get("broken") != "hosts":
+        assert time.monotonic() < limit, rows
+    assert rows["web2"]["broken"] == "process" and rows["lb1"]["text"].startswith("no requests for web2 ("), rows
+    web2.run(rows["web2"]["do"])
+    limit = time.monotonic() + 60
+    while rows := [row for row in answer_of(fleet.run("doctor")).values() if row != 1 and "ok" not in row]:
+        assert time.monotonic() < limit, rows
+
+
+def test_silence_of_a_drained_host_is_no_message(fleet: WatchedFleet) -> None:
+    web2 = fleet.apps[1]
+    fleet.run("drain", "web2").check()
+    before = [one for one in fleet.messages() if one.get("host") == "web2"]
+    podman("pause", web2.container)
+    try:
+        fleet.look(3)
+    finally:
+        podman("unpause", web2.container)
+    fleet.master.run("until salt --timeout=5 web2 test.ping | grep True; do sleep 0.5; done", timeout=240)
+    fleet.run("join", "web2").check()
+    fleet.look(1)
+    assert [one for one in fleet.messages() if one.get("host") == "web2"] == before
+
+
+def test_dead_host_is_reported_within_five_minutes_once_and_good_again_once(fleet: WatchedFleet) -> None:
+    """By the timer, and by a line of cron as a master without systemd has it."""
+    web2, began = fleet.apps[1], time.monotonic()
+    podman("pause", web2.container)
+    try:
+        message = fleet.wait_for(("event", "released"), ("problem", "silent"), within=300)[-1]
+        print(f"a dead host was reported after {time.monotonic() - began:.0f} s")
+        assert (message["host"], message["command"]) == ("web2", "salt web2 test.ping")
+        assert message["text"].endswith("; blog is served by web1")
+        page = fleet.master.http("/", "status.example.org", auth=("team", "correct-horse")).text
+        assert "web2 is silent: " in page
+    finally:
+        podman("unpause", web2.container)
+    fleet.master.run("until salt --timeout=5 web2 test.ping | grep True; do sleep 0.5; done", timeout=240)
+    as_cron = ["env", "-i", "HOME=/root", "SHELL=/bin/sh", "PATH=/usr/bin:/bin", "/bin/sh", "-c"]
+    for _round in range(4):
+        fleet.master.run([*as_cron, "/usr/bin/python3 -I /usr/local/lib/django-formula/watch.pyz fleet"])
     assert fleet.wait_for(("event", "released"), ("problem", "silent"), ("good", "silent"))[-1]["host"] == "web2"
 
 

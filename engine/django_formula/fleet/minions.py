@@ -31,6 +31,8 @@ _UNANSWERED = 6
 #: so from the moment in which it begins to send the answer, and sends what gets lost again after five to ten seconds
 #: (return_retry_timer and return_retry_timer_max).
 _ENDED = 12.0
+#: Seconds between two questions to hosts that do not answer a ping, and after which one is silent whatever it does.
+_PING_LOOK, _PING_LIMIT = 2.0, 10.0
 #: Characters of an error that are shown of a host.
 _LENGTH = 8000
 #: The deepest nesting of an answer that is read.
@@ -111,6 +113,10 @@ class Minions:
                 meanwhile()
                 called = now
         return waiting.answers
+
+    def ping(self, hosts: Collection[str]) -> dict[str, Answer]:
+        """Ask hosts whether they are there; return the answer of each, after ten seconds at most."""
+        return self.ask(hosts, "test.ping", look=_PING_LOOK, limit=_PING_LIMIT)
 
     def send(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
         """Call a function on hosts without waiting for an answer."""

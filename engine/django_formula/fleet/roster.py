@@ -19,6 +19,10 @@ from django_formula.fleet.minions import Answer, answer_of, unfinished
 
 #: Of ssh: seconds to connect (two values, which Salt adds), and how often a silent host is asked before it is lost.
 _SSH = {"timeout": 5, "ssh_timeout": 1, "ssh_keepalive_interval": 5, "ssh_keepalive_count_max": 3}
+#: Seconds in which a host is to run a command that does nothing: those of ssh to notice that it is gone, and some.
+_PING_LIMIT = 25.0
+#: How functions are called on hosts of the roster, each answer with its host.
+_Call = Callable[[list[str]], Iterator[tuple[str, Answer]]]
 
 
 class Roster:
@@ -58,9 +62,24 @@ class Roster:
             every: seconds between two calls of `meanwhile`.
             meanwhile: is called as long as an answer is missing.
         """
+        texts = [_argument(value) for value in arguments]
+        return self._answers(hosts, lambda known: self._call(known, function, texts), limit, every, meanwhile)
+
+    def ping(self, hosts: Collection[str]) -> dict[str, Answer]:
+        """Log in to hosts; return the answer of each: one that runs a command is there, with Salt or without."""
+        return self._answers(hosts, self._reach, _PING_LIMIT, math.inf, None)
+
+    def _answers(
+        self,
+        hosts: Collection[str],
+        call: _Call,
+        limit: float,
+        every: float,
+        meanwhile: Callable[[], None] | None,
+    ) -> dict[str, Answer]:
         answers = {name: Answer({}, "it is not in the roster", True) for name in hosts if name not in self._known}
         came: queue.Queue[tuple[str, Answer]] = queue.Queue()
-        self._begin(hosts, function, arguments, came)
+        self._begin(hosts, call, came)
         began = called = time.monotonic()
         while len(answers) < len({*hosts}):
             if time.monotonic() - began > limit:
@@ -80,15 +99,10 @@ class Roster:
 
     def send(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
         """Call a function on hosts without waiting for an answer; the next `ask` ends after it."""
-        self._sent.append(self._begin(hosts, function, arguments, queue.Queue()))
+        texts = [_argument(value) for value in arguments]
+        self._sent.append(self._begin(hosts, lambda known: self._call(known, function, texts), queue.Queue()))
 
-    def _begin(
-        self,
-        hosts: Collection[str],
-        function: str,
-        arguments: Collection[Any],
-        came: "queue.Queue[tuple[str, Answer]]",
-    ) -> threading.Thread:
+    def _begin(self, hosts: Collection[str], call: _Call, came: "queue.Queue[tuple[str, Answer]]") -> threading.Thread:
         """Call a function on those hosts that the roster has; put each answer into a queue as it comes."""
         known = sorted({*hosts} & self._known)
 
@@ -96,7 +110,7 @@ class Roster:
             missing = {*known}
             problem = "salt-ssh brought no answer"
             try:
-                for name, answer in self._call(known, function, arguments):
+                for name, answer in call(known):
                     missing.discard(name)
                     came.put((name, answer))
             except Exception as error:  # whatever it is, those that wait for an answer have to get one
@@ -108,13 +122,20 @@ class Roster:
         thread.start()
         return thread
 
-    def _call(self, hosts: list[str], function: str, arguments: Collection[Any]) -> Iterator[tuple[str, Answer]]:
+    def _call(self, hosts: list[str], function: str, texts: list[str]) -> Iterator[tuple[str, Answer]]:
         if not hosts:
             return
-        texts = [_argument(value) for value in arguments]
         for found in self._client.cmd_iter(hosts, function, texts, tgt_type="list", **_SSH):
             for name, value in found.items():
                 yield name, _answer(value)
+
+    def _reach(self, hosts: list[str]) -> Iterator[tuple[str, Answer]]:
+        if not hosts:
+            return
+        for found in self._client.cmd_iter(hosts, "true", [], tgt_type="list", raw_shell=True, **_SSH):
+            for name, value in found.items():
+                is_there = isinstance(value, dict) and value.get("retcode") == 0
+                yield name, Answer({}) if is_there else _answer(value)
 
 
 def targets(options: dict[str, Any]) -> dict[str, dict[str, Any]]:

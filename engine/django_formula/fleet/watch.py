@@ -1,9 +1,11 @@
 """What the watch of a master asks: which hosts are silent, and how deployments on several hosts have ended.
 
+Where its page is to be of all hosts, what each of them shows of itself too.
+
 It decides nothing, and keeps nothing: the program of the watch does (`watch.fleet`).
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from django_formula.fleet import record
@@ -14,20 +16,29 @@ from django_formula.fleet.store import Store
 from django_formula.host.commands import DeploymentError
 from django_formula.release import releases
 
-#: Seconds between two questions to hosts that do not answer, and after which one is silent whatever it does.
-_LOOK, _LIMIT = 2.0, 10.0
+#: Seconds after which a host that still looks at its sites is left out of a page.
+LIMIT = 30.0
 #: Seconds after which a deployment of another master that has entered no other phase explains nothing.
 _ENTERED = 3600.0
 
 
 class Hosts(Protocol):
-    """How functions are called on hosts: see `fleet.minions`."""
+    """How functions are called on hosts: see `fleet.minions` and `fleet.roster`."""
 
-    def ask(self, hosts: Collection[str], function: str, *, look: float, limit: float) -> dict[str, Answer]:
+    def ping(self, hosts: Collection[str]) -> dict[str, Answer]:
+        """Ask hosts whether they are there; return the answer of each."""
+
+    def ask(self, hosts: Collection[str], function: str, *, limit: float) -> dict[str, Answer]:
         """Call a function on hosts at once; return the answer of each."""
 
 
-def watch(folder: str, hosts: Hosts, fleet_of: Callable[[str], Fleet], since: int | None) -> dict[str, Any]:
+def watch(
+    folder: str,
+    hosts: Hosts,
+    fleet_of: Callable[[str], Fleet],
+    since: int | None,
+    shown: Collection[str] | None = None,
+) -> dict[str, Any]:
     """Ask all hosts of a store whether they answer.
 
     Args:
@@ -35,10 +46,12 @@ def watch(folder: str, hosts: Hosts, fleet_of: Callable[[str], Fleet], since: in
         hosts: how they are asked.
         fleet_of: returns the hosts of a site.
         since: the offset in the store's file of deployments from which on they are returned; None for none.
+        shown: hosts that are to be on a page; None without one.
 
     Returns:
         ``hosts``: the sites of each; ``silent``: what is wrong with those that do not answer; ``known``: why it is
-        expected of some; ``deployments``, and the ``offset`` of the next ones.
+        expected of some; ``deployments``, and the ``offset`` of the next ones; ``seen``: what hosts show of
+        themselves, or as a text why one shows nothing.
 
     Raises:
         DeploymentError: the master takes no jobs.
@@ -46,7 +59,7 @@ def watch(folder: str, hosts: Hosts, fleet_of: Callable[[str], Fleet], since: in
     parts = {site: Store(folder, site).hosts() for site in fleet_store.sites(folder)}
     every = sorted({host for own in parts.values() for host in own})
     names = {host: [site for site, own in parts.items() if host in own] for host in every}
-    answers = hosts.ask(names, "test.ping", look=_LOOK, limit=_LIMIT) if names else {}
+    answers = hosts.ping([*names]) if names else {}
     silent = silent_hosts(answers)
     known: dict[str, str] = {}
     for site, own in parts.items():
@@ -61,7 +74,19 @@ def watch(folder: str, hosts: Hosts, fleet_of: Callable[[str], Fleet], since: in
         "known": known,
         "deployments": found,
         "offset": offset,
+        **({"seen": _seen(hosts, shown, silent)} if shown is not None else {}),
     }
+
+
+def _seen(hosts: Hosts, names: Collection[str], silent: Mapping[str, str]) -> dict[str, Any]:
+    asked = [name for name in names if name not in silent]
+    answers = hosts.ask(asked, "django_fleet.seen", limit=LIMIT) if asked else {}
+    return {**{name: silent[name] for name in names if name in silent}, **shows(answers)}
+
+
+def shows(answers: Mapping[str, Answer]) -> dict[str, Any]:
+    """Return what hosts show of themselves on a page, or as a text why one shows nothing."""
+    return {name: answer.error or answer.value for name, answer in answers.items()}
 
 
 def silent_hosts(answers: dict[str, Answer]) -> dict[str, str]:

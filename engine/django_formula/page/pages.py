@@ -4,7 +4,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from django_formula.watch import decide, look, spool
 NAME = "index.html"
 #: What the page shows, for programs.
 DATA = "status.json"
+#: What hosts have last shown of themselves, next to the state of the watch.
+KEPT = "hosts.json"
 #: What the watch is configured with, on a host that is not watched.
 _DEFAULTS = {"every": 60, "disk": 10, "queue": 1000, "drift": False}
 
@@ -39,6 +41,17 @@ def of_look(found: look.Seen, known: decide.Known, now: float) -> None:
         known: what is known of problems since when.
     """
     write(spool.PAGE, [seen.of_look(found, _since(known), now)])
+
+
+def of_hosts(answers: Mapping[str, Any], now: float) -> None:
+    """Write the page of all hosts of a master after a look of its watch.
+
+    Args:
+        answers: what each shows of itself, or as a text why it shows nothing.
+    """
+    kept = seen.known_now(spool.state(KEPT), answers, now)
+    spool.keep(kept, KEPT)
+    write(spool.PAGE, [kept[name] for name in sorted(kept)])
 
 
 def _since(known: decide.Known) -> dict[str, float]:

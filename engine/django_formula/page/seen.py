@@ -200,6 +200,26 @@ def checked(value: Any, name: str, now: float) -> dict[str, Any] | None:
     return {**host, "host": name, "time": min(max(value["time"], now - _YEAR), now)}
 
 
+def known_now(known: Mapping[str, Any], answers: Mapping[str, Any], now: float) -> dict[str, dict[str, Any]]:
+    """Return what is known of hosts after they were asked, of those that have sites.
+
+    Args:
+        known: what was known before, by their names.
+        answers: what all hosts of the master show of themselves, or as a text why one shows nothing; others are
+            forgotten.
+        now: seconds since 1970.
+    """
+    found = {}
+    for name, answer in answers.items():
+        host, before = checked(answer, name, now), checked(known.get(name), name, now)
+        if host:
+            found[name] = {**host, "time": now}
+        elif before and before["sites"]:
+            why = _text(answer) if isinstance(answer, str) else ""
+            found[name] = {**before, "silent": why or "its answer is not one of this formula"}
+    return {name: host for name, host in found.items() if host["sites"]}
+
+
 def _cut(value: Any) -> Any:
     """Return a value whose texts have one line of at most `_LONGEST` characters, and whose numbers are not negative."""
     if isinstance(value, str):

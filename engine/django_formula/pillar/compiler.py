@@ -66,7 +66,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     configurations, problems = _configurations(layers, platform.get("defaults", {}), rules, process, host)
     if grains.get("init") != "systemd":
         problems += pillar_site.without_systemd(configurations)
-    problems += pillar_page.contradictions(layers, rules, configurations)
+    problems += pillar_page.contradictions(layers, rules, configurations, host)
     problems += pillar_people.contradictions(configurations)
     problems += pillar_push.contradictions(configurations)
     report(found, problems)
@@ -85,7 +85,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         "python_mirror": mirror,
         "watch": watch,
         "people": people,
-        "page": pillar_page.compiled(layers, rules, present),
+        "page": pillar_page.compiled(layers, rules, present, host),
         "points": pillar_database.points(present),
     }
 
@@ -151,7 +151,7 @@ def _configurations(
     site_rules = rules["properties"]["defaults"]
     defaults = layers.get("defaults") or {}
     notify = pillar_watch.channels(layers, rules, problems)
-    problems += pillar_watch.contradictions_of_metrics(layers, process)
+    problems += pillar_watch.contradictions_of_host(layers, process)
     lower = {**platform, **({"notify": notify} if notify else {})}
     inherited = merge(lower, defaults, site_rules, ("django", "defaults"), problems)
     problems += oversized(defaults, ("django", "defaults"))

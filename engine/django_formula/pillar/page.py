@@ -13,27 +13,39 @@ FILES = "salt://django/files/"
 _Sites = Mapping[str, Mapping[str, Any]]
 
 
-def options(layers: Mapping[str, Any], rules: Rules) -> dict[str, Any] | None:
+def options(layers: Mapping[str, Any], rules: Rules, own_name: str) -> dict[str, Any] | None:
     """Return the options of the page with defaults, its password as a reference; None without a page.
 
     Args:
         layers: what the pillar has below ``django``.
         rules: of ``django``.
+        own_name: of this minion; a page of all hosts is on the one alone that `watch:fleet` names.
     """
+    page = _given(layers, rules)
+    return None if page is None or (page["hosts"] == "all" and _fleet(layers) != own_name) else page
+
+
+def _given(layers: Mapping[str, Any], rules: Rules) -> dict[str, Any] | None:
     given, rule = layers.get("page"), rules["properties"]["page"]
-    if given is None:
-        return None
-    return {"domain": "", **fill(merge({}, given, rule, ("django", "page"), []), rule)}
+    return None if given is None else {"domain": "", **fill(merge({}, given, rule, ("django", "page"), []), rule)}
 
 
-def contradictions(layers: Mapping[str, Any], rules: Rules, configurations: _Sites) -> Iterator[Problem]:
+def _fleet(layers: Mapping[str, Any]) -> str | None:
+    watch = layers.get("watch")
+    return watch.get("fleet") if isinstance(watch, dict) else None
+
+
+def contradictions(layers: Mapping[str, Any], rules: Rules, configurations: _Sites, own_name: str) -> Iterator[Problem]:
     """Yield what contradicts itself in the page, and between it and the sites of the host."""
-    page = options(layers, rules)
+    page = _given(layers, rules)
     if page is None:
         return
     path = ("django", "page")
+    is_of_all = page["hosts"] == "all"
     if layers.get("watch") is False:
         yield path, "has no effect with django:watch: false: the watch writes the page"
+    elif is_of_all and not _fleet(layers):
+        yield (*path, "hosts"), "all needs django:watch:fleet, the master's minion, whose watch asks the hosts"
     if not page["domain"]:
         for key in ("password", "user", "site"):
             if (layers["page"] or {}).get(key):
@@ -48,11 +60,14 @@ def contradictions(layers: Mapping[str, Any], rules: Rules, configurations: _Sit
         if page["domain"] in (*site["domains"], *site["redirect_domains"]):
             text = f"{page['domain']} is a domain of site {name}, whose scripts could read the page: name another one"
             yield (*path, "domain"), text
+    if is_of_all and _fleet(layers) != own_name:
+        return
     served = _served(sites)
     if page["site"] and page["site"] not in served:
         yield (*path, "site"), f"expected a site with a proxy of this host, one of {', '.join(served) or 'none'}"
-    elif sites and not served:
-        yield (*path, "domain"), "no site of this host has a proxy, by which the page would be served: remove it"
+    elif (sites or is_of_all) and not served:
+        hint = ", and serve the page by a server of your own (docs/guides/page.md)" if is_of_all else ""
+        yield (*path, "domain"), f"no site of this host has a proxy, by which the page would be served: remove it{hint}"
 
 
 def _served(sites: _Sites) -> list[str]:
@@ -61,7 +76,7 @@ def _served(sites: _Sites) -> list[str]:
     return sorted(served, key=lambda name: (sites[name]["tls"]["kind"] == "none", name))
 
 
-def compiled(layers: Mapping[str, Any], rules: Rules, sites: _Sites) -> dict[str, Any] | None:
+def compiled(layers: Mapping[str, Any], rules: Rules, sites: _Sites, own_name: str) -> dict[str, Any] | None:
     """Return how the page is served; None where it is not.
 
     Args:
@@ -71,7 +86,7 @@ def compiled(layers: Mapping[str, Any], rules: Rules, sites: _Sites) -> dict[str
         ``domain``, ``user``, ``password``; ``site``: the configuration of the site whose proxy, addresses and
         certificates it has; ``templates``: URLs of its files.
     """
-    page = options(layers, rules)
+    page = options(layers, rules, own_name)
     if not page or not page["domain"] or not sites:
         return None
     site = sites[page["site"] or _served(sites)[0]]

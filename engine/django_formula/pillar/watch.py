@@ -93,14 +93,17 @@ def compiled(
     senders = {name: _sender(channel, sites) for name, channel in found.items()}
     if options["heartbeat"]:
         senders[HEARTBEAT] = {"url": options["heartbeat"]}
+    page = page_options(layers, rules, own_name)
     watch = {
         "every": int(options["every"][:-1]) * _SECONDS[options["every"][-1]],
         "disk": int(options["disk"][:-1]),
         "queue": options["queue"],
         "quiet": options["quiet"],
         "heartbeat": bool(options["heartbeat"]),
-        "page": page_options(layers, rules) is not None,
+        "page": page is not None,
+        **({"page_of": "all"} if page and page["hosts"] == "all" else {}),
         **({"fleet": options["fleet"], "is_master": is_master} if options["fleet"] else {}),
+        **({"roster": True} if is_master and options["roster"] else {}),
         "drift": any("drift" in (channel["kinds"] or ()) for channel in found.values()),
         "channels": {
             name: {
@@ -134,9 +137,11 @@ def _metrics(layers: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
     return {"metrics": options["textfile"], "serve": served}
 
 
-def contradictions_of_metrics(layers: Mapping[str, Any], process: str) -> Iterator[Problem]:
-    """Yield what contradicts itself in the metrics of a host."""
-    given = layers.get("metrics")
+def contradictions_of_host(layers: Mapping[str, Any], process: str) -> Iterator[Problem]:
+    """Yield what contradicts itself in the watch and in the metrics of a host."""
+    watch, given = layers.get("watch"), layers.get("metrics")
+    if isinstance(watch, dict) and watch.get("roster") and not watch.get("fleet"):
+        yield ("django", "watch", "roster"), "has no effect without fleet, which names the master: remove it"
     if isinstance(given, dict) and layers.get("watch") is False:
         yield ("django", "metrics"), "the watch writes them: remove watch: false"
     if isinstance(given, dict) and given.get("listen") and process != "systemd":

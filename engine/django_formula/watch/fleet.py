@@ -7,7 +7,7 @@ of another user than root: its answer is that of others.
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
@@ -21,8 +21,11 @@ from django_formula.watch.problem import Problem
 IsQuiet = Callable[[str, str], bool]
 #: Where Salt's program is: cron has another path than a shell.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/opt/saltstack/salt"
-#: Seconds that the master may take, the most characters of its answer, and the most hosts of a text.
-_PATIENCE, _LONGEST, _MOST = 60, 1 << 23, 12
+#: Seconds that the master may take, and hosts for what a page shows; the most characters of its answer, and the most
+#: hosts of a text.
+_PATIENCE, _SHOWN, _LONGEST, _MOST = 60, 40, 1 << 25, 12
+#: Seconds after which the unit of a look is ended: those of the master, and of what is written.
+LIMIT = _PATIENCE + _SHOWN + 20
 _DEPLOYMENT = {
     **dict.fromkeys(("site", "verb", "result", "revision", "commit", "step", "error", "asked_by"), str),
     **{"hosts": {str: str}, "seconds": (int, float), "sent?": int, "failed?": int},
@@ -33,11 +36,19 @@ _SHAPE = {
     "known": {str: str},
     "deployments": [dict],
     "offset": int,
+    "seen?": {str: (dict, str)},
 }
 
 
-def take(state: dict[str, Any], config: Mapping[str, Any], now: float) -> list[Message]:
-    """Ask the master, and return the messages of this look.
+class Taken(NamedTuple):
+    """A look: its messages, and what hosts show of themselves on a page; None where they were not asked."""
+
+    messages: list[Message]
+    seen: dict[str, Any] | None
+
+
+def take(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Taken:
+    """Ask the master, and return what is new.
 
     Args:
         state: what the last look has kept; what the next one needs is put there.
@@ -47,45 +58,57 @@ def take(state: dict[str, Any], config: Mapping[str, Any], now: float) -> list[M
     answer: dict[str, Any] = {}
     problems = []
     try:
-        answer = _asked(state.get("offset"))
+        answer = _asked(state.get("offset"), config)
     except DeploymentError as error:
         text = f"the hosts are not watched: {' '.join(error.message.split())}"
-        problems = [Problem("watch", text, "salt-run django.watch", "fleet")]
+        problems = [Problem("watch", text, " ".join(["salt-run", *_words(config)]), "fleet")]
     found = {key: {**one, "need": decide.BAD} for key, one in decide.found("", problems).items()}
     nothing = look.Seen({}, [], [], {})
     is_quiet = look.quiet_by(config, nothing, now)
     messages = decide.decide(state.setdefault("master", {}), found, now, is_quiet)
     if not answer:
-        return messages + look.told_events(state, nothing, is_quiet)
+        return Taken(messages + look.told_events(state, nothing, is_quiet), None)
     state["offset"] = answer["offset"]
     ended = (one for one in answer["deployments"] if shapes.fits(one, _DEPLOYMENT))
     events = [_told(one, now) for one in ended if one["result"] in look.RESULTS]
     messages += look.told_events(state, nothing._replace(events=events), is_quiet)
-    return messages + _silent(state, answer, now, is_quiet)
+    by = "salt-ssh" if config.get("roster") else "salt"
+    return Taken(messages + _silent(state, answer, now, is_quiet, by), answer.get("seen"))
 
 
-def _silent(state: dict[str, Any], answer: Mapping[str, Any], now: float, is_quiet: IsQuiet) -> list[Message]:
-    """Return the messages about hosts that are silent, or answer again; none while that is expected."""
+def _silent(state: dict[str, Any], answer: Mapping[str, Any], now: float, is_quiet: IsQuiet, by: str) -> list[Message]:
+    """Return the messages about hosts that are silent, or answer again; none while that is expected.
+
+    Args:
+        by: the program that asks a host.
+    """
     known: Known = state.setdefault("known", {})
     problems: Known = {}
     for key in [key for key, one in known.items() if one["site"] not in answer["hosts"]]:
         del known[key]  # it was taken out of the pillar
     for host, text in answer["silent"].items():
-        problems |= decide.found(host, [Problem("silent", shown(text), in_command("salt", host, "test.ping"))])
+        problems |= decide.found(host, [Problem("silent", shown(text), in_command(by, host, "test.ping"))])
     decided = decide.decide(known, problems, now, lambda host, kind: host in answer["known"] or is_quiet("", kind))
     sites = answer["hosts"]
     return [{**one, "site": "", "host": one["site"], "sites": sites.get(one["site"], [])} for one in decided]
 
 
-def _asked(since: int | None) -> dict[str, Any]:
+def _words(config: Mapping[str, Any]) -> list[str]:
+    """Return the runner's function, as people call it too."""
+    return ["django.watch", *(["roster=True"] if config.get("roster") else [])]
+
+
+def _asked(since: int | None, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `salt-run django.watch` answers.
 
     Raises:
         DeploymentError: the master takes no jobs, or there is none.
     """
-    argv = [program(), "--out=json", "--log-level=quiet", "django.watch"]
-    argv += [] if since is None else [f"since={since}"]
-    command = commands.Command(argv, doing="salt-run django.watch", timeout=_PATIENCE)
+    has_page = config.get("page_of") == "all"
+    argv = [program(), "--out=json", "--log-level=quiet", *_words(config)]
+    argv += [*([] if since is None else [f"since={since}"]), *(["seen=True"] if has_page else [])]
+    patience = _PATIENCE + (_SHOWN if has_page else 0)
+    command = commands.Command(argv, doing="salt-run django.watch", timeout=patience)
     ended = commands.execute(command)
     try:
         found = json.loads(ended.printed) if len(ended.printed) <= _LONGEST else None

@@ -164,7 +164,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=oneshot
 ExecStart={run} fleet
-TimeoutStartSec=90
+TimeoutStartSec={fleet.LIMIT}
 Nice=10
 UMask=0077
 """,
@@ -322,7 +322,7 @@ def _files(wanted: Mapping[str, Any]) -> dict[Path, str]:
         return found
     paths = "\n".join(f"PathModified={path}" for path in wanted["deploys"])
     folder, served = wanted.get("metrics"), wanted.get("serve")
-    values = {"run": _RUN, "walls": _WALLS, "every": wanted["every"], "paths": paths, "walk": walk}
+    values = {"run": _RUN, "walls": _WALLS, "every": wanted["every"], "paths": paths, "walk": walk, "fleet": fleet}
     values["writes"] = (f" -{folder}" if folder else "") + (f" {spool.PAGE}" if wanted["page"] else "")
     if served:
         values |= {"listen": served["listen"], "allow": " ".join(served["allow"]), "file": f"{folder}/{metrics.FILE}"}

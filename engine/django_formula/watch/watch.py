@@ -47,7 +47,7 @@ def take(config: dict[str, Any]) -> int:
             _attempt("the metrics", metrics.write, config["metrics"], seen, state, began)
         spool.keep(state)
         _start(config)
-        if config.get("page"):
+        if config.get("page") and config.get("page_of") != "all":
             _attempt("the page", pages.of_look, seen, known, began)
         for one in messages:
             tell(f"{one['what']}: {one['site'] or state['host']}: {one['text']}")
@@ -60,10 +60,12 @@ def take(config: dict[str, Any]) -> int:
 def take_fleet(config: dict[str, Any]) -> int:
     """Look at the hosts of this master, and have messages sent."""
     began, state = time.time(), spool.state(FLEET)
-    messages = fleet.take(state, config, began)
+    messages, seen = fleet.take(state, config, began)
     _have_sent(config, messages, began)
     spool.keep({**state, "version": 1, "time": began}, FLEET)
     _start({**config, "heartbeat": False})
+    if seen is not None:
+        _attempt("the page", pages.of_hosts, seen, began)
     for one in messages:
         tell(f"{one['what']}: {one.get('host') or one['site'] or spool.host()}: {one['text']}")
     return 0

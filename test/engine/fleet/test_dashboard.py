@@ -8,7 +8,8 @@ from django_formula.fleet import dashboard
 from django_formula.fleet.minions import Answer
 from django_formula.page import document, pages, seen
 
-LOST = Answer({}, "it does not answer", True)
+SILENT = "it does not answer"
+LOST = Answer({}, SILENT, True)
 NOW = sample.NOW
 
 
@@ -24,23 +25,24 @@ class Hosts:
 
 
 def answer(name, **more):
-    return Answer(json.loads(json.dumps(sample.host(name, **more))))
+    return json.loads(json.dumps(sample.host(name, **more)))
 
 
 def test_host_that_is_silent_is_shown_with_what_it_was_and_since_when():
-    known = dashboard.known_now({}, {"web1": answer("web1"), "web2": answer("web2")}, NOW - 5400)
-    later = dashboard.known_now(json.loads(json.dumps(known)), {"web1": answer("web1"), "web2": LOST}, NOW)
+    known = seen.known_now({}, {"web1": answer("web1"), "web2": answer("web2")}, NOW - 5400)
+    later = seen.known_now(json.loads(json.dumps(known)), {"web1": answer("web1"), "web2": SILENT}, NOW)
     assert later["web2"]["silent"] == "it does not answer" and later["web2"]["time"] == NOW - 5400
     page = document.of_hosts([*later.values()], NOW)
     assert "web2 is silent: it does not answer" in page and "silent, last seen 90 min ago" in page
-    back = dashboard.known_now(later, {"web1": answer("web1"), "web2": answer("web2")}, NOW + 60)
+    back = seen.known_now(later, {"web1": answer("web1"), "web2": answer("web2")}, NOW + 60)
     assert "silent" not in back["web2"]
 
 
 def test_hosts_without_sites_and_removed_hosts_are_not_shown():
     known = {"old": sample.host("old")}
-    not_there = Answer({}, "'django_fleet.seen' is not available.")
-    assert dashboard.known_now(known, {"db1": answer("db1", sites=[]), "lb1": LOST, "x": not_there}, NOW) == {}
+    not_there = "'django_fleet.seen' is not available."
+    assert seen.known_now(known, {"db1": answer("db1", sites=[]), "lb1": SILENT, "x": not_there}, NOW) == {}
+    assert seen.known_now(known, {"old": {"sites": [{}]}}, NOW)["old"]["silent"].startswith("its answer is not one of")
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_page_and_what_is_kept_are_written(folder):
-    hosts = Hosts(web1=answer("web1"), lb1=LOST)
+    hosts = Hosts(web1=Answer(answer("web1")), lb1=LOST)
     found = dashboard.write(str(folder), hosts, ["web1", "lb1"])
     assert found == {
         "page": str(folder / "index.html"),

@@ -1239,7 +1239,7 @@ class Ssh:
 
     def cmd_iter(self, hosts: list[str], function: str, arguments: list[str], **options: Any) -> Any:
         self.called.append((hosts, function, arguments))
-        assert options["tgt_type"] == "list"
+        assert options["tgt_type"] == "list" and options.get("raw_shell", False) is (function == "true")
         for host in hosts:
             if host in self.found:
                 yield {host: self.found[host]}
@@ -1275,6 +1275,24 @@ def test_hosts_of_the_roster_answer_fail_or_are_lost(monkeypatch: pytest.MonkeyP
     assert answers["web6"] == Answer({}, "salt-ssh brought no answer", True)
     assert answers["web7"] == Answer({}, "it is not in the roster", True)
     assert client.called == [([f"web{number}" for number in range(1, 7)], "django_fleet.ready", ['"blog"'])]
+
+
+def test_host_of_the_roster_is_there_if_it_runs_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Salt does not have to be there, and what the command prints by a profile of the shell is nothing."""
+    refused = "ssh: connect to host web3 port 22: Connection refused"
+    client = Ssh(
+        {
+            "web1": {"stdout": "", "stderr": "", "retcode": 0, "parsed": None},
+            "web2": {"stdout": "Welcome\n", "stderr": "", "retcode": 0, "parsed": None},
+            "web3": {"stdout": "", "stderr": f"{refused}\n", "retcode": 255, "parsed": None},
+            "web4": {"stdout": "", "stderr": "", "retcode": 1, "parsed": None},
+        }
+    )
+    hosts = roster(monkeypatch, client, [f"web{number}" for number in range(1, 6)])
+    answers = hosts.ping([f"web{number}" for number in range(1, 7)])
+    assert [name for name, answer in sorted(answers.items()) if answer.is_lost] == ["web3", "web4", "web5", "web6"]
+    assert answers["web3"].error == refused and answers["web6"].error == "it is not in the roster"
+    assert client.called == [([f"web{number}" for number in range(1, 6)], "true", [])]
 
 
 def test_salt_ssh_that_fails_loses_those_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:

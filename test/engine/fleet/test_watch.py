@@ -21,14 +21,17 @@ class Asked:
         self.world, self.lost, self.asked = world, set[str](), list[str]()
         self.folder = str(world.store.folder.parent)
 
-    def ask(self, hosts: Collection[str], function: str, *, look: float, limit: float) -> dict[str, Answer]:
-        assert function == "test.ping" and limit <= 10
+    def ping(self, hosts: Collection[str]) -> dict[str, Answer]:
         self.asked = sorted(hosts)
         return {host: LOST if host in self.lost else Answer({"value": True}) for host in hosts}
 
-    def watch(self, since: int | None = None) -> dict[str, Any]:
+    def ask(self, hosts: Collection[str], function: str, *, limit: float) -> dict[str, Answer]:
+        assert function == "django_fleet.seen" and limit
+        return {host: Answer({"host": host}) if host != "old" else Answer({}, "is not available") for host in hosts}
+
+    def watch(self, since: int | None = None, shown: list[str] | None = None) -> dict[str, Any]:
         fleet = Fleet(self.world.store, self.world.hosts, "watch", lambda _phase, _found: None)
-        return fleet_watch.watch(self.folder, self, lambda _site: fleet, since)
+        return fleet_watch.watch(self.folder, self, lambda _site: fleet, since, shown)
 
 
 @pytest.fixture
@@ -51,6 +54,16 @@ def test_silent_hosts_are_named_with_what_that_means(asked):
     assert asked.world.hosts.calls == [], "a balancer that is silent is not asked"
     asked.lost = {"web1", "web2", "web3"}
     assert asked.watch()["silent"]["web1"] == "it does not answer; no host serves blog"
+
+
+def test_hosts_show_themselves_on_a_page_and_silent_ones_are_not_asked_again(asked):
+    asked.lost = {"web2"}
+    assert "seen" not in asked.watch() and asked.watch(shown=[])["seen"] == {}
+    assert asked.watch(shown=["web1", "web2", "old"])["seen"] == {
+        "web1": {"host": "web1"},
+        "web2": "it does not answer",
+        "old": "is not available",
+    }
 
 
 def test_silence_of_hosts_that_are_drained_left_out_or_deployed_is_expected(asked):

@@ -10,9 +10,9 @@ PASSWORD = "correct horse"
 PAGE = {"domain": "status.example.org", "password": PASSWORD}
 
 
-def compiled(page, **options):
+def compiled(page, watch=None, **options):
     sites = {name: {**three_keys(name), **options.get(name, {})} for name in ("blog", "shop", "wiki")}
-    pillar = {"django": {"sites": sites, "page": page}}
+    pillar = {"django": {"sites": sites, "page": page, "watch": watch}}
     result = compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), GRAINS)
     assert result["errors"] == []
     return result
@@ -52,6 +52,15 @@ def test_host_without_a_page_has_nothing_of_it():
     assert result["page"] is None and result["watch"]["watch"]["page"] is False
     assert "The page is served" not in made(result)
     assert not any("page" in one for one in made(result)["The host is watched"]["django.watch"])
+
+
+def test_page_of_all_hosts_is_on_the_master_alone():
+    page = {**PAGE, "hosts": "all"}
+    here = compiled(page, {"fleet": GRAINS["id"]})
+    assert here["page"]["site"]["name"] == "blog" and here["watch"]["watch"]["page_of"] == "all"
+    there = compiled(page, {"fleet": "master1"})
+    assert there["page"] is None and there["watch"]["watch"]["page"] is False
+    assert "page_of" not in compiled(PAGE)["watch"]["watch"]
 
 
 def test_no_site_waits_for_the_page():

@@ -5,6 +5,7 @@ import types
 from typing import Any
 
 import pytest
+import seen_hosts
 from django_formula.host import commands
 from django_formula.watch import decide, fleet, look, message, watch
 
@@ -35,7 +36,7 @@ class Master:
         self.answer = {**self.answer, **changes} if changes else self.answer
         self.now += 120
         self.state = json.loads(json.dumps(self.state))
-        return fleet.take(self.state, CONFIG, self.now)
+        return fleet.take(self.state, CONFIG, self.now).messages
 
 
 @pytest.fixture
@@ -63,6 +64,30 @@ def test_dead_host_is_reported_after_two_rounds_once_and_good_again_once(master)
     batch = {"host": "master1", "time": master.now, "messages": [problem]}
     assert message.title(batch) == "[master1] web2: silent"
     assert message.text(batch, 900).startswith("web2: it does not answer; blog is served by web1\n    do: salt web2")
+
+
+def test_hosts_of_a_roster_are_asked_by_salt_ssh(master, monkeypatch):
+    monkeypatch.setitem(CONFIG, "roster", True)
+    assert [one["command"] for _ in range(2) for one in master.look(**SILENT)] == ["salt-ssh web2 test.ping"]
+    assert master.argv[-3:] == ["django.watch", "roster=True", "since=7"]
+    master.answer, master.code = "", 1
+    assert [one["command"] for _ in range(2) for one in master.look()] == ["salt-run django.watch roster=True"]
+
+
+def test_page_of_all_hosts_is_written_with_those_that_are_silent_as_they_were(master, monkeypatch, tmp_path):
+    for name in ("STATE", "PAGE"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(watch.spool, name, tmp_path / name)
+    monkeypatch.setattr(watch, "_start", lambda _config: None)
+    config, page = {**CONFIG, "page": True, "page_of": "all"}, tmp_path / "PAGE/index.html"
+    master.answer |= {"seen": {name: seen_hosts.host(name) for name in ("web1", "web2")}}
+    assert watch.take_fleet(config) == 0 and master.argv[-1] == "seen=True"
+    assert "web2" in page.read_text() and "is silent" not in page.read_text()
+    master.answer |= {"seen": {"web1": seen_hosts.host("web1"), "web2": "it does not answer"}}
+    assert watch.take_fleet(config) == 0 and "web2 is silent: it does not answer" in page.read_text()
+    assert (tmp_path / "STATE/hosts.json").stat().st_mode & 0o777 == 0o600
+    before, master.answer, master.code = page.read_text(), "", 1
+    assert watch.take_fleet(config) == 0 and page.read_text() == before, "a master that does not answer changes nothing"
 
 
 def test_host_that_misses_one_round_is_not_reported(master):
