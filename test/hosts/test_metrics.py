@@ -4,10 +4,12 @@ import json
 import re
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import requests
+from client import Load
 from lab import ROOT
 from sites import Site, until
 
@@ -106,6 +108,18 @@ ENTRIES = re.compile(
 )
 
 
+#: Adds up, some times a second, what the project's page of metrics says, until it is ended.
+SCRAPES = f"""
+import re, time, urllib.request
+pattern = re.compile({ENTRIES.pattern!r})
+while True:
+    request = urllib.request.Request("http://127.0.0.1/metrics", headers={{"Host": "blog.example.org"}})
+    text = urllib.request.urlopen(request, timeout=20).read().decode()
+    print(sum(map(float, pattern.findall(text))), flush=True)
+    time.sleep(0.05)
+"""
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("server", ["uwsgi", "gunicorn", "granian"])
 def test_processes_of_a_server_are_added_up(blog: Measured, server: str) -> None:
@@ -130,6 +144,18 @@ def test_processes_of_a_server_are_added_up(blog: Measured, server: str) -> None
     for _request in range(60):
         assert blog.get("/").status_code == 200
     assert entries() == {before + 60}
+    blog.host.write("/srv/scrapes.py", SCRAPES)
+    blog.host.run("systemd-run --quiet --unit=scrapes sh -c 'exec python3 /srv/scrapes.py >/srv/sums'")
+    with Load(f"http://{blog.host.address}/", blog.domain, connections=2, pause=0.05) as load:
+        load.wait(40)
+        blog.repository.commit({"README.md": f"Released under load by {server}.\n"})
+        blog.deploy()
+        load.wait(40)
+    blog.host.run(["systemctl", "stop", "scrapes"])
+    sums = [float(line) for line in blog.host.read("/srv/sums").split()]
+    back = [(former, later) for former, later in pairwise(sums) if later < former]
+    print(f"{server}: {len(sums)} scrapes; back from, to: {back}")
+    assert load.failed == [] and len(back) == 1 and len(sums) > 20
 
 
 def test_folder_that_leads_elsewhere_gets_nothing(blog: Measured) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pebble
 import pytest
 import requests
 import yaml
@@ -139,3 +140,41 @@ def test_page_is_served_by_https_with_certificates_like_those_of_a_site(
     applied = served(blog)  # the page gives the ports free
     assert applied.ok, applied
     assert (seen("/").status, seen("/", login).status) == (401, 200)
+
+
+@pytest.mark.full
+def test_page_has_a_certificate_of_an_authority_that_is_renewed_with_those_of_its_site(
+    hosts: Callable[..., Any], repositories: Callable[..., Any]
+) -> None:
+    host = hosts(kind="live")
+    pebble.start(host)
+    told = {"directory": pebble.DIRECTORY, "eab": pebble.EAB, "client": "uacme"}
+    blog = Site(host, repositories(host), tls={"kind": "acme", "email": "ops@example.org", **told})
+    applied = served(blog)
+    assert applied.ok and not applied.warnings, applied
+    assert not served(blog).changed
+    path = f"/var/lib/django-formula/certificates/{DOMAIN}.pem"
+    first = host.read(path)
+    assert "Pebble" in host.run(["openssl", "x509", "-noout", "-issuer", "-in", path]).stdout
+    assert ask(host.address, DOMAIN, "/", root=None, headers=[("Connection", "close")]).status == 401
+    assert DOMAIN in host.call("django.renew", "blog", force=True)["renewed"] and host.read(path) != first
+
+
+@pytest.mark.full
+def test_page_is_served_without_systemd_and_written_by_a_line_of_cron(
+    hosts: Callable[..., Any], repositories: Callable[..., Any]
+) -> None:
+    host = hosts(kind="ready", init=False)
+    blog = Site(host, repositories(host))
+    applied = served(blog)
+    assert applied.ok, applied
+    assert not served(blog).changed
+    answers = [status(blog, auth=auth) for auth in (None, ("team", "wrong"), ("team", PASSWORD))]
+    assert answers == [401, 401, 200]
+    (look,) = re.findall(r"(?m)^\*/1 \* \* \* \* root (.* look) ", host.read("/etc/cron.d/django-watch"))
+    host.run(["supervisorctl", "stop", blog.unit])
+    as_cron = ["env", "-i", "HOME=/root", "SHELL=/bin/sh", "PATH=/usr/bin:/bin", "/bin/sh", "-c"]
+    for _round in range(2):
+        host.run([*as_cron, look])
+    page = host.http("/", DOMAIN, auth=("team", PASSWORD)).text
+    assert "1 down" in page and f"{blog.unit} was stopped" in page
