@@ -1,0 +1,166 @@
+"""The sender of a channel: what it keeps and when it tries again, whatever answers at the other end."""
+
+import http.server
+import json
+import os
+import pwd
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from django_formula.watch import send, spool
+
+SECRET = "wh-53cr3t"
+DAY = 86400
+
+
+class Asked(NamedTuple):
+    """A request that the receiver has got."""
+
+    method: str
+    path: str
+    token: str
+    body: str
+
+
+class Receiver(http.server.ThreadingHTTPServer):
+    """Answers with the next of its answers, a status and its headers, and with 200 after them."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: list[tuple[int, dict[str, str]]] = []
+        self.asked: list[Asked] = []
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/hook/{SECRET}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        self.server.asked.append(Asked(self.command, self.path, self.headers.get("Authorization", ""), body))
+        status, headers = self.server.answers.pop(0) if self.server.answers else (200, {})
+        self.send_response(status)
+        for name, value in {"Content-Length": "0", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, *_arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def chat(receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Receiver:
+    """The receiver of the channel `chat`."""
+    monkeypatch.setattr(spool, "STATE", tmp_path)
+    monkeypatch.setattr(spool, "CHANNELS", tmp_path / "channels")
+    monkeypatch.setattr(spool, "SENDER", pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() else "nobody")
+    configure(receiver.url)
+    return receiver
+
+
+def configure(url: str, name: str = "chat") -> None:
+    spool.CHANNELS.mkdir(exist_ok=True)
+    (spool.CHANNELS / f"{name}.json").write_text(json.dumps({"format": "json", "url": url, "token": SECRET}))
+
+
+def put(*texts: str, age: float = 0) -> None:
+    for text in texts:
+        message = {"what": "problem", "kind": "down", "site": "blog", "text": text, "command": "", "since": 0}
+        spool.put("chat", {"host": "web1", "time": time.time() - age, "messages": [message]})
+
+
+def texts(receiver: Receiver) -> list[str]:
+    return [json.loads(one.body)["messages"][0]["text"] for one in receiver.asked]
+
+
+def pause() -> float:
+    """Seconds until the next try."""
+    return float(spool.retry("chat")["at"] - time.time())
+
+
+def due() -> None:
+    spool.keep_retry("chat", **{**spool.retry("chat"), "at": 0})
+
+
+def test_batches_are_sent_in_their_order_and_are_gone(chat):
+    put("one", "two", "three")
+    assert send.main("chat") == 0
+    assert texts(chat) == ["one", "two", "three"] and spool.batches("chat") == []
+    assert {one.token for one in chat.asked} == {f"Bearer {SECRET}"}
+
+
+def test_one_that_is_refused_keeps_its_place_and_is_tried_at_longer_and_longer_intervals(chat):
+    put("one", "two")
+    chat.answers = [(500, {})] * 9
+    for expected in (60, 120, 240, 480, 960, 1920, 3600, 3600, 3600):
+        assert send.main("chat") == 0
+        assert 0.79 * expected < pause() < 1.21 * expected, expected
+        assert send.main("chat") == 0, "before that time nothing is sent"
+        due()
+    assert texts(chat) == ["one"] * 9 and spool.retry("chat")["tries"] == 9
+    assert send.main("chat") == 0
+    assert texts(chat)[9:] == ["one", "two"] and spool.retry("chat")["tries"] == 0
+
+
+@pytest.mark.parametrize(("after", "expected"), [("1800", 1800), ("999999", DAY), ("soon", 60), ("-5", 60)])
+def test_time_that_the_other_end_asks_for_is_waited(chat, after, expected):
+    put("one")
+    chat.answers = [(429, {"Retry-After": after})]
+    send.main("chat")
+    assert 0.79 * expected < pause() < 1.21 * expected
+    assert "HTTP 429" in spool.retry("chat")["error"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirect_is_an_error_and_no_token_goes_elsewhere(chat, status):
+    put("one")
+    elsewhere = chat.url.replace("/hook/", "/login/")
+    chat.answers = [(status, {"Location": elsewhere})]
+    send.main("chat")
+    assert [one.path for one in chat.asked] == [f"/hook/{SECRET}"] and len(spool.batches("chat")) == 1
+    assert spool.retry("chat")["error"] == f"HTTP {status}: redirects, which is not followed"
+
+
+def test_batch_is_given_up_after_a_day_and_those_after_it_are_sent(chat):
+    put("old", age=DAY + 60)
+    put("new")
+    send.main("chat")
+    assert texts(chat) == ["new"] and len([*spool.folder("chat").glob("*.lost")]) == 1
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/{}", "http://127.0.0.1:{}/", "http://{}.invalid./x"])
+def test_error_of_a_channel_has_no_secret(chat, capsys, url):
+    configure(url.format(SECRET))
+    put("one")
+    send.main("chat")
+    error, told = spool.retry("chat")["error"], "".join(capsys.readouterr())
+    assert error and SECRET not in error + told and "the next try is in" in told
+
+
+def test_heartbeat_is_a_request_whose_failure_is_kept_and_not_tried_again_later(chat):
+    configure(chat.url, spool.HEARTBEAT)
+    chat.answers = [(503, {})]
+    assert send.main(spool.HEARTBEAT) == 0 and spool.retry(spool.HEARTBEAT)["error"].startswith("HTTP 503")
+    assert send.main(spool.HEARTBEAT) == 0 and spool.retry(spool.HEARTBEAT)["error"] == ""
+    assert [one.method for one in chat.asked] == ["GET", "GET"]
+
+
+def test_channel_that_was_taken_out_is_an_error(chat):
+    assert send.main("gone") == 1
