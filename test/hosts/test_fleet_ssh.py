@@ -168,8 +168,8 @@ def test_hosts_are_watched_by_salt_ssh_and_are_on_one_page(fleet):
     def look(times: int) -> list[tuple[str, str, str]]:
         for _round in range(times):
             desk.run(["systemctl", "start", "django-fleet-watch.service"], timeout=150)
-        sending = ["systemctl", "is-active", "django-notify@all.service"]
-        until(lambda: desk.run(sending, check=False).returncode)
+        waiting = "ls /var/lib/django-formula/watch/spool/all/*.json"
+        until(lambda: desk.run(waiting, check=False).returncode, 60)
         messages = [one for batch in told(desk).get("all", []) for one in batch.messages]
         return [(one["what"], one["kind"], one.get("host") or one["site"]) for one in messages]
 
