@@ -187,6 +187,9 @@ def test_hosts_are_watched_by_salt_ssh_and_are_on_one_page(fleet):
     finally:
         podman("unpause", web2.container)
     assert look(4)[2:] == [("good", "silent", "web2")] and "is silent" not in page()
+    argv = ["salt-run", "--out=json", "--log-level=warning", "django.dashboard", "/srv/status", "roster=True"]
+    written = json.loads(desk.run(argv).stdout)
+    assert written == {"page": "/srv/status/index.html", "hosts": ["web1", "web2"], "silent": {}}
     desk.write("/srv/desk/desk.sls", json.dumps({"django": {"sites": {}}}))
     desk.run(["salt-call", "--local", "--id=desk", *roots, "state.apply", "django"])
     assert desk.run("ls /etc/systemd/system/django-* /var/lib/django-formula/watch", check=False).stdout == ""
