@@ -37,7 +37,7 @@ def test_failed_release_is_reported_within_seconds_though_a_channel_hangs(blog: 
     assert not blog.apply().ok
     message, seconds = blog.wait_for("event", "failed", within=30)
     print(f"a failed release was reported {seconds:.1f} s after its end, while a channel hangs")
-    assert seconds <= 5 and "still runs" not in message["text"] and "SyntaxError" in message["text"]
+    assert seconds <= 10 and "still runs" not in message["text"] and "SyntaxError" in message["text"]
     assert message["command"].startswith("salt-call django.record blog 000")
     state = blog.host.run(["systemctl", "is-active", "django-notify@hangs.service"], check=False).stdout.strip()
     assert state in ("activating", "inactive")  # it waits, or has been given up for a minute
