@@ -468,6 +468,20 @@ def seen():
     return _answer(pages.here)
 
 
+def balances():
+    """
+    Return what is wrong with the sites that this host balances, by their names: a text, and the hosts that get no
+    requests where others do.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt lb1 django_fleet.balances
+    """
+    return _answer(lambda: {"sites": walks.balancers()})
+
+
 def doctor(site, url=""):
     """
     Walk through a site as ``django.doctor`` does, without DNS, whose records are of the balancers.

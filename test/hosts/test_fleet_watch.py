@@ -20,7 +20,10 @@ EVENTS = "/var/log/events"
 #: The reactor of the docs, and where the docs have its files.
 EXAMPLE = {"master.conf": "/etc/salt/master.d/events.conf", "note.sls": "/etc/salt/reactor/note.sls"}
 WATCH = "django-fleet-watch"
-NOTIFY = {"all": channel("all", kinds=["released", "failed", "silent", "rolled_back"])}
+NOTIFY = {
+    "all": channel("all", kinds=["released", "failed", "silent", "rolled_back"]),
+    "site": channel("site", kinds=["down", "degraded"]),
+}
 
 
 class WatchedFleet(Fleet):
@@ -154,7 +157,19 @@ def test_doctor_walks_through_hosts_and_balancers(fleet: WatchedFleet) -> None:
     fleet.balancer.run(["systemctl", "stop", "django-haproxy"])
     row = fleet.doctor(1)["lb1"]
     assert (row["broken"], row["text"]) == ("balancer", "django-haproxy does not run")
+
+    def said(expected: int) -> list[tuple[str, str, str]]:
+        rounds = 0
+        while len(found := [one for batch in told(fleet.master).get("site", []) for one in batch.messages]) < expected:
+            assert rounds < 6, found
+            fleet.look(1)
+            time.sleep(2)
+            rounds += 1
+        return [(one["what"], one["kind"], one["text"]) for one in found]
+
+    assert said(1) == [("problem", "down", "lb1: django-haproxy does not run")]
     fleet.balancer.run(row["do"])
+    assert [one[:2] for one in said(2)] == [("problem", "down"), ("good", "down")]
     web2 = fleet.apps[1]
     web2.run("systemctl stop 'django-blog-*.socket' 'django-blog-*.service'")
     limit = time.monotonic() + 60

@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django_formula.deploy.entries import entry
 from django_formula.doctor.visit import APPLY, PATIENCE, Broken, to_start
@@ -114,13 +114,34 @@ def tls(balanced: Balanced) -> str:
     return f"the certificate is valid until {certificate.get('notAfter', '?')}"
 
 
+class Backends(NamedTuple):
+    """The hosts of a site: those that get requests, and why each other one gets none.
+
+    Attributes:
+        down: those whose checks fail; out: those that people have taken out.
+    """
+
+    serving: list[str]
+    down: dict[str, str]
+    out: dict[str, str]
+
+
+def backends(balanced: Balanced) -> Backends:
+    """Return the hosts of a site as its balancer sees them.
+
+    Raises:
+        DeploymentError: the balancer does not say.
+    """
+    seen: dict[str, dict[str, Any]] = entry("state of a backend")(balanced.entry["name"], None, "state")
+    out = {host: f"{host} ({row['state']})" for host, row in seen.items() if row["state"] != "ready"}
+    down = {host: f"{host} ({row['check']})" for host, row in seen.items() if host not in out and not row["is_up"]}
+    return Backends([host for host in seen if host not in out and host not in down], down, out)
+
+
 def hosts(balanced: Balanced) -> str:
     """Return which hosts get requests: all that people have not taken out."""
     name = balanced.entry["name"]
-    seen: dict[str, dict[str, Any]] = entry("state of a backend")(name, None, "state")
-    out = {host: f"{host} ({row['state']})" for host, row in seen.items() if row["state"] != "ready"}
-    down = {host: f"{host} ({row['check']})" for host, row in seen.items() if host not in out and not row["is_up"]}
-    serving = [host for host in seen if host not in out and host not in down]
+    serving, down, out = backends(balanced)
     if down:
         places = {server["name"]: server["place"] for server in balanced.entry["servers"]}
         known = ", ".join(f"{host} at {places.get(host, 'an unknown address')}" for host in down)
@@ -155,3 +176,6 @@ STEPS: tuple[tuple[str, Any, bool], ...] = (
     ("hosts", hosts, True),
     ("page", page, False),
 )
+#: Those that the watch of a master looks at, of which none leaves the host: hosts in maintenance have a page with 503,
+#: and a certificate may be of an authority that this host does not know.
+WATCHED = tuple(step for step in STEPS if step[0] in ("balancer", "TCP", "hosts"))

@@ -122,6 +122,30 @@ def of_balancer(recorded: Mapping[str, Any]) -> Walk:
     return Walk(recorded["name"], visited.url, links, round(time.monotonic() - began, 1))
 
 
+def balancers() -> dict[str, dict[str, Any]]:
+    """Return what is wrong with the sites that this host balances, by name.
+
+    Returns:
+        ``text``; ``hosts``: where it is that hosts get no requests and others do, these; else the site is down.
+    """
+    found = {}
+    for name, recorded in entry("sites that are balanced")().items():
+        visited = balanced.Balanced(recorded)
+        for link in follow(balanced.WATCHED, visited):
+            if link.is_broken:
+                known = _backends(visited) if link.name == "hosts" else None
+                found[name] = {"text": link.text, "hosts": [*known.down] if known and known.serving else []}
+    return found
+
+
+def _backends(visited: balanced.Balanced) -> balanced.Backends | None:
+    """Return the hosts of a site as its balancer sees them; None where it does not say."""
+    try:
+        return balanced.backends(visited)
+    except DeploymentError:
+        return None
+
+
 def rows(walked: Walk) -> dict[str, Any]:
     """Return a walk for programs."""
     broken = walked.broken

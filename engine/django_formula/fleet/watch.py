@@ -1,4 +1,4 @@
-"""What the watch of a master asks: which hosts are silent, and how deployments on several hosts have ended.
+"""What the watch of a master asks: which hosts are silent, what is wrong with balancers, and how deployments ended.
 
 Where its page is to be of all hosts, what each of them shows of itself too.
 
@@ -15,9 +15,12 @@ from django_formula.fleet.minions import Answer
 from django_formula.fleet.store import Store
 from django_formula.host.commands import DeploymentError
 from django_formula.release import releases
+from django_formula.untrusted import shapes
 
 #: Seconds after which a host that still looks at its sites is left out of a page.
 LIMIT = 30.0
+#: Seconds after which it is not known how a balancer is, and the shape of its answer.
+_BALANCES, _SHAPE = 20.0, {"sites": {str: {"text": str, "hosts": [str]}}}
 #: Seconds after which a deployment of another master that has entered no other phase explains nothing.
 _ENTERED = 3600.0
 
@@ -50,7 +53,9 @@ def watch(
 
     Returns:
         ``hosts``: the sites of each; ``silent``: what is wrong with those that do not answer; ``known``: why it is
-        expected of some; ``deployments``, and the ``offset`` of the next ones; ``seen``: what hosts show of
+        expected of some; ``balanced``: sites whose balancers answer, each with what is wrong with it, by balancer;
+        ``deployed``: sites that are being deployed; ``deployments``, and the ``offset`` of the next ones; ``seen``:
+        what hosts show of
         themselves, or as a text why one shows nothing.
 
     Raises:
@@ -72,9 +77,35 @@ def watch(
         "hosts": names,
         "silent": {host: "; ".join([error, *effects[host]]) for host, error in silent.items()},
         "known": known,
+        "balanced": _balanced(hosts, {site: parts[site] for site in parts if _is_released(folder, site)}, silent),
+        "deployed": [site for site in parts if Store(folder, site).is_deployed(_ENTERED)],
         "deployments": found,
         "offset": offset,
         **({"seen": _seen(hosts, shown, silent)} if shown is not None else {}),
+    }
+
+
+def _is_released(folder: str, site: str) -> bool:
+    """Return whether a site has a release: without one no host gets requests, as it has to be."""
+    return bool(Store(folder, site).release()["commit"])
+
+
+def _balanced(
+    hosts: Hosts, parts: Mapping[str, Mapping[str, Collection[str]]], silent: Collection[str]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the sites all of whose balancers answer, each with what is wrong with it, by the balancer."""
+    own = {site: [host for host, its in all_.items() if "balancer" in its] for site, all_ in parts.items()}
+    asked = sorted({host for balancers in own.values() for host in balancers} - {*silent})
+    answers = hosts.ask(asked, "django_fleet.balances", limit=_BALANCES) if asked else {}
+    known = {
+        host: answer.value["sites"]
+        for host, answer in answers.items()
+        if not answer.error and shapes.fits(answer.value, _SHAPE)
+    }
+    return {
+        site: {host: known[host][site] for host in balancers if site in known[host]}
+        for site, balancers in own.items()
+        if balancers and known.keys() >= {*balancers}
     }
 
 

@@ -1,4 +1,4 @@
-"""The watch of a master: hosts that are silent, and deployments on several hosts.
+"""The watch of a master: hosts that are silent, balancers, and deployments on several hosts.
 
 A host tells for itself; the master adds what none can. What is asked is `salt-run django.watch`, whose process may be
 of another user than root: its answer is that of others.
@@ -34,6 +34,8 @@ _SHAPE = {
     "hosts": {str: [str]},
     "silent": {str: str},
     "known": {str: str},
+    "balanced": {str: {str: {"text": str, "hosts": [str]}}},
+    "deployed": [str],
     "deployments": [dict],
     "offset": int,
     "seen?": {str: (dict, str)},
@@ -73,7 +75,8 @@ def take(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Taken:
     events = [_told(one, now) for one in ended if one["result"] in look.RESULTS]
     messages += look.told_events(state, nothing._replace(events=events), is_quiet)
     by = "salt-ssh" if config.get("roster") else "salt"
-    return Taken(messages + _silent(state, answer, now, is_quiet, by), answer.get("seen"))
+    messages += _silent(state, answer, now, is_quiet, by)
+    return Taken(messages + _balanced(state, answer, now, is_quiet, config), answer.get("seen"))
 
 
 def _silent(state: dict[str, Any], answer: Mapping[str, Any], now: float, is_quiet: IsQuiet, by: str) -> list[Message]:
@@ -91,6 +94,38 @@ def _silent(state: dict[str, Any], answer: Mapping[str, Any], now: float, is_qui
     decided = decide.decide(known, problems, now, lambda host, kind: host in answer["known"] or is_quiet("", kind))
     sites = answer["hosts"]
     return [{**one, "site": "", "host": one["site"], "sites": sites.get(one["site"], [])} for one in decided]
+
+
+def _balanced(
+    state: dict[str, Any], answer: Mapping[str, Any], now: float, is_quiet: IsQuiet, config: Mapping[str, Any]
+) -> list[Message]:
+    """Return the messages about sites at their balancers; none while a site is deployed.
+
+    That some hosts get no requests is a message when all of the last looks have it, and none of them is silent: it
+    mostly follows from what these hosts report themselves. Of a site whose balancers do not answer nothing is known, so
+    that it is not good again either.
+    """
+    known: Known = state.setdefault("balanced", {})
+    sites = {site for names in answer["hosts"].values() for site in names}
+    for key in [key for key, one in known.items() if one["site"] not in sites]:
+        del known[key]  # it was taken out of the pillar
+    problems: Known = {}
+    for site, found in answer["balanced"].items():
+        command = in_command("salt-run", "django.doctor", site, *(["roster=True"] if config.get("roster") else []))
+        down, degraded = [], []
+        for host, one in sorted(found.items()):
+            text = f"{host}: {shown(one['text'])}"
+            if not one["hosts"]:
+                down.append(Problem("down", text, command))
+            elif not {*one["hosts"]} <= answer["silent"].keys():
+                degraded.append(Problem("degraded", text, command, host))
+        problems |= decide.found(site, down) | decide.found(site, degraded, need=decide.OF)
+    part = {key: one for key, one in known.items() if one["site"] in answer["balanced"]}
+    messages = decide.decide(part, problems, now, lambda site, kind: site in answer["deployed"] or is_quiet(site, kind))
+    for key in [key for key, one in known.items() if one["site"] in answer["balanced"]]:
+        del known[key]
+    known |= part
+    return [{**one, "sites": [one["site"]]} for one in messages]
 
 
 def _words(config: Mapping[str, Any]) -> list[str]:

@@ -52,6 +52,29 @@ def test_host_without_requests_is_broken_unless_it_is_drained(balanced, monkeypa
     assert link["name"] == "hosts" and link["text"].startswith(text) and todo in link["todo"]
 
 
+@pytest.mark.parametrize(
+    ("servers", "expected"),
+    [
+        ({"web1": UP, "web2": UP}, {}),
+        ({"web1": UP, "web2": DRAINED}, {}),
+        ({"web1": UP, "web2": DOWN}, {"text": "no requests for web2 (L4CON Connection refused)", "hosts": ["web2"]}),
+        (
+            {"web1": DRAINED, "web2": DRAINED},
+            {"text": "no host gets requests: web1 (drain), web2 (drain)", "hosts": []},
+        ),
+    ],
+)
+def test_watch_of_the_master_gets_what_is_wrong_at_the_balancer_alone(balanced, monkeypatch, servers, expected):
+    def get(_balanced, _target):
+        raise AssertionError("hosts in maintenance have a page with 503")
+
+    monkeypatch.setattr(way.Balanced, "get", get)
+    monkeypatch.setattr(haproxy, "servers", lambda _site: servers)
+    assert walks.balancers() == ({"blog": expected} if expected else {})
+    monkeypatch.setattr(daemons, "is_running", lambda _daemon: False)
+    assert walks.balancers() == {"blog": {"text": "django-haproxy does not run", "hosts": []}}
+
+
 def test_drained_host_next_to_one_that_serves_is_no_fault(balanced, monkeypatch):
     monkeypatch.setattr(haproxy, "servers", lambda _site: {"web1": UP, "web2": DRAINED})
     assert "requests for web1, and none for web2 (drain)" in str(balanced()["links"]) and not balanced()["broken"]

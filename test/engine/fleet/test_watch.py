@@ -19,6 +19,7 @@ class Asked:
 
     def __init__(self, world: World):
         self.world, self.lost, self.asked = world, set[str](), list[str]()
+        self.balances: dict[str, Answer] = {"lb1": Answer({"sites": {}})}
         self.folder = str(world.store.folder.parent)
 
     def ping(self, hosts: Collection[str]) -> dict[str, Answer]:
@@ -26,7 +27,10 @@ class Asked:
         return {host: LOST if host in self.lost else Answer({"value": True}) for host in hosts}
 
     def ask(self, hosts: Collection[str], function: str, *, limit: float) -> dict[str, Answer]:
-        assert function == "django_fleet.seen" and limit
+        assert limit <= 30
+        if function == "django_fleet.balances":
+            return {host: self.balances[host] for host in hosts}
+        assert function == "django_fleet.seen"
         return {host: Answer({"host": host}) if host != "old" else Answer({}, "is not available") for host in hosts}
 
     def watch(self, since: int | None = None, shown: list[str] | None = None) -> dict[str, Any]:
@@ -54,6 +58,29 @@ def test_silent_hosts_are_named_with_what_that_means(asked):
     assert asked.world.hosts.calls == [], "a balancer that is silent is not asked"
     asked.lost = {"web1", "web2", "web3"}
     assert asked.watch()["silent"]["web1"] == "it does not answer; no host serves blog"
+
+
+FAULT = {"text": "django-haproxy does not run", "hosts": []}
+
+
+@pytest.mark.parametrize(
+    ("answer", "balanced"),
+    [
+        (Answer({"sites": {}}), {"blog": {}}),
+        (Answer({"sites": {"blog": FAULT, "other": FAULT}}), {"blog": {"lb1": FAULT}}),
+        (Answer({"sites": {"blog": ["down"]}}), {}),
+        (Answer({}, "'django_fleet.balances' is not available."), {}),
+    ],
+)
+def test_balancers_say_what_is_wrong_with_their_sites(asked, answer, balanced):
+    asked.balances["lb1"] = answer
+    assert asked.watch()["balanced"] == {}, "without a release no host gets requests"
+    asked.world.store.set_release({"commit": "a" * 40, "sequence": 1, "held": []})
+    assert asked.watch()["balanced"] == balanced and asked.watch()["deployed"] == []
+    asked.lost = {"lb1"}
+    assert asked.watch()["balanced"] == {}, "one that is silent is not asked"
+    with asked.world.store.deploying("ops on master1"):
+        assert asked.watch()["deployed"] == ["blog"]
 
 
 def test_hosts_show_themselves_on_a_page_and_silent_ones_are_not_asked_again(asked):

@@ -22,7 +22,7 @@ class Master:
 
     def __init__(self, monkeypatch):
         self.answer: Any = {"hosts": {"web1": ["blog"], "web2": ["blog"]}, "silent": {}, "known": {}}
-        self.answer |= {"deployments": [], "offset": 7}
+        self.answer |= {"deployments": [], "offset": 7, "balanced": {}, "deployed": []}
         self.code, self.state, self.now, self.argv = 0, {}, 1e9, []
         monkeypatch.setattr(fleet.shutil, "which", lambda name, path: f"/usr/bin/{name}")
         monkeypatch.setattr(commands, "execute", self._execute)
@@ -64,6 +64,40 @@ def test_dead_host_is_reported_after_two_rounds_once_and_good_again_once(master)
     batch = {"host": "master1", "time": master.now, "messages": [problem]}
     assert message.title(batch) == "[master1] web2: silent"
     assert message.text(batch, 900).startswith("web2: it does not answer; blog is served by web1\n    do: salt web2")
+
+
+DOWN = {"text": "django-haproxy does not run", "hosts": []}
+DEGRADED = {"text": "no requests for web2 (L4TOUT)", "hosts": ["web2"]}
+
+
+@pytest.mark.parametrize(("one", "kind", "rounds"), [(DOWN, "down", 2), (DEGRADED, "degraded", 5)])
+def test_broken_balancer_is_reported_once_and_good_again_once(master, one, kind, rounds):
+    told = [master.look(balanced={"blog": {"lb1": one}}) for _ in range(20)]
+    assert [number for number, messages in enumerate(told, 1) if messages] == [rounds]
+    [problem] = told[rounds - 1]
+    assert (problem["what"], problem["kind"], problem["site"], problem["sites"]) == (
+        "problem",
+        kind,
+        "blog",
+        ["blog"],
+    )
+    assert problem["text"] == f"lb1: {one['text']}" and problem["command"] == "salt-run django.doctor blog"
+    assert [m for _ in range(9) for m in master.look(balanced={})] == [], "one that does not answer is not good again"
+    again = [m for _ in range(9) for m in master.look(balanced={"blog": {}})]
+    assert [(m["what"], m["kind"]) for m in again] == [("good", kind)]
+
+
+def test_host_that_is_silent_is_no_second_message_of_its_balancer(master):
+    told = [m for _ in range(9) for m in master.look(**SILENT, balanced={"blog": {"lb1": DEGRADED}})]
+    assert [m["kind"] for m in told] == ["silent"]
+
+
+def test_two_balancers_that_are_down_are_one_problem_and_none_while_the_site_is_deployed(master):
+    both = {"blog": {"lb1": DOWN, "lb2": {**DOWN, "text": "x\x1b[1m"}}}
+    assert [master.look(balanced=both, deployed=["blog"]) for _ in range(4)] == [[]] * 4
+    [message] = master.look(deployed=[])
+    assert message["text"] == "lb1: django-haproxy does not run; lb2: x"
+    assert [m for _ in range(9) for m in master.look(balanced={}, hosts={})] == [], "it has left the pillar"
 
 
 def test_hosts_of_a_roster_are_asked_by_salt_ssh(master, monkeypatch):
