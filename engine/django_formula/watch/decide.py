@@ -151,12 +151,19 @@ def folded(messages: Sequence[Message]) -> list[Message]:
         text = f"{len(names)} {noun} are {'good again' if what == 'good' else kind}: {', '.join(names)}"
         if len(texts) == 1 and what != "good":
             text += f": {texts.pop()}"
-        usual = "salt-run django.watch" if kind == "silent" else "salt-call django.status"
-        command = commands.pop() if len(commands) == 1 else usual
+        command = commands.pop() if len(commands) == 1 else _of_all(kind, group)
         since = min(one["since"] for one in group)
         fold = {"what": what, "site": "", "kind": kind, "text": text, "command": command, "since": since}
         folds.append({**fold, "sites": sorted({site for one in group for site in one.get("sites") or [one["site"]]})})
     return folds
+
+
+def _of_all(kind: str, group: Sequence[Message]) -> str:
+    """Return the command that shows the same problem of many sites: the runner's, where a master reports them."""
+    if not any("sites" in one for one in group):
+        return "salt-call django.status"
+    by_ssh = any(one["command"].startswith("salt-ssh ") or one["command"].endswith(" roster=True") for one in group)
+    return f"salt-run django.{'watch' if kind == 'silent' else 'status'}{' roster=True' if by_ssh else ''}"
 
 
 def is_new(known: Known) -> bool:

@@ -87,6 +87,19 @@ def test_broken_balancer_is_reported_once_and_good_again_once(master, one, kind,
     assert [(m["what"], m["kind"]) for m in again] == [("good", kind)]
 
 
+@pytest.mark.parametrize("more", ["", " roster=True"])
+def test_sites_that_are_down_together_are_one_line(master, monkeypatch, more):
+    monkeypatch.setitem(CONFIG, "roster", bool(more))
+    names = {f"site{number}": {"lb1": DOWN} for number in range(3)}
+    messages = [m for _ in range(2) for m in master.look(balanced=names, hosts={"lb1": [*names]})]
+    [fold] = decide.folded(messages)
+    assert fold["text"] == "3 sites are down: site0, site1, site2: lb1: django-haproxy does not run"
+    assert (fold["command"], fold["sites"]) == (f"salt-run django.status{more}", [*names])
+    silent = {"silent": dict.fromkeys(("web1", "web2", "web3"), "x"), "hosts": {f"web{n}": ["a"] for n in (1, 2, 3)}}
+    [fold] = decide.folded([m for _ in range(2) for m in master.look(balanced={}, **silent)])
+    assert fold["command"] == f"salt-run django.watch{more}"
+
+
 def test_host_that_is_silent_is_no_second_message_of_its_balancer(master):
     told = [m for _ in range(9) for m in master.look(**SILENT, balanced={"blog": {"lb1": DEGRADED}})]
     assert [m["kind"] for m in told] == ["silent"]
