@@ -35,7 +35,8 @@ def write(
         temporary.unlink()
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "wb") as file:
-        os.fchown(descriptor, users.user_id(user), users.group_id(group))
+        if (user, group) != ("root", "root") or not os.geteuid():  # that of a master as `salt` is its own
+            os.fchown(descriptor, users.user_id(user), users.group_id(group))
         os.fchmod(descriptor, mode)
         file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
         file.flush()

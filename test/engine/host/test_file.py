@@ -1,5 +1,6 @@
 """Files that root writes completely or not at all."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -152,3 +153,25 @@ def test_tree_of_an_image_is_deleted_in_its_place(own_host, monkeypatch):
     monkeypatch.setattr(Path, "rename", refuse)
     host_file.remove_whole(own_host / "release")
     assert not (own_host / "release").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_process_of_another_user_writes_files_of_its_own(tmp_path):
+    """A master of Salt's packages runs as `salt`, and so does its store."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    tmp_path.chmod(0o711)
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            os.setgroups([])
+            os.setgid(65534)
+            os.chdir(folder)
+            os.setuid(65534)
+            host_file.write_json(Path("hosts.json"), {"web1": ["app"]}, mode=0o600)
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    status = (folder / "hosts.json").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (65534, 65534, 0o600)
