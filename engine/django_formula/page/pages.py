@@ -20,7 +20,7 @@ DATA = "status.json"
 #: What hosts have last shown of themselves, next to the state of the watch.
 KEPT = "hosts.json"
 #: What the watch is configured with, on a host that is not watched.
-_DEFAULTS = {"every": 60, "disk": 10, "queue": 1000, "drift": False}
+_DEFAULTS = {"every": 60, "disk": 10, "queue": 1000, "drift": False, "channels": {}}
 
 
 def write(folder: Path, hosts: Sequence[document.Host]) -> Path:

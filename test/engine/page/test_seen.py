@@ -8,7 +8,7 @@ from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.page import document, pages, seen
 from django_formula.site import sites
-from django_formula.watch import look
+from django_formula.watch import look, spool
 
 NOW = 1_800_000_000.0
 ROW = {"site": "blog", "damage": "", "release": "0007-3f2a9c1b77de", "running": True, "ms": 12, "failed": ""}
@@ -89,3 +89,10 @@ def test_link_and_relative_path_are_refused(tmp_path, monkeypatch):
         pages.safe(str(tmp_path / "link"))
     with pytest.raises(DeploymentError, match="is not an absolute path"):
         pages.safe("status")
+
+
+def test_host_that_is_not_watched_has_a_page_too(own_host, monkeypatch, tmp_path):
+    for name in ("STATE", "CONFIG"):
+        monkeypatch.setattr(spool, name, tmp_path / name)
+    here = json.loads(json.dumps(pages.here()))
+    assert here["sites"] == [] and seen.checked(here, "lb1", here["time"])
