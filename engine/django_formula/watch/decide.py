@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from django_formula.untrusted.text import in_command
 from django_formula.watch.problem import Problem
 
 BAD, OF, GOOD, TIMES, CALM = 2, 5, 3, 3, 3600.0
@@ -163,7 +164,8 @@ def _of_all(kind: str, group: Sequence[Message]) -> str:
     if not any("sites" in one for one in group):
         return "salt-call django.status"
     by_ssh = any(one["command"].startswith("salt-ssh ") or one["command"].endswith(" roster=True") for one in group)
-    return f"salt-run django.{'watch' if kind == 'silent' else 'status'}{' roster=True' if by_ssh else ''}"
+    verb = "django.watch" if kind == "silent" else "django.status"
+    return in_command("salt-run", verb, *(["roster=True"] if by_ssh else []))
 
 
 def is_new(known: Known) -> bool:
