@@ -54,11 +54,11 @@ def test_stopped_site_whose_newest_commit_has_failed_is_started_by_the_printed_c
 
 
 def test_no_site_reads_to_whom_messages_go(blog: Watched) -> None:
-    arguments = "while sleep 0.02; do cat /proc/[0-9]*/cmdline; done >/root/arguments 2>/dev/null"
-    blog.host.run(["systemd-run", "--quiet", "--unit=arguments", "sh", "-c", arguments])
     argv = ["grep", "-rlsF", SECRET, "/etc", "/var/lib", "/var/log", "/run", "/usr/local", blog.root]
     assert blog.host.run(argv, user="blog", check=False).stdout == ""
     assert SECRET not in blog.host.run("ps axww; journalctl --no-pager -u 'django-*'").stdout
+    arguments = "while sleep 0.02; do cat /proc/[0-9]*/cmdline; done >/root/arguments 2>/dev/null"
+    blog.host.run(["systemd-run", "--quiet", "--unit=arguments", "sh", "-c", arguments])
     assert SECRET not in str(blog.apply(test=True))
     assert blog.host.call("django.notify", "test", "good") == {"good": "sent"}
     assert SECRET not in str(blog.host.call("django.notify"))
