@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import http.client
+import math
 import os
 import re
 import ssl
@@ -69,6 +70,8 @@ UNASKED = ("refused", "released", "drift", "shell")
 _OF_FLEET = re.compile(r"\(salt-run django\.\w+")
 #: Tries of a channel, within a quarter of an hour, after which that it fails is a problem.
 _TRIES = 5
+#: Bytes of the deployments of a site that is seen for the first time, above which all of them are history.
+_HISTORY = 1 << 20
 #: The most events that are kept while messages are on hold.
 _HELD = 50
 
@@ -191,7 +194,7 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
         command = in_command("salt-call", "django.drift", name)
         files = "1 file differs" if own["drift"] == 1 else f"{own['drift']} files differ"
         found.append(Problem("drift", f"{files} from the active release", command, "drift"))
-    events = list(_attempts(site, own, now, config.get("fleet", "")))
+    events = list(_attempts(site, own, now, config.get("fleet", ""), _since(state)))
     return _SiteSeen(found, events, row, need, is_deployed, proxies.serving(site))
 
 
@@ -346,14 +349,26 @@ def _drift(name: str) -> int:
     return 0
 
 
-def _attempts(site: Site, own: dict[str, Any], now: float, fleet: str) -> Iterator[Message]:
+def _since(state: Mapping[str, Any]) -> float:
+    """Return when the host was last looked at; before the first look, when the watch was configured."""
+    with contextlib.suppress(OSError):
+        return float(state.get("time") or spool.CONFIG.stat().st_mtime)
+    return math.inf
+
+
+def _attempts(site: Site, own: dict[str, Any], now: float, fleet: str, since: float = math.inf) -> Iterator[Message]:
     """Yield the deployments that have ended since the last look.
 
     Args:
         fleet: the minion of the master that tells of those on several hosts; empty where none does.
+        since: when the host was last looked at: of a site that comes, what has ended before is history.
     """
-    found, own["attempts"] = releases.attempts_since(site.deploys, own.get("attempts"))
+    known = own.get("attempts")
+    is_read = known is None and site.deploys.is_file() and site.deploys.stat().st_size < _HISTORY
+    found, own["attempts"] = releases.attempts_since(site.deploys, 0 if is_read else known)
     for attempt in found:
+        if is_read and clock.seconds(str(attempt.get("time"))) < since - 1:  # timestamps are of whole seconds
+            continue
         is_told = fleet and _OF_FLEET.search(str(attempt.get("asked_by")))
         if attempt.get("result") in RESULTS and not is_told:
             yield _told_attempt(site, attempt, now)

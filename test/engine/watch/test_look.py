@@ -1,9 +1,12 @@
 """What one look finds of a site, the walk through it, its queue, and a look that raises."""
 
 import json
+import math
+import os
 
 import pytest
 from django_formula.audit import chain
+from django_formula.host import clock
 from django_formula.release import releases
 from django_formula.watch import decide, look, notify, problem, spool, walk
 from django_formula.watch.problem import Problem
@@ -146,6 +149,24 @@ def test_host_leaves_deployments_on_several_hosts_to_a_master_that_reports_them(
     releases.append_attempt(site, {"result": "failed", "step": "start", "error": "x", "asked_by": asked_by})
     assert len([*look._attempts(site, own, 0.0, fleet)]) == is_reported
     assert own["attempts"] == site.deploys.stat().st_size
+
+
+@pytest.mark.parametrize(("ended", "is_reported"), [(-60, False), (0, True), (60, True)])
+def test_deployment_of_a_site_that_comes_is_reported_if_it_ended_after_the_last_look(
+    make_site, monkeypatch, tmp_path, ended, is_reported
+):
+    """The unit that waits for deployments misses the one that makes their file, and the next one is the first seen."""
+    monkeypatch.setattr(look.spool, "CONFIG", tmp_path / "watch.json")
+    assert look._since({}) == math.inf, "a host that is not watched has history alone"
+    look.spool.CONFIG.write_text("{}")
+    os.utime(look.spool.CONFIG, (1e9, 1e9))
+    assert look._since({}) == 1e9 and look._since({"time": 5.5}) == 5.5
+    site, own = make_site(), {}
+    releases.append_attempt(site, {"time": clock.timestamp(1e9 + ended), "result": "failed", "error": "x"})
+    assert [*look._attempts(site, {}, 0.0, "")] == []
+    assert len([*look._attempts(site, own, 0.0, "", 1e9 + 0.9)]) == is_reported
+    assert own["attempts"] == site.deploys.stat().st_size
+    assert [*look._attempts(site, own, 0.0, "", 1e9)] == []
 
 
 def test_message_about_a_rollback_names_the_release_that_is_active_again(make_site):
