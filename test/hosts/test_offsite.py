@@ -143,7 +143,7 @@ print(json.dumps([len(states), *lazy.loaded()]))
 
 def test_site_without_copies_points_and_upgrades_runs_nothing_of_them(blog: Site) -> None:
     """In its first release and in an apply without a change."""
-    blog.configure()
+    blog.configure(database={"engine": "postgres"})
     for _time in range(2):
         count, *modules = json.loads(blog.host.run(["/opt/salt/bin/python", "-c", APPLY]).stdout.splitlines()[-1])
         paid = [name for name in modules if re.search(r"\.(offsite|points)\.|upgrade|replication", name)]
