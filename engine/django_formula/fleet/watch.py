@@ -55,8 +55,7 @@ def watch(
         ``hosts``: the sites of each; ``silent``: what is wrong with those that do not answer; ``known``: why it is
         expected of some; ``balanced``: sites whose balancers answer, each with what is wrong with it, by balancer;
         ``deployed``: sites that are being deployed; ``deployments``, and the ``offset`` of the next ones; ``seen``:
-        what hosts show of
-        themselves, or as a text why one shows nothing.
+        what hosts show of themselves, or as a text why one shows nothing.
 
     Raises:
         DeploymentError: the master takes no jobs.
