@@ -221,20 +221,20 @@ def laid_out(
     apps: int = 2,
     database: str = "master",
     prepare: Callable[[Host], None] | None = None,
-    releases: Sequence[str] = (*RELEASES, RELEASES[0]),
+    systems: Sequence[str] = (*RELEASES, RELEASES[0]),
     **options: Any,
 ) -> Fleet:
     """A balancer and up to three hosts of different releases of Debian, after the first apply and deployment.
 
     Args:
         database: the name of the host with the database's server, if the master's host is not to have it.
-        releases: of Debian, that of each host.
+        systems: the release of Debian of each host.
         prepare: may change the formula on the master before anything is applied.
         options: of the site.
     """
     master, balancer = module_hosts(name="master"), module_hosts(name="lb1")
     server = master if database == "master" else module_hosts(name=database)
-    web = [module_hosts(releases[at], kind="ready", name=f"web{at + 1}") for at in range(apps)]
+    web = [module_hosts(systems[at], kind="ready", name=f"web{at + 1}") for at in range(apps)]
     if prepare:
         prepare(master)
     start_master(master)

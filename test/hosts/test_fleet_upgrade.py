@@ -19,7 +19,7 @@ DOMAIN = "blog.example.org"
 @pytest.fixture(scope="module")
 def fleet(module_hosts, tmp_path_factory) -> Fleet:
     """Two hosts of Debian 12, a balancer, and a database on the master."""
-    fleet = laid_out(module_hosts, tmp_path_factory.mktemp("repository"), releases=("bookworm", "bookworm"))
+    fleet = laid_out(module_hosts, tmp_path_factory.mktemp("repository"), systems=("bookworm", "bookworm"))
     for host in fleet.apps:
         host.run("ln -sfn /usr/bin/python3.11 /opt/salt/bin/python")  # the tests' Salt stays with its Python
         assert "/usr/bin/python3.11" in host.read(KEPT)
