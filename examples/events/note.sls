@@ -8,7 +8,7 @@ Any minion can send an event of any tag: one that came from a minion has its `id
 import json
 from pathlib import Path
 
-FILE = "/var/log/django-deployments"
+FILE = "/var/log/salt/django-deployments"  # its folder is of the user that runs the master
 KEYS = ("site", "user", "revision", "commit", "release", "result", "error")
 
 

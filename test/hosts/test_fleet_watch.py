@@ -115,15 +115,15 @@ def test_release_on_all_hosts_is_one_message_with_events_of_its_begin_and_end(fl
     fleet.look(1)  # a runner of another user than root starts no unit
     [message] = fleet.wait_for(("event", "released"))
     assert message["text"].startswith("main is active on web1, web2 (") and message["site"] == "blog"
-    assert message["by"].startswith("root (salt-run django.deploy on master")
+    assert message["by"].startswith("salt (salt-run django.deploy on master")  # as whom Salt runs what root begins
     [begin], [end] = fleet.events("django/blog/deploy/begin"), fleet.events("django/blog/deploy/end")
-    assert (begin["user"], begin["revision"], begin["commit"]) == ("root", "main", "")
-    assert (end["user"], end["revision"], end["commit"]) == ("root", "main", done["commit"])
+    assert (begin["user"], begin["revision"], begin["commit"]) == ("salt", "main", "")
+    assert (end["user"], end["revision"], end["commit"]) == ("salt", "main", done["commit"])
     assert (end["result"], end["hosts"], end["error"]) == ("released", done["hosts"], "")
     assert {one["commit"] for one in fleet.events("django/blog/deploy/switch")} == {done["commit"]}
-    noted = "until grep released /var/log/django-deployments; do sleep 0.5; done"
+    noted = "until grep released /var/log/salt/django-deployments; do sleep 0.5; done"
     note = json.loads(fleet.master.run(noted, timeout=60).stdout)
-    assert (note["site"], note["user"], note["commit"], note["from"]) == ("blog", "root", done["commit"], "master")
+    assert (note["site"], note["user"], note["commit"], note["from"]) == ("blog", "salt", done["commit"], "master")
     web1 = fleet.apps[0]
     web1.run(["systemctl", "start", "django-watch.service"], timeout=120)
     assert web1.run("tail -n 1 /srv/django/blog/deploys.jsonl").stdout.count("salt-run django.deploy") == 1

@@ -262,9 +262,9 @@ def by_the_docs(host: Host, recovery: str) -> dict[str, Any]:
     host.run(["mkdir", "/mnt/stick"])
     host.write("/mnt/stick/recovery.txt", recovery)
     page = (ROOT / "docs/guides/offsite.md").read_text().partition("## A new host")[2]
-    install, rebuild, remove = re.findall("(?m)^    (.+)$", page)
+    install, sync, rebuild, remove = re.findall("(?m)^    (.+)$", page)
     began = time.monotonic()
-    host.run(f"cd /mnt/stick && {install}")
+    host.run(f"cd /mnt/stick && {install} && {sync}")
     answer = json.loads(host.run(f"{rebuild} queue=True --out=json", timeout=1500).stdout)
     took = time.monotonic() - began
     host.run(remove)
