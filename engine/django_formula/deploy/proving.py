@@ -22,7 +22,7 @@ from django_formula.release import workers as release_workers
 from django_formula.release.releases import Release
 from django_formula.site import domains, sites
 from django_formula.site.sites import Site
-from django_formula.untrusted import delegate
+from django_formula.untrusted import delegate, shapes
 from django_formula.untrusted.text import Log, in_command, tell
 from django_formula.worker.workers import Outcome
 
@@ -152,9 +152,8 @@ class _Run:
             with contextlib.suppress(DeploymentError):
                 doing = "requesting a page again that has failed in the new release"
                 answers = delegate.ask(self._site.user, release_replay.ask, sides, (host, target), doing=doing)
-                if not is_refusal:
-                    return not str(answers[0]).startswith("returned 5")
-                return [str(answer)[: len("returned 4")] for answer in answers] == ["returned 2", "returned 4"]
+                starts = [text[: len("returned 2")] for text in answers] if shapes.fits(answers, [str]) else []
+                return starts == ["returned 2", "returned 4"] if is_refusal else starts != ["returned 5"]
         return not is_refusal
 
     def _share_of_new(self) -> float:

@@ -112,7 +112,8 @@ def _compare(site: Site, live: Release, release: Release, urls: list[Url]) -> di
     doing = "requesting what visitors have requested"
     asked = (*sides, [tuple(url) for url in urls], _allowed(site, live, release)["queries"])
     found: dict[str, Any] = delegate.ask(site.user, release_replay.compare, *asked, doing=doing, timeout=_TIMEOUT)
-    if not shapes.fits(found, release_replay.SHAPE):
+    is_usable = shapes.fits(found, release_replay.SHAPE) and len(found["cpu"]) <= len(urls)
+    if not is_usable or any(one["kind"] not in release_replay.KINDS for one in found["differences"]):
         raise DeploymentError(f"{doing}: it ended without a usable answer", transient=True)
     return found
 

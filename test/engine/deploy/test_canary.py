@@ -24,6 +24,8 @@ from django_formula.verbs.status import status
 from fault_switch import CHANGES
 
 WHY_NOT, RUN = canary.why_not, proving._Run
+#: What a process of the site's user may answer that was manipulated.
+HOSTILE = [{}, [[]], "returned 2", ["returned 2"] * 9, 7]
 CANARY = {"steps": {"30%": "5m", "10%": "2m"}}
 
 
@@ -215,6 +217,11 @@ def test_requests_that_are_held_wait_for_both_releases(site, monkeypatch):
         (EXCEPTION, "blog.example.org", DeploymentError("it does not answer"), True),
         (EXCEPTION, "other.example.org", None, True),
         (EXCEPTION, None, None, True),
+        *(
+            (kind, "blog.example.org", answers, kind == EXCEPTION)
+            for kind in (REFUSED, EXCEPTION)
+            for answers in HOSTILE
+        ),
     ],
 )
 def test_page_that_failed_is_requested_again(site, monkeypatch, kind, host, answers, counts):
@@ -233,7 +240,7 @@ def test_page_that_failed_is_requested_again(site, monkeypatch, kind, host, answ
     monkeypatch.setattr(delegate, "ask", ask)
     assert run._is_confirmed(question) == counts
     both = [known.old, known.release] if kind == REFUSED else [known.old]
-    assert asked == ([(both, ("blog.example.org", "/item/7/"))] if answers else [])
+    assert asked == ([(both, ("blog.example.org", "/item/7/"))] if host == "blog.example.org" else [])
 
 
 def test_promotion_on_request_switches_now(site):

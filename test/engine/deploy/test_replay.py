@@ -181,6 +181,7 @@ def measured(times, routes=("item/", "list/"), seed=5):
     ],
 )
 def test_pages_that_take_no_more_cpu_each_time_are_released(site, costs, asked):
+    site.urls *= 50
     site.found = [{**site.found, **cost} for cost in costs]
     site.push("two")
     assert "none worse" in site.apply()["instance"]["replay"] and len(site.asked) == asked
@@ -188,6 +189,7 @@ def test_pages_that_take_no_more_cpu_each_time_are_released(site, costs, asked):
 
 
 def test_release_whose_pages_take_more_cpu_is_refused(site):
+    site.urls *= 50
     site.found |= {**measured(3), "compared": 100}
     live = site.live
     site.push("two")
@@ -201,6 +203,7 @@ def test_release_whose_pages_take_more_cpu_is_refused(site):
 
 
 def test_cpu_of_another_server_is_not_compared(site):
+    site.urls *= 50
     site.found |= measured(9)
     site.options["server"] = {"kind": "gunicorn"}
     site.push("two")
@@ -208,6 +211,7 @@ def test_cpu_of_another_server_is_not_compared(site):
 
 
 def test_what_is_more_is_as_in_a_canary(site):
+    site.urls *= 50
     site.found |= measured(3)
     site.options["releases"] = {"replay": True, "canary": {"worse": {"cpu": 4, "queries": 2}}}
     site.push("two")
@@ -252,8 +256,16 @@ def test_page_that_is_gone_is_a_warning(site):
     assert site.last.warnings == [f"pages that visitors got from {live} are gone in {site.live}: {named} and 2 more"]
 
 
-def test_unusable_answer_fails_the_release_for_this_time(site):
-    site.found["differences"] = [{"host": 1}]
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"differences": [{"host": 1}]},
+        {"differences": [{"host": "a", "target": "/", "kind": "other", "old": "", "new": ""}]},
+        {"cpu": [{"route": "a/", "old": 1.0, "new": 1.0}] * 3},  # more than there are URLs
+    ],
+)
+def test_unusable_answer_fails_the_release_for_this_time(site, answer):
+    site.found |= answer
     site.push("two")
     with pytest.raises(DeploymentError, match="ended without a usable answer") as caught:
         site.apply()
