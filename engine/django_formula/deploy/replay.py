@@ -53,10 +53,10 @@ def prove(deployment: Deployment, release: Release) -> str:
         return _nothing(release, _why_none(site))
     log.info("%s: requesting %s URLs from %s and %s", site.name, len(urls), live.name, release.name)
     found = _compare(site, live, release, urls)
-    heavier = _heavier(site, live, release, found)
+    refused = [one for one in found["differences"] if one["kind"] != "gone"]
+    heavier = "" if refused else _heavier(site, live, release, found)
     if heavier:  # again, since the new release may have had caches to fill
         heavier = _heavier(site, live, release, _compare(site, live, release, urls))
-    refused = [one for one in found["differences"] if one["kind"] != "gone"]
     gone = [one for one in found["differences"] if one["kind"] == "gone"]
     texts = [_text(one, live) for one in found["differences"]]
     counts = {key: found[key] for key in ("compared", "pages", "failing", "left", "seconds")}
