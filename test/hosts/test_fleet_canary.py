@@ -132,6 +132,7 @@ def assert_same_visitors(fleet: Fleet, number: str) -> None:
         assert kept["new"]["requests"] > 10 and kept["new"]["visitors"] > 3, kept
 
 
+@pytest.mark.full
 def test_same_visitors_get_a_release_on_both_hosts_and_then_all(fleet):
     assert_same_visitors(fleet, "2.0")
 

@@ -227,7 +227,8 @@ def test_no_task_is_lost_or_run_twice(hosts, repositories, kind, init, count, re
     assert len(by) >= releases - len(taken_back)
 
 
-@pytest.mark.parametrize("kind", ["rq", pytest.param("huey", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["rq", "huey"])
 def test_release_whose_tasks_fail_is_taken_back_in_its_bake(hosts, repositories, kind):
     host = hosts(kind="ready")
     site = Site(host, repositories(host), workers={"default": {"kind": kind, **KINDS[kind].worker}})
