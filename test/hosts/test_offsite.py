@@ -204,7 +204,8 @@ DAMAGES = {
 FINDS = {"check": ("django.offsite", "blog"), "drill": ("django.restore_drill", "blog", "offsite=True")}
 
 
-@pytest.mark.parametrize("kind", ["flip", *map(full, ("truncate", "remove"))])
+@pytest.mark.full
+@pytest.mark.parametrize("kind", DAMAGES)
 def test_damage_is_found(copied: Site, whole: Store, kind: str) -> None:
     damage, what = DAMAGES[kind]
     whole.host.run(f"cd {THERE} && {damage}")
@@ -273,7 +274,8 @@ def by_the_docs(host: Host, recovery: str) -> dict[str, Any]:
     return dict(answer[host.minion])
 
 
-@pytest.mark.parametrize("kind", ["ready", full("salt")])
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["ready", "salt"])
 def test_bare_host_becomes_the_sites(
     copied: Site, shop: Site, store: Store, recovery: str, module_hosts: Any, repositories: Any, kind: str
 ) -> None:

@@ -86,6 +86,7 @@ def blog(module_hosts: Any, repositories: Any) -> Iterator[Site]:
     return site
 
 
+@pytest.mark.full
 def test_a_moment_is_compared_and_restored(blog: Site) -> None:
     again = blog.apply()
     assert again.ok and not again.changed, again
@@ -114,6 +115,7 @@ def test_a_moment_is_compared_and_restored(blog: Site) -> None:
     assert "'yesterday' is no moment" in said
 
 
+@pytest.mark.full
 def test_drill_reads_what_is_there_and_misses_what_is_not(blog: Site) -> None:
     host = blog.host
     rows = int(psql(blog, "SELECT count(*) FROM guestbook_entry"))
@@ -139,6 +141,7 @@ def test_drill_reads_what_is_there_and_misses_what_is_not(blog: Site) -> None:
     assert "fails" not in status(blog)["points"]
 
 
+@pytest.mark.full
 def test_the_sites_user_reads_nothing_of_it(blog: Site) -> None:
     host = blog.host
     held = host.run(["grep", "-rlF", PASSWORD, "/srv/django", "/etc", "/run", "/var/lib", "/var/log"], check=False)
