@@ -272,6 +272,7 @@ def test_a_server_that_never_ends_is_killed(blog, hostile):
     assert stuck not in processes, processes
 
 
+@pytest.mark.full
 def test_releases_with_granian_stop_no_other_site(hosts, repositories):
     """Each has the folder of its own socket mounted, or tries to where systemd may not mount, as here."""
     blog = live_site(hosts, repositories)

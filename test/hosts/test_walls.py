@@ -103,6 +103,7 @@ detached(stay, keep=True)
 RUNNING = ["pgrep", "-u", "mallory-build", "-a", "--runstates", "R,S,D,T,I"]
 
 
+@pytest.mark.full
 def test_finding_03_left_behind_build_holds_no_lock(lair):
     lair.attack_build(STAY)
     first = lair.release().held()
