@@ -181,6 +181,7 @@ def test_webhook_is_open_where_the_site_is_closed(blog: Site) -> None:
     blog.deploy(proxy={"kind": blog.options["proxy"]["kind"]}, maintenance=None)
 
 
+@pytest.mark.full
 def test_former_secret_is_accepted_after_a_rotation(blog: Site) -> None:
     former, tip = secret(blog), blog.repository.git("rev-parse", "main").strip()
     new = secret(blog, rotate=True)

@@ -86,6 +86,7 @@ def test_push_is_live_and_its_steps_are_shown(blog: Pushed) -> None:
     assert not applied.changed, applied
 
 
+@pytest.mark.full
 def test_second_push_is_fast(blog: Pushed) -> None:
     blog.commit("guestbook/version.py", version("2.0")["guestbook/version.py"])
     began = time.monotonic()
@@ -236,6 +237,7 @@ def files_of_pushes(trace: str) -> list[tuple[bool, str]]:
     return [(is_root(pid), text) for pid, text in lines if is_opened.match(text)]
 
 
+@pytest.mark.full
 def test_hostile_repository_runs_nothing_and_root_opens_no_file_of_it(blog: Pushed) -> None:
     repository = f"{blog.root}/push.git"
     blog.host.run(

@@ -101,6 +101,7 @@ def test_requests_wait_for_another_deployment_and_the_newest_is_released(blog: S
     assert statuses(blog, older, newer) == ["superseded", "released"] and blog.record()["commit"] == newer
 
 
+@pytest.mark.full
 def test_stop_of_the_unit_lets_a_release_end(blog: Site) -> None:
     wanted = commit(blog, "4.0")
     request(blog, wanted, wait=False)
@@ -133,6 +134,7 @@ def test_kills_lose_no_request(blog: Site, count: int, seconds: float, every: in
     assert blog.record()["commit"] == wanted[-1] and blog.answering["version"] == f"5.{count}.{count - 1}"
 
 
+@pytest.mark.full
 def test_power_loss_loses_no_request(blog: Site) -> None:
     running, waiting = commit(blog, "6.0"), commit(blog, "6.1")
     request(blog, running, wait=False)
