@@ -332,6 +332,7 @@ def test_sites_change_their_proxy_together(blog):
     assert blog.get("/shop/release").status_code == 404 and blog.answering["release"] == blog.live
 
 
+@pytest.mark.full
 def test_site_is_served_by_https(blog):
     with blog.load() as load:
         load.wait(20)

@@ -239,6 +239,7 @@ def test_people_see_it_first_and_switch(blog):
     assert load.failed == [] and load.releases == [old, new] and blog.live == new
 
 
+@pytest.mark.full
 def test_bake_keeps_a_tenth_and_goes_back(blog):
     old = blog.live
     blog.repository.commit({"guestbook/views.py": blog.good, **version("4.0")}, "Leaks")

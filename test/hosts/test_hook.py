@@ -195,6 +195,7 @@ def test_former_secret_is_accepted_after_a_rotation(blog: Site) -> None:
     assert audited and not any(key in line for key in (former, new) for line in audited)
 
 
+@pytest.mark.full
 def test_removed_webhook_leaves_nothing(blog: Site) -> None:
     blog.deploy(hook=None)
     assert left(blog) == [] and not blog.apply().changed

@@ -166,6 +166,7 @@ def test_key_forwards_nothing(blog: Site) -> None:
     assert "eve" not in blog.host.read("/var/lib/django-ops/.ssh/authorized_keys")
 
 
+@pytest.mark.full
 def test_job_of_ci_has_its_commit_released_and_ends_as_the_release_does(blog: Site) -> None:
     """With the exit codes of docs/guides/ci.md."""
     commit, repository = blog.repository.commit(version("7.0")), blog.repository

@@ -147,6 +147,7 @@ def test_power_loss_loses_no_request(blog: Site) -> None:
     assert open_files(blog) == [] and blog.record()["commit"] == waiting
 
 
+@pytest.mark.full
 def test_request_waits_for_the_checks_of_its_commit(blog: Site) -> None:
     host, before = blog.host, blog.live
     applied = blog.deploy(checks=start_git_server(host))

@@ -104,6 +104,7 @@ def test_text_that_gpg_has_encrypted(blog: Site) -> None:
     assert blog.host.apply().ok and arrived(blog) == "the password"
 
 
+@pytest.mark.full
 def test_file_that_age_has_encrypted(blog: Site) -> None:
     text = section("Encrypted in git: age")
     blog.host.run(commands(text), timeout=300, environment={"DEBIAN_FRONTEND": "noninteractive"})
@@ -115,6 +116,7 @@ def test_file_that_age_has_encrypted(blog: Site) -> None:
     assert applied.ok and arrived(blog) == "the token", applied
 
 
+@pytest.mark.full
 def test_store_and_what_is_said_where_it_fails(blog: Site) -> None:
     text, host = section("In Vault or OpenBao"), blog.host
     installing = commands(text).replace("/opt/django-formula/salt", "/opt/salt")

@@ -126,7 +126,8 @@ def test_what_is_longer_than_the_drain_is_cut_and_counted(good):
     assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
 
 
-@pytest.mark.parametrize(("lack", "flag"), [("size", "-h"), pytest.param("nr_inodes", "-i", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize(("lack", "flag"), [("size", "-h"), ("nr_inodes", "-i")])
 def test_a_disk_that_is_too_small_is_refused_before_anything(good, lack, flag):
     taken = "df --output=used -k /srv/django" if lack == "size" else "df --output=iused /srv/django"
     used = int(good.host.run(f"{taken} | tail -1").stdout)
@@ -186,6 +187,7 @@ def test_a_neighbour_that_breaks_nginx_is_named_before_the_build(good):
     assert good.deploy().changed.keys() == {"blog is served"}
 
 
+@pytest.mark.full
 def test_a_unit_that_cannot_start_says_why(good):
     live = good.live
     drop_in = f"/etc/systemd/system/django-blog-{int(live.split('-')[0]) + 1:04}.service.d"
