@@ -20,7 +20,7 @@ KEPT = Path(__file__).with_name("seconds.json")
 #: Projects from outside are a part of their own: they are long, and change by themselves.
 OUTSIDE = "test_projects"
 #: Seconds of CPU of one test above which --quick leaves its function out; of one that looks at all of the code.
-SLOW, SLOW_STYLE = 0.07, 2.0
+SLOW, SLOW_STYLE = 0.04, 2.0
 #: Of which files of the other layers the seconds are kept.
 LONG = 2.0
 #: What a test of the other layers takes, where nothing of its file is kept.

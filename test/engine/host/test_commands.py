@@ -274,7 +274,8 @@ def test_progress_of_a_long_command_is_logged(caplog, monkeypatch, tmp_path, pri
     script = f"printf '{prints}' >&2; until test -e {tmp_path}/seen; do sleep 0.05; done; cat"
     with caplog.filtering(look):  # type: ignore[arg-type]
         output = run(["sh", "-c", script], doing="testing", stdin="in", secrets=secrets, timeout=30)
-    assert output == "in" and {*said(caplog)} - {""} == {line} - {""}
+    at_the_end = ": in"  # told only where a slow machine has the time for it
+    assert output == "in" and {*said(caplog)} - {"", at_the_end} == {line} - {""}
     assert caplog.messages[0].startswith("testing takes ")
 
 
