@@ -62,6 +62,7 @@ def test_maintenance_lasts_through_a_deployment_and_a_reboot(blog):
     assert blog.get().status_code == 200
 
 
+@pytest.mark.full
 def test_clients_in_allow_see_the_site_during_maintenance(blog):
     ours = blog.host.run("ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p'").stdout.strip()
     blog.repository.commit({"pages/maintenance.html": PAGE})
@@ -198,6 +199,7 @@ def test_session_survives_a_rotation_and_the_removal_of_the_old_key(blog):
     blog.deploy(settings=None)
 
 
+@pytest.mark.full
 def test_changed_secret_reaches_the_processes_by_a_switch(blog):
     def known(name: str) -> str:
         environ = blog.host.run(f"tr '\\0' '\\n' < /proc/{blog.answering['pid']}/environ").stdout

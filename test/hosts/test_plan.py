@@ -97,6 +97,7 @@ def test_a_dry_run_shows_the_files_that_the_apply_then_writes(blog):
     assert not blog.apply(test=True).changed
 
 
+@pytest.mark.full
 def test_a_plan_that_fails_leaves_nothing_and_says_why(blog):
     blog.repository.commit({"guestbook/views.py": "def entries(:\n"}, "Broken")
     assert blog.units  # the former release has ended

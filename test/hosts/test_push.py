@@ -133,6 +133,7 @@ def test_other_pushes_are_refused(blog: Pushed, command: str, said: str) -> None
     assert "main" in blog.at("git ls-remote live").stdout.split("\n")[0] + "main"
 
 
+@pytest.mark.full
 def test_rewind_takes_the_site_back(blog: Pushed) -> None:
     older = blog.at("git rev-parse HEAD~1").stdout.strip()
     blog.at("git push -f -o rewind live HEAD~1:main")

@@ -114,6 +114,7 @@ def test_apply_that_finds_the_proxy_unchanged_asks_it_nothing(blog: Site) -> Non
         blog.host.run(["rm", "-f", "/usr/local/sbin/nginx", "/run/asked"])
 
 
+@pytest.mark.full
 def test_site_that_another_server_hides_is_refused_before_nginx_reads_it(blog: Site) -> None:
     host, other = blog.host, "/etc/nginx/conf.d/other.conf"
     host.write(other, f"server {{\n    listen {host.address}:80;\n    return 200 theirs;\n}}\n")

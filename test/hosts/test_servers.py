@@ -95,6 +95,7 @@ def test_hints_for_a_login_over_the_socket_end_the_failure(blog):
     assert not blog.apply().changed and blog.get().status_code == 200
 
 
+@pytest.mark.full
 def test_site_with_databases_on_both_servers(blog, shop):
     applied = blog.deploy()
     assert set(applied["shop has its databases"].changes) == {"mysql", "postgres"}
@@ -121,6 +122,7 @@ class Moved(models.Model):
 """
 
 
+@pytest.mark.full
 def test_tables_and_columns_that_no_migration_makes_are_named_on_both_servers(blog, shop):
     shop.repository.append("guestbook/models.py", ROOM)
     warnings = str(shop.deploy().warnings)
@@ -128,6 +130,7 @@ def test_tables_and_columns_that_no_migration_makes_are_named_on_both_servers(bl
     assert warnings.count(missing) == 2 and warnings.count("(database metrics)") == 1, warnings
 
 
+@pytest.mark.full
 def test_site_cannot_reach_databases_of_another(blog, shop):
     for who in ("blog", "blog-build", "shop-build", "www-data"):
         for tried in (
@@ -157,6 +160,7 @@ def dumped(blog: Site) -> str:
     return "\n".join([*tables, psql(blog, "postgres", verifier, "postgres").stdout])
 
 
+@pytest.mark.full
 def test_existing_databases_and_roles_are_unchanged(blog):
     blog.host.run(f"set -e\n{NOBODY_ELSES}")
     before = dumped(blog)
@@ -276,6 +280,7 @@ def test_extension_is_created_by_the_superuser_and_restored(blog):
     assert blog.get().status_code == 200
 
 
+@pytest.mark.full
 def test_both_sites_serve_after_reboot(blog, shop):
     blog.host.restart()
     assert blog.get().status_code == shop.get().status_code == 200

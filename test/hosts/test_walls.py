@@ -484,6 +484,7 @@ BY_THE_SITE = {
 
 
 @pytest.mark.parametrize("what", shortened(BY_THE_SITE, "pid file is a FIFO"))
+@pytest.mark.full
 def test_finding_13_root_is_not_taken_hostage_by_the_site(lair, what):
     lair.restart()
     database = f"{lair.mallory.root}/database/db.sqlite3"
@@ -734,6 +735,7 @@ NAMED = (
 )
 
 
+@pytest.mark.full
 def test_finding_17_visitor_says_nothing_about_itself(lair):
     clean = lair.mallory.get("/variables").json()
     told = lair.mallory.get("/variables", headers=HEADERS).json()
@@ -748,6 +750,7 @@ def test_finding_17_visitor_says_nothing_about_itself(lair):
 
 
 @pytest.mark.parametrize("ending", shortened(["html", "svg", "xml", "xhtml"], "html"))
+@pytest.mark.full
 def test_finding_17_upload_is_sandboxed(lair, ending):
     lair.host.run(
         [
