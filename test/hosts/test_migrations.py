@@ -141,7 +141,6 @@ def test_requests_served_while_migration_waits_for_lock(request, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.full
 def test_killed_migration_releases_lock(request, name):
     site: Site = request.getfixturevalue(name)
     add(site, "0005_slow", SLOW, "0004_note")
