@@ -86,7 +86,6 @@ def test_push_is_live_and_its_steps_are_shown(blog: Pushed) -> None:
     assert not applied.changed, applied
 
 
-@pytest.mark.full
 def test_second_push_is_fast(blog: Pushed) -> None:
     blog.commit("guestbook/version.py", version("2.0")["guestbook/version.py"])
     began = time.monotonic()
