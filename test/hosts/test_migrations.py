@@ -118,6 +118,7 @@ def begin_to_read(site: Site) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.full
 def test_requests_served_while_migration_waits_for_lock(request, name):
     site: Site = request.getfixturevalue(name)
     old = site.live
@@ -141,6 +142,7 @@ def test_requests_served_while_migration_waits_for_lock(request, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.full
 def test_killed_migration_releases_lock(request, name):
     site: Site = request.getfixturevalue(name)
     add(site, "0005_slow", SLOW, "0004_note")
@@ -159,6 +161,7 @@ def test_killed_migration_releases_lock(request, name):
     site.configure(migrate=None)
 
 
+@pytest.mark.full
 def test_breaking_migration_refused(blog):
     old = blog.live
     add(blog, "0006_remark", REMARK, "0005_slow")

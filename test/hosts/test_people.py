@@ -84,6 +84,7 @@ def by_ssh(blog: Site, name: str, *words: str, options: tuple[str, ...] = ()) ->
         full("eve", "django_ops.status blog", False),  # whom the master lets through, and the pillar does not name
     ],
 )
+@pytest.mark.full
 def test_users_of_a_master_may_do_what_the_pillar_has(blog: Site, user: str, words: str, is_allowed: bool) -> None:
     before = blog.host.read(LOG).count("\n")
     done = by_master(blog, user, *words.split())
@@ -111,12 +112,14 @@ def test_acl_of_salt_is_no_wall(blog: Site) -> None:
         ("cmd.run id", False),
     ],
 )
+@pytest.mark.full
 def test_exact_command_of_sudo_is_a_wall(blog: Site, words: str, is_allowed: bool) -> None:
     done = blog.host.by.run(["su", "ray", "-c", f"sudo -n {SALT} --timeout=300 web1 {words}"], check=False, timeout=300)
     assert ("problems:" in done.stdout or "sites:" in done.stdout) is is_allowed, done
     assert "uid=" not in done.stdout and (done.returncode == 0) is is_allowed
 
 
+@pytest.mark.full
 def test_key_calls_what_its_person_may(blog: Site) -> None:
     blog.host.run(["visudo", "-c"])
     before = blog.live
@@ -146,12 +149,14 @@ def test_key_calls_what_its_person_may(blog: Site) -> None:
         full("ada", "id", ("-o", "SetEnv=LC_ALL=() { :; }; DJANGO_OPS_PERSON=root SUDO_USER=root")),
     ],
 )
+@pytest.mark.full
 def test_key_opens_nothing_else(blog: Site, name: str, words: str, options: tuple[str, ...]) -> None:
     before = blog.live
     done = by_ssh(blog, name, *([words] if words else []), options=options)
     assert done.returncode != 0 and "uid=" not in done.stdout + done.stderr and blog.live == before, done
 
 
+@pytest.mark.full
 def test_key_forwards_nothing(blog: Site) -> None:
     options = ("-N", "-o", "ExitOnForwardFailure=yes", "-R", "12345:localhost:80")
     assert "forwarding failed" in by_ssh(blog, "ada", options=options).stderr
@@ -187,6 +192,7 @@ def test_job_of_ci_has_its_commit_released_and_ends_as_the_release_does(blog: Si
     repository.push()
 
 
+@pytest.mark.full
 def test_person_who_is_taken_out_is_out(blog: Site) -> None:
     people = blog.options["people"]
     blog.configure(people={name: one for name, one in people.items() if name != "ada"})

@@ -51,6 +51,7 @@ def mariadb(site: Site, database: str, statement: str, user: str | None = None, 
 COUNT = "SELECT count(*) FROM django_migrations"
 
 
+@pytest.mark.full
 def test_bare_host_gets_server_role_and_database(blog):
     planned = blog.apply(test=True, database=POSTGRES)
     assert planned.ok and planned["PostgreSQL is installed"].result is None

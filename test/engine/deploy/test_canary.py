@@ -22,6 +22,7 @@ from django_formula.verbs import operations
 from django_formula.verbs import proof as verbs
 from django_formula.verbs.status import status
 from fault_switch import CHANGES
+from thinned import full
 
 WHY_NOT, RUN = canary.why_not, proving._Run
 #: What a process of the site's user may answer that was manipulated.
@@ -378,8 +379,8 @@ def is_alone(site):
     return runs == {site.live[:4]} and not lease.folder(site.site).exists()
 
 
-@pytest.mark.parametrize("bake", ["0s", "5m"])
-@pytest.mark.parametrize("back", ["", state.CANARY, state.BAKE])
+@pytest.mark.parametrize("bake", ["0s", full("5m")])
+@pytest.mark.parametrize("back", ["", *map(full, (state.CANARY, state.BAKE))])
 def test_kill_before_each_change_of_an_end_leaves_one_release(site, ending, back, bake):
     """The program is started again: before the switch it makes it again, after it the bake ends."""
     if (back, bake) == (state.BAKE, "0s"):

@@ -6,6 +6,7 @@ import subprocess
 import in_django
 import pytest
 from specimen import ROOT
+from thinned import full
 
 RELEASE = "0042-3f2a9c1b77de"
 #: A project of one module, with its own view of errors.
@@ -259,7 +260,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("ask", ["ask", "ask_async"])
+@pytest.mark.parametrize("ask", ["ask", full("ask_async")])
 @pytest.mark.parametrize("broken", BROKEN)
 def test_failure_of_the_middleware_changes_no_page(said, broken, ask):
     status = "answer.status_code" if ask == "ask" else "len(answer) > 0"

@@ -79,6 +79,7 @@ def test_broker_is_the_project_s_where_the_environment_has_none(lab):
     assert asked(lab, "0001", celery("celery"))["celery"]["names"] == {"shop.old": 1}
 
 
+@pytest.mark.full
 def test_ten_thousand_waiting_tasks_are_counted_by_name_in_little_time(lab):
     lab.make("0001", {"project/celery.py": APP})
     code = """
