@@ -27,7 +27,9 @@ _ORDER = (
     *("server", "sandbox", "workers", "schedules", "health"),
 )
 #: Keys with an entry on each line, each with a comment of its own.
-_ENTRIES = ("environment", "secrets", "workers", "schedules")
+ENTRIES = ("environment", "secrets", "workers", "schedules")
+#: Those that the hint of a failure may set: not those that say what is served, and what it may do.
+CURES = {*_ORDER} - {"repository", "folder", "revision", "domains", "sandbox"}
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Report:
         found: dict[str, Any] = {}
         for key in sorted(self.pillar, key=_ORDER.index):
             value = self.value(key)
-            if key in _ENTRIES:
+            if key in ENTRIES:
                 value = {name: inner for name, (inner, _comment) in value.items() if name not in self.open_variables}
             elif key == "commands":
                 value = _by_stage(value)
@@ -97,7 +99,7 @@ class Report:
         found: list[dict[str, Any]] = []
         for key in sorted(self.pillar, key=_ORDER.index):
             value, remark = self.pillar[key]
-            if key in _ENTRIES:
+            if key in ENTRIES:
                 found.append({"key": key, "entries": [_line(name, *inner) for name, inner in value.items()]})
             else:
                 found.append(_line(key, _by_stage(value) if key == "commands" else value, remark))

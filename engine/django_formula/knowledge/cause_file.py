@@ -164,11 +164,9 @@ def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> 
     """Return what lets a project write outside of the site's folders, but for those of the system."""
     folder = path.parent if _FILE_NAME.search(path.name) else path
     if path.is_relative_to("/nonexistent"):
-        return (
-            f"the project writes to its home, which {site.user} does not have: set the variable that names the folder, "
-            f"in {site.at}:environment, to {{from: shared}}, or have the project write below "
-            f"{site.shared.top}"
-        )
+        home = {"HOME": {"from": "shared"}}
+        text = f"the project writes to its home, which {site.user} does not have: set {site.at}:environment: "
+        return hints.Hint(text + hints.flow(home), {"environment": home})
     if ".." in path.parts or re.match(_OF_SYSTEM, str(path)):
         return f"have the project write below {site.shared.top}"
     key, user = ("build_sandbox", site.build_user) if building else ("sandbox", site.user)

@@ -8,12 +8,14 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from django_formula.inspect import report as inspect_report
 from django_formula.inspect import routes
-from django_formula.knowledge import package
+from django_formula.knowledge import hints, package
 from django_formula.observe import report as observe_report
 from django_formula.observe.observation import Observation, Variable
 
 Line = dict[str, Any]
+_CURED = "without it the build has failed"
 #: An application of Celery that has tasks.
 _CELERY = re.compile(r"Celery ([A-Za-z_][\w.]{0,80}) \(\d+\)", re.ASCII)
 #: A module, and a folder of the source in which something is written.
@@ -39,6 +41,31 @@ def lines(read: Collection[Mapping[str, Any]], found: Observation, options: Mapp
             result[key] = {"key": key, "value": value, "remark": "observed: a variable is for it"}
     for line in _of_facts(found.facts, result):
         result[line["key"]] = line
+    return [*result.values()]
+
+
+def cured(read: Collection[Mapping[str, Any]], options: Mapping[str, Any]) -> list[Line]:
+    """Return the lines of a pillar with the options that cure a build which has failed.
+
+    Args:
+        options: by their paths, as `DeploymentError.options`; those that say whose site it is and what it may are none.
+    """
+    result = {line["key"]: dict(line) for line in read}
+    for path, given in options.items():
+        key, *inner = path.split(":")
+        value = given
+        for name in reversed(inner):
+            value = {name: value}
+        if key not in inspect_report.CURES:
+            continue
+        line = result.setdefault(key, {"key": key, **({"entries": []} if key in inspect_report.ENTRIES else {})})
+        if "entries" in line:
+            known = {entry["key"] for entry in line["entries"]}
+            new = [{"key": name, "value": one, "remark": _CURED} for name, one in value.items() if name not in known]
+            result[key] = {**line, "entries": [*line["entries"], *new]}
+        else:
+            both = hints.merged({key: value}, {key: line.get("value", value)})[key]
+            result[key] = {**line, "value": both, "remark": _joined(line.get("remark", ""), _CURED)}
     return [*result.values()]
 
 

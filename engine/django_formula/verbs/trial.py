@@ -49,6 +49,8 @@ _TAKEN = (
     *("project", "python_path", "settings_module", "wsgi", "asgi", "python", "requirements", "python_packages"),
     *("constraints", "build", "files", "writable", "writable_packages", "environment", "database", "submodules"),
 )
+#: What is in a file that has the secret key.
+_KEY = "asked" * 10
 #: Options that words of variables need.
 _OF_WORDS = ("secrets", "queue", "cache", "caches")
 #: What of a folder stays for the next time.
@@ -85,6 +87,7 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
         except (DeploymentError, OSError) as error:
             program.explain(error)
             remarks = [*remarks, *(f"not observed: {line}" for line in str(error).splitlines()[:12])]
+            lines = inspect_report.ordered(completed.cured(lines, getattr(error, "options", {})))
         else:
             remarks = [*remarks, *trial.notes, *completed.remarks(lines, found, str(trial.source))]
             lines = inspect_report.ordered(completed.lines(lines, found, options))
@@ -213,6 +216,8 @@ class Trial:
         folders.make(Folder(release.path / "config", "root", site.user, 0o750))
         text = environment_files.environment_file(variables)
         file.write(release.path / "config/environment", text, mode=0o640, group=site.user, durable=False)
+        for path, contents in release_settings.project_files(site, {}, variables, secret_key=_KEY).items():
+            release_settings.write_project_file(site, release.path / "source", path, contents)
         return observation.of(site, release.path, release.facts, everything=True)
 
     def _deployment(self, site: Site) -> Deployment:

@@ -1,11 +1,15 @@
 """A project that is no site is built and asked: which options it gets, and what its answers make of the pillar."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import yaml
 from django_formula.host.commands import DeploymentError
+from django_formula.knowledge import hints
 from django_formula.observe import observation
 from django_formula.site import sites
 from django_formula.verbs import trial
@@ -64,6 +68,35 @@ def test_what_the_pillar_refuses_is_a_mistake(tmp_path, options, mistake):
 def test_no_option_that_was_read_opens_the_sandbox_or_names_a_user():
     of_host = {"sandbox", "build_sandbox", "user", "root", "packages", "index", "proxy", "tls", "mount", "commands"}
     assert not of_host & {*trial._TAKEN, *trial._OF_WORDS}
+
+
+def test_the_settings_find_the_files_that_the_pillar_has_with_a_key_that_is_none(tmp_path, monkeypatch):
+    """Settings that read their secret key from a file end there otherwise, before they ask for anything."""
+    made = trial.Trial("https://git.example.org/shop.git", "HEAD", "shop", tmp_path)
+    files = {"config/key.txt": {"from": "secret_key"}, "shop/local.py": {"contents": "STAGE = 'live'"}}
+    site, written = made._site({"files": files}), {}
+    deployment = made._deployment(site)
+    deployment.release = trial.Release(site, "0001-abc")
+    monkeypatch.setattr(trial.Release, "facts", {})
+    monkeypatch.setattr(trial.folders, "make", lambda folder: None)
+    monkeypatch.setattr(trial.file, "write", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(trial.release_settings, "environment", lambda *_arguments: {})
+    monkeypatch.setattr(trial.release_settings, "write_project_file", lambda _site, _source, *file: written.update([file]))
+    monkeypatch.setattr(trial.observation, "of", lambda *_arguments, **_options: {**written})
+    assert made._ask(deployment) == {"config/key.txt": trial._KEY, "shop/local.py": "STAGE = 'live'"}
+
+
+def test_a_build_that_fails_leaves_its_cure_in_the_pillar(tmp_path, monkeypatch):
+    failure = DeploymentError("no zlib", hint=hints.Hint("set packages", {"packages": ["gcc", "zlib1g-dev"]}))
+    line = {"key": "packages", "value": ["libpq5"], "remark": ""}
+    monkeypatch.setattr(trial, "_place", lambda _where: contextlib.nullcontext(tmp_path))
+    monkeypatch.setattr(trial.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(trial.Trial, "fetch", lambda *_arguments: None)
+    monkeypatch.setattr(trial.Trial, "read", lambda _trial: {"keys": {}, "lines": [line], "remarks": []})
+    monkeypatch.setattr(trial.Trial, "asked", mock.Mock(side_effect=failure))
+    said = trial.inspect("https://git.example.org/shop.git")
+    assert "not observed: no zlib" in said
+    assert yaml.safe_load(said)["django"]["sites"]["shop"]["packages"] == ["gcc", "zlib1g-dev", "libpq5"]
 
 
 def observed(stage: str, *names: str) -> observation.Observation:
