@@ -245,6 +245,25 @@ def committed_static_files(settings: Settings, tree: Path) -> str:
     return ""
 
 
+def static_folders(settings: Settings, tree: Path, folder: str, committed: str) -> list[str]:
+    """Return STATICFILES_DIRS with a committed STATIC_ROOT, relative to the folder of manage.py.
+
+    None where the project serves STATIC_ROOT itself, its storage has a manifest there, or the folders are not known.
+    """
+    names = ("STATICFILES_DIRS", "STATICFILES_FINDERS")
+    listed, finders = (settings.get(name) if name in settings.values else None for name in names)
+    installed, middleware = (_listed(settings.get(name)) for name in ("INSTALLED_APPS", "MIDDLEWARE"))
+    storage = [settings.get("STATICFILES_STORAGE"), settings.get("STORAGES", "staticfiles", "BACKEND")]
+    own = [str(path) for path in _listed(listed) if isinstance(path, str | PurePosixPath)]
+    is_served = any("whitenoise" in str(one) for one in middleware) or any("Manifest" in str(one) for one in storage)
+    is_found = finders is None or "FileSystemFinder" in str(finders)
+    if not committed or is_served or not is_found or "django.contrib.staticfiles" not in installed:
+        return []
+    if listed is not None and len(own) != len(_listed(listed)):
+        return []
+    return [os.path.relpath(os.path.join(tree, path), tree / folder) for path in dict.fromkeys([*own, committed])]
+
+
 def _labels(settings: Settings) -> set[str]:
     """Return the names of the folders of the installed applications."""
     listed = [name.split(".") for name in _listed(settings.get("INSTALLED_APPS")) if isinstance(name, str)]

@@ -515,7 +515,10 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
     if database:
         report.remarks += _copy_of_database(database, report.value("database", {}).get("engine", "sqlite"))
     committed = data.committed_static_files(settings, tree)
-    if committed:
+    folders = data.static_folders(settings, tree, folder, committed)
+    if folders:
+        report.merge("settings", {"STATICFILES_DIRS": folders}, f"STATIC_ROOT is committed: {committed}")
+    elif committed:
         report.set("static", {"collect": False}, f"STATIC_ROOT is committed: {committed}")
 
 
