@@ -226,6 +226,7 @@ def test_an_open_version_is_no_pin_of_a_package_that_cannot_be_built():
             ["dbus-python", "distro-info", "ufw"],
         ),
         ({"python-debian": "0.1.49+deb12u1", "pygobject": "3.42.1"}, ["pygobject", "python-debian"]),
+        ({"pkg-resources": "0.0.0", "six": "1.16.0"}, ["pkg-resources"]),
         ({"pygobject": "3.42.1", "torch": "2.1.0+cpu"}, []),
     ],
 )
