@@ -220,6 +220,8 @@ class DeploymentError(Exception):
         self.message: str = "\n  ".join([shown(message, lines=True), *map(shown, details)])
         self.log = log
         self.options: dict[str, Any] = {}
+        #: Those that a person may choose in their place.
+        self.offered: dict[str, Any] = {}
         self.hint = hint
         self.transient = transient
 

@@ -15,7 +15,7 @@ from django_formula.observe import report as observe_report
 from django_formula.observe.observation import Observation, Variable
 
 Line = dict[str, Any]
-_CURED = "without it the build has failed"
+_CURED = "observed: it fails without"
 #: An application of Celery that has tasks.
 _CELERY = re.compile(r"Celery ([A-Za-z_][\w.]{0,80}) \(\d+\)", re.ASCII)
 #: A module, and a folder of the source in which something is written.
@@ -45,7 +45,7 @@ def lines(read: Collection[Mapping[str, Any]], found: Observation, options: Mapp
 
 
 def cured(read: Collection[Mapping[str, Any]], options: Mapping[str, Any]) -> list[Line]:
-    """Return the lines of a pillar with the options that cure a build which has failed.
+    """Return the lines of a pillar with the options that cure a failed build or start.
 
     Args:
         options: by their paths, as `DeploymentError.options`; those that say whose site it is and what it may are none.
@@ -125,14 +125,18 @@ def _of_facts(facts: Mapping[str, Any], result: Mapping[str, Line]) -> Iterator[
 
 
 def _folders(facts: Mapping[str, Any], result: Mapping[str, Line]) -> Iterator[str]:
-    """Yield the outermost folders in which something is written; the top of the source has none."""
-    known = [path for key in ("writable", "shared") for path in result.get(key, {}).get("value", [])]
+    """Yield the outermost folders in which something is written, and that have no path of the pillar in them.
+
+    The top of the source has none.
+    """
+    known = [PurePosixPath(path) for key in ("writable", "shared") for path in result.get(key, {}).get("value", [])]
     for text in dict.fromkeys(facts.get("written", [])):
         path = PurePosixPath(text)
-        folder = str(path if path.suffix == "" else path.parent)
-        if _FOLDER.fullmatch(folder) and not any(folder == one or folder.startswith(f"{one}/") for one in known):
+        folder = path if path.suffix == "" else path.parent
+        is_known = any(path.is_relative_to(one) or one.is_relative_to(folder) for one in known)
+        if _FOLDER.fullmatch(str(folder)) and not is_known:
             known.append(folder)
-            yield folder
+            yield str(folder)
 
 
 def _longer(key: str, values: list[str], remark: str, result: Mapping[str, Line]) -> Iterator[Line]:

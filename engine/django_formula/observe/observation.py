@@ -54,7 +54,7 @@ _URLS = {
     "mysql": "mysql://x:x@localhost/x",
 }
 #: The most variables, entries of a list, characters of a text, and characters of the whole answer.
-_MOST, _FEW, _LONGEST, _WHOLE = 500, 200, 300, 256 << 10
+_MOST, _FEW, _LONGEST, _LOG, _WHOLE = 500, 200, 300, 6000, 256 << 10
 _NAME = re.compile(r"[A-Za-z_]\w{0,80}", re.ASCII)
 _SETTING = re.compile(r"[A-Za-z_]\w{0,80}(:[\w.-]{1,60}){0,5}", re.ASCII)
 #: What releases, which do not change, have answered to this process.
@@ -66,7 +66,7 @@ _MORE = {"together": bool, "separator?": str}
 MAPS = ("databases", "caches", "storages")
 LISTS = ("logs", "eager", "brokers", "workers", "routes", "migrations", "written", "missing")
 _ANSWER = {
-    **{"stage": str, "error": str, "attempts": int, "variables": [{**_VARIABLE, **_MORE}]},
+    **{"stage": str, "error": str, "attempts": int, "variables": [{**_VARIABLE, **_MORE}], "log?": str},
     "facts": {**{f"{name}?": {str: str} for name in MAPS}, **{f"{name}?": [str] for name in LISTS}},
 }
 #: Settings, and how a variable is in them → the word of the pillar that it gets; a database's URL is in several.
@@ -128,6 +128,7 @@ class Observation(NamedTuple):
         stage: the one that it reached: ``settings``, ``setup``, ``checks``, ``application``, or ``done``.
         error: the exception with which it ended there; empty after the last.
         facts: of a project that starts: `MAPS` and `LISTS`.
+        log: its frames, and the exception with all of its text.
     """
 
     stage: str
@@ -135,6 +136,7 @@ class Observation(NamedTuple):
     attempts: int
     variables: list[Variable]
     facts: dict[str, Any]
+    log: str = ""
 
 
 def impossible(release: Path) -> str:
@@ -238,7 +240,8 @@ def parse(text: str, given: Collection[str], masked: Collection[str] = ()) -> Ob
     }
     kept |= {name: [_line(one) for one in facts[name][:_FEW]] for name in LISTS if facts.get(name)}
     stage = answer["stage"] if answer["stage"] in STAGES else ""
-    return Observation(stage, _line(answer["error"]), answer["attempts"], [*map(_variable, told)], kept)
+    log = redact(shown(answer.get("log", "")[-_LOG:], lines=True))
+    return Observation(stage, _line(answer["error"]), answer["attempts"], [*map(_variable, told)], kept, log)
 
 
 def _variable(one: Mapping[str, Any]) -> Variable:

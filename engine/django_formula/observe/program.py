@@ -45,7 +45,7 @@ _written: set[str] = set()
 _is_noting = False
 _root = ""
 #: The most variables, paths, and characters of a default, in an answer.
-_MOST, _PATHS, _SHOWN = 500, 50, 80
+_MOST, _PATHS, _SHOWN, _LOG = 500, 50, 80, 6000
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -209,6 +209,7 @@ def _described(error: BaseException) -> Answer:
     text = str(error)[:2000] + (f" <- {type(chain).__name__}: {str(chain)[:300]}" if chain else "")
     frames = [[one.filename, one.lineno] for one in traceback.extract_tb(error.__traceback__)][-25:]
     found: Answer = {"type": type(error).__name__, "text": text, "frames": frames}
+    found["log"] = "".join(traceback.format_exception(type(error), error, error.__traceback__))[-_LOG:]
     if isinstance(error, KeyError) and error.args:
         found["key"] = str(error.args[0])
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -237,7 +238,8 @@ def _observe(request: Answer) -> Answer:
         variables = search.survey(result, needed) or variables
     for one in variables:
         search.add_separator(one)
-    return {**done, "variables": variables, "facts": told, "attempts": search.attempts}
+    log = error.get("log", "")
+    return {**done, "variables": variables, "facts": told, "attempts": search.attempts, "log": log}
 
 
 def main(request: Answer) -> None:

@@ -21,12 +21,13 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
 from django_formula.inspect import inspection, project
 from django_formula.inspect import report as inspect_report
+from django_formula.knowledge import hints
 from django_formula.observe import completed, observation
 from django_formula.observe import report as observe_report
 from django_formula.observe.observation import Observation
 from django_formula.pillar import compiler, tables
 from django_formula.process import build_user, sandbox
-from django_formula.project import program
+from django_formula.project import ask, program
 from django_formula.release import releases
 from django_formula.release import settings as release_settings
 from django_formula.release.releases import Release
@@ -51,6 +52,8 @@ _TAKEN = (
 )
 #: What is in a file that has the secret key.
 _KEY = "asked" * 10
+#: Options that a failed attempt may add, and for how many seconds there is another one.
+_CURES, _BUDGET = {*_TAKEN, "packages"} - {"project", "wsgi", "asgi", "database", "submodules"}, 240
 #: Options that words of variables need.
 _OF_WORDS = ("secrets", "queue", "cache", "caches")
 #: What of a folder stays for the next time.
@@ -85,13 +88,12 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
         try:
             found, options = trial.asked(read["keys"])
         except (DeploymentError, OSError) as error:
-            program.explain(error)
-            remarks = [*remarks, *(f"not observed: {line}" for line in str(error).splitlines()[:12])]
-            lines = inspect_report.ordered(completed.cured(lines, getattr(error, "options", {})))
+            told = [*trial.notes, *(f"not observed: {line}" for line in str(error).splitlines()[:12])]
+            lines = completed.cured(lines, trial.cures)
         else:
-            remarks = [*remarks, *trial.notes, *completed.remarks(lines, found, str(trial.source))]
-            lines = inspect_report.ordered(completed.lines(lines, found, options))
-    return inspect_report.text(where, name, remarks, lines)
+            told = [*trial.notes, *completed.remarks(lines, found, str(trial.source))]
+            lines = completed.lines(completed.cured(lines, trial.cures), found, options)
+    return inspect_report.text(where, name, [*remarks, *told], inspect_report.ordered(lines))
 
 
 class Trial:
@@ -105,12 +107,14 @@ class Trial:
 
     Attributes:
         notes: what has been done to build it, for a person.
+        cures: the options that a failed build or start has named.
     """
 
     def __init__(self, where: str, revision: str, name: str, root: Path):
         self._where, self._revision, self._name, self._root = where, revision, name, root
         self._commit = self._release = ""
         self.notes: list[str] = []
+        self.cures: dict[str, Any] = {}
 
     def fetch(self, deploy_key: str) -> None:
         """Export the source as a release does.
@@ -155,6 +159,26 @@ class Trial:
         Raises:
             DeploymentError: it cannot be built or asked.
         """
+        until = time.monotonic() + _BUDGET
+        while True:
+            try:
+                deployment, found = self._attempt(keys)
+            except DeploymentError as error:
+                program.explain(error)
+                if not self._cure(error.offered or error.options, keys, until):
+                    self.cures = hints.merged(self.cures, error.options)
+                    raise
+                self.notes.append(f"{error.message}: asked again with {hints.flow(self.cures)}")
+            else:
+                if found.stage == "done" or not self._cure(self._cures_of(deployment, found), keys, until):
+                    break
+                self.notes.append(f"{found.error}: asked again with {hints.flow(self.cures)}")
+            keys = hints.merged(self.cures, keys)
+        wanted = [one for one in found.variables if one.is_required or one.is_together]
+        return found, observation.lacking(deployment.site, wanted)
+
+    def _attempt(self, keys: Mapping[str, Any]) -> tuple[Deployment, Observation]:
+        """Build the project and ask it; where it does not start so, with the words of its variables too."""
         options = {key: keys[key] for key in _TAKEN if key in keys}
         variables = keys.get("environment", {})
         plain = {name: value for name, value in variables.items() if not isinstance(value, dict)}
@@ -172,8 +196,25 @@ class Trial:
                     (tree / path).give(users.ROOT, None, of=owner)
                 list(step_build.build(again))
                 found = _further(found, self._ask(again))
-        wanted = [one for one in found.variables if one.is_required or one.is_together]
-        return found, observation.lacking(deployment.site, wanted)
+        return deployment, found
+
+    def _cure(self, options: Mapping[str, Any], keys: Mapping[str, Any], until: float) -> bool:
+        """Take options that cure a failure; return whether there are new ones with which it can be asked again."""
+        known = {key: value for key, value in options.items() if key in _CURES}
+        new = {key: value for key, value in known.items() if hints.merged({key: value}, keys)[key] != keys.get(key)}
+        is_new = bool(new.keys() & {*_TAKEN} - {"python"}) and time.monotonic() < until
+        self.cures = hints.merged(self.cures, new) if is_new else self.cures
+        return is_new
+
+    def _cures_of(self, deployment: Deployment, found: Observation) -> dict[str, Any]:
+        """Return the options that cure what has ended a start, as they are for a release that fails so."""
+        site, release, doing = deployment.site, deployment.release, "starting Django"
+        assert release  # noqa: S101 - `_begun` has set it
+        ended = DeploymentError(f"{doing}: {found.error}", log=found.log)
+        error = ask.failed(site, release.path, release.facts, doing, ended)
+        with contextlib.suppress(DeploymentError):
+            program.explain(error)
+        return error.options
 
     def _begun(self, options: Mapping[str, Any]) -> Deployment:
         """Return a deployment of the release with a virtualenv for these options.

@@ -361,7 +361,8 @@ class Ladder:
         if not self.is_fixed:
             why = f"since {', '.join(far)} is more than two major versions newer than what is required"
         offer = f"the nearest versions with a wheel for this Python are not taken unasked, {why}: set "
-        error.hint = "; or ".join(filter(None, [offer + proposal(self.site, versions), error.hint]))
+        proposed = proposal(self.site, versions)
+        error.hint, error.offered = "; or ".join(filter(None, [offer + proposed, error.hint])), {**proposed.options}
         return error
 
 
@@ -369,7 +370,7 @@ def _bound(name: str, day: str) -> str:
     return f"--exclude-newer-package={name}={day}"
 
 
-def proposal(site: Site, versions: Mapping[str, str]) -> str:
+def proposal(site: Site, versions: Mapping[str, str]) -> hints.Hint:
     """Return the option of the pillar that keeps versions, with those that it has."""
     return hints.extended(site, "python_packages", [f"{name}=={new}" for name, new in sorted(versions.items())])
 

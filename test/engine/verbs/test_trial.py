@@ -81,22 +81,72 @@ def test_the_settings_find_the_files_that_the_pillar_has_with_a_key_that_is_none
     monkeypatch.setattr(trial.folders, "make", lambda folder: None)
     monkeypatch.setattr(trial.file, "write", lambda *_arguments, **_options: None)
     monkeypatch.setattr(trial.release_settings, "environment", lambda *_arguments: {})
-    monkeypatch.setattr(trial.release_settings, "write_project_file", lambda _site, _source, *file: written.update([file]))
+    monkeypatch.setattr(
+        trial.release_settings, "write_project_file", lambda _site, _source, *file: written.update([file])
+    )
     monkeypatch.setattr(trial.observation, "of", lambda *_arguments, **_options: {**written})
     assert made._ask(deployment) == {"config/key.txt": trial._KEY, "shop/local.py": "STAGE = 'live'"}
 
 
-def test_a_build_that_fails_leaves_its_cure_in_the_pillar(tmp_path, monkeypatch):
-    failure = DeploymentError("no zlib", hint=hints.Hint("set packages", {"packages": ["gcc", "zlib1g-dev"]}))
-    line = {"key": "packages", "value": ["libpq5"], "remark": ""}
+@pytest.fixture
+def inspected(tmp_path, monkeypatch):
+    """The pillar that is printed for a project of which each attempt ends so, and what the attempts were made with."""
+    tried: list[dict[str, Any]] = []
+    ends: list[Any] = []
+
+    def attempt(_trial: trial.Trial, keys: dict[str, Any]) -> Any:
+        tried.append(dict(keys))
+        end = ends.pop(0)
+        if isinstance(end, DeploymentError):
+            raise end
+        return mock.Mock(), end
+
+    def print_pillar(*said: Any) -> dict[str, Any]:
+        ends[:] = said
+        text = trial.inspect("https://git.example.org/shop.git")
+        pillar: dict[str, Any] = yaml.safe_load(text)["django"]["sites"]["shop"]
+        return pillar
+
+    read = {"keys": {"packages": ["libpq5"]}, "lines": [{"key": "packages", "value": ["libpq5"], "remark": ""}]}
     monkeypatch.setattr(trial, "_place", lambda _where: contextlib.nullcontext(tmp_path))
     monkeypatch.setattr(trial.os, "geteuid", lambda: 0)
     monkeypatch.setattr(trial.Trial, "fetch", lambda *_arguments: None)
-    monkeypatch.setattr(trial.Trial, "read", lambda _trial: {"keys": {}, "lines": [line], "remarks": []})
-    monkeypatch.setattr(trial.Trial, "asked", mock.Mock(side_effect=failure))
-    said = trial.inspect("https://git.example.org/shop.git")
-    assert "not observed: no zlib" in said
-    assert yaml.safe_load(said)["django"]["sites"]["shop"]["packages"] == ["gcc", "zlib1g-dev", "libpq5"]
+    monkeypatch.setattr(trial.Trial, "source", tmp_path)
+    monkeypatch.setattr(trial.Trial, "read", lambda _trial: {**read, "remarks": []})
+    monkeypatch.setattr(trial.Trial, "_attempt", attempt)
+    monkeypatch.setattr(trial.Trial, "_cures_of", lambda _trial, _deployment, found: {"writable": [found.error]})
+    monkeypatch.setattr(trial.observation, "lacking", lambda *_arguments: {})
+    return print_pillar, tried
+
+
+def fails(**options: Any) -> DeploymentError:
+    return DeploymentError("it fails", hint=hints.Hint("set", options))
+
+
+def test_what_a_failure_names_is_tried_and_printed(inspected):
+    """What gives way in place of packages of Debian, which are not installed, is taken first."""
+    print_pillar, tried = inspected
+    unbuilt, ended = fails(packages=["gcc"]), observed("setup", "URL")._replace(error="logs")
+    unbuilt.offered = {"python_packages": ["pillow==9.2.0"]}
+    pillar = print_pillar(unbuilt, fails(python_packages=["pytz>2018.3"]), ended, observed("done", "URL"))
+    cured = {"python_packages": ["pillow==9.2.0", "pytz>2018.3"], "writable": ["logs"]}
+    assert len(tried) == 4 and tried[-1] == {**cured, "packages": ["libpq5"]}
+    assert pillar.items() >= {**cured, "packages": ["libpq5"]}.items()
+
+
+@pytest.mark.parametrize("options", [{"packages": ["gcc"]}, {"python": "3.9"}])
+def test_what_would_change_the_host_is_printed_and_not_tried(inspected, options):
+    print_pillar, tried = inspected
+    pillar = print_pillar(fails(**options, user="root"))
+    assert (
+        len(tried) == 1 and "user" not in pillar and all({*value} <= {*pillar[key]} for key, value in options.items())
+    )
+
+
+def test_what_does_not_help_is_tried_once(inspected):
+    print_pillar, tried = inspected
+    print_pillar(*[observed("setup", "URL")._replace(error="logs")] * 2)
+    assert len(tried) == 2
 
 
 def observed(stage: str, *names: str) -> observation.Observation:
