@@ -27,6 +27,8 @@ _CORRUPT = re.compile(
 #: What git reports of a commit that a remote does not have.
 _NO_COMMIT = "not our ref|no such remote ref|couldn't find remote ref|unadvertised"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+#: Folders with what is for the readers of a repository, and no part of a site.
+_FOR_READERS = {".github", "doc", "docs", "documentation", "screenshot", "screenshots", "test", "tests"}
 
 
 def resolve(site: Site, revision: str) -> str:
@@ -258,9 +260,11 @@ def _module(site: Site, url: str) -> Path:
 
 
 def lfs_pointers(source: Path) -> list[str]:
-    """Return the files of a source that are pointers of Git LFS."""
+    """Return the files of a source that are pointers of Git LFS, but those for readers at its top."""
     found = []
-    for parent, _folders, files in os.walk(source):
+    for parent, folders, files in os.walk(source):
+        if parent == str(source):
+            folders[:] = [name for name in folders if name.lower() not in _FOR_READERS]
         for name in files:
             path = os.path.join(parent, name)
             status = os.lstat(path)

@@ -300,6 +300,12 @@ def test_git_lfs_pointers_are_refused_by_name(cloned, upstream):
     )
 
 
+def test_git_lfs_pointers_for_readers_of_the_repository_stop_no_release(cloned, upstream):
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
+    commit = upstream.commit({"screenshots/a.gif": pointer, "Docs/en/b.png": pointer, "shop/docs.py": "import os\n"})
+    assert exported(cloned(upstream), commit)["screenshots/a.gif"].decode() == pointer
+
+
 def damage(mirror: Path, how: str) -> None:
     objects = [path for path in (mirror / "objects").rglob("*") if path.is_file()]
     if how == "no HEAD":
