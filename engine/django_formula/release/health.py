@@ -278,13 +278,15 @@ class _Wait:
                 problem = f"returned 500: {exception}"
         if self._found.said and not exception:
             problem = f"{problem}: {self._found.said}"
+        log = log or settled_journal(self.site, self.release, self.began)
+        evidence = exception or (log if problem == _timed_out(self.site) else "")
         path = self._found.path or page_path(self.site)
         is_page = self._found.status not in (401, 403, 404, 405, 429) and not _OF_ROWS.search(exception)
         kind = DeploymentError if is_page else NoPage
         return kind(
             f"health check failed: GET {path} on release {self.release.name} {problem}",
-            log=log or settled_journal(self.site, self.release, self.began),
-            hint=hint(self.site, self.release, self._found, exception),
+            log=log,
+            hint=hint(self.site, self.release, self._found, evidence),
         )
 
 

@@ -625,6 +625,16 @@ def test_healthy_but_slow_page_times_out(instance, monkeypatch, times, status):
     )
 
 
+def test_page_that_does_not_end_has_the_cure_of_what_its_log_says(instance, monkeypatch):
+    site, release, server = instance(health={"timeout": "300ms"})
+    server.answers["/"] = None
+    said = "Error 111 connecting to localhost:6379. Connection refused."
+    monkeypatch.setattr(release_health, "settled_journal", lambda *_arguments: said)
+    with pytest.raises(DeploymentError) as error:
+        release_health.check(site, release)
+    assert error.value.hint.startswith("the project does not reach Redis at localhost:6379: set ")
+
+
 def test_page_that_does_not_end_is_asked_for_where_it_waits(instance):
     site, release, server = instance(health={"timeout": "300ms"})
     server.answers["/"] = None
