@@ -1,6 +1,7 @@
 """Virtualenvs: named by a hash of their inputs, built once by uv, shared by releases, never modified."""
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -218,7 +219,8 @@ def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) 
 
     Where there are no such versions, those of the pillar replace what the project requires of the same packages, so
     that one which cannot be built for this Python is not built, and one of a repository that is out of reach not
-    fetched. Where other requirements of the project exclude them, they are installed over these.
+    fetched; then also what packages require of them. Where other requirements of the project exclude them, they are
+    installed over these.
 
     Returns:
         The arguments of ``uv pip install`` that the virtualenv complies with.
@@ -232,6 +234,11 @@ def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) 
     with_override = [*required, *override, *more]
     if not _unsolved(uv, [*required, *more], packages, may_replace=bool(override)):
         return [*required, *more]
+    doing, as_builder = "reading the requirements", functools.partial(delegate.ask, uv.site.build_user)
+    if override and not prepared["is_fixed"]:
+        is_left_out = as_builder(_leave_out, uv.work, prepared["files"], packages, doing=doing, timeout=60)
+        if is_left_out is True and not _unsolved(uv, [*required, *more], packages, may_replace=True):
+            return [*required, *more]
     unsolved = _unsolved(uv, with_override, packages)
     if not unsolved:
         return with_override
@@ -457,6 +464,20 @@ def _named(archive: re.Match[str], replaced: list[str]) -> str:
     return f"{archive[1]}{name} @ {archive[2]}" if name in replaced else archive[0]
 
 
+def _leave_out(work: str, files: list[str], packages: list[str]) -> bool:
+    """Remove the lines of packages that the pillar has in a version; return whether there were any."""
+    names = [name.partition("[")[0] for name in requirements.names(_of_a_version(packages))]
+    spelled = "|".join(re.escape(name).replace(r"\-", "[-_.]+") for name in names)
+    line = re.compile(rf"(?im)^[ \t]*(?:{spelled})[ \t]*(?:\[[^\]\n]*\])?[ \t]*(?:[<>=!~;#][^\n\\]*)?$")
+    found: list[str] = []
+    _rewrite(Path(work), files, line, lambda one: found.append(one[0]) or "")
+    return bool(found)
+
+
+def _of_a_version(packages: list[str]) -> list[str]:
+    return [package for package in packages if re.search("[<>=!~@]", package)]
+
+
 def _rewrite(work: Path, files: list[str], pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str]) -> None:
     """Replace what a pattern matches in the requirements, and in the files that they include."""
     for name in files:
@@ -477,7 +498,7 @@ def _limit(site: Site, work: Path) -> list[str]:
 
 def _override(site: Site, work: Path) -> list[str]:
     """Return the arguments by which the pillar's packages that name a version replace the project's."""
-    versions = [package for package in site.config["python_packages"] if re.search("[<>=!~@]", package)]
+    versions = _of_a_version(site.config["python_packages"])
     overrides = work / ".overrides.txt"
     virtualenv_lock.replace(overrides, "".join(f"{line}\n" for line in versions))
     return ["--overrides", str(overrides)] if versions else []

@@ -275,12 +275,15 @@ def test_dependency_groups_of_pyproject_are_installed(make_site, uv, tmp_path, p
     ("contradiction", "expected"),
     [
         ("", [[*REQUIRED, "--", "a==2", "b"]]),
-        ("requirements.txt -- a", [[*REQUIRED, "--", "a==2", "b"], [*REQUIRED, *OVERRIDES, "--", "a==2", "b"]]),
+        (
+            "requirements.txt -- a",
+            [*[[*REQUIRED, "--", "a==2", "b"]] * 2, [*REQUIRED, *OVERRIDES, "--", "a==2", "b"]],
+        ),
         (
             "requirements.txt .*-- a",
             [
-                *([*REQUIRED, "--", "a==2", "b"], [*REQUIRED, *OVERRIDES, "--", "a==2", "b"]),
-                *(REQUIRED, ["--", "a==2", "b"]),
+                *([*REQUIRED, "--", "a==2", "b"], [*REQUIRED, "--", "a==2", "b"]),
+                *([*REQUIRED, *OVERRIDES, "--", "a==2", "b"], REQUIRED, ["--", "a==2", "b"]),
             ],
         ),
     ],
@@ -294,6 +297,29 @@ def test_packages_that_do_not_suit_the_requirements_override_them(make_site, uv,
     virtualenvs.build(site, source, ["requirements.txt"], "key")
     added = [argv[5:] for argv, _folder in uv.calls if "install" in argv][:-1]
     assert [[argument.replace(work, "") for argument in argv] for argv in added] == expected
+
+
+def test_what_packages_require_of_others_counts_where_the_pillar_replaces_a_pin(make_site, uv, tmp_path, monkeypatch):
+    """An override would take Django in the version that a package requires out of that too."""
+    text = (
+        "Django==2.0.12 # old\na_b>=1\nDjango_CORS[x]==2.2\nc==1; python_version < '4'\n-r more.txt\ndjango-other==1\n"
+    )
+    source = write_tree(tmp_path / "source", {"requirements.txt": text, "more.txt": "DJANGO<3\nc\n"})
+    site = make_site(python_packages=["django~=3.2.0", "django-cors>=2.2", "c"])
+    left: list[str] = []
+
+    def run(*arguments, **more):
+        left[:] = [(site.build.top / "requirements" / name).read_text() for name in ("requirements.txt", "more.txt")]
+        uv.contradiction = "--requirement" if "Django==" in left[0] else ""
+        return uv.run(*arguments, **more)
+
+    monkeypatch.setattr(build_user, "run_as_build_user", run)
+    virtualenvs.build(site, source, ["requirements.txt"], "key")
+    assert [text.split() for text in left] == [
+        ["a_b>=1", "c==1;", "python_version", "<", "'4'", "-r", "more.txt", "django-other==1"],
+        ["c"],
+    ]
+    assert not [argv for argv, _folder in uv.calls if "--overrides" in argv]
 
 
 def test_versions_without_solution_are_the_error_where_the_requirements_alone_fail(make_site, uv, tmp_path):
@@ -417,7 +443,7 @@ def test_package_that_a_marker_leaves_out_need_not_be_in_the_index(make_site, uv
     uv.contradiction, uv.absent = r"requirements\.txt (?!.*--overrides)", "ufw"
     left_out = "ufw; sys_platform == 'none'"
     virtualenvs.build(make_site(python_packages=[left_out]), source, ["requirements.txt"], "key")
-    argv = [argv for argv, _folder in uv.calls if "install" in argv][1]
+    argv = [argv for argv, _folder in uv.calls if "install" in argv][2]
     assert "--overrides" in argv and argv[-2:] == ["--", left_out]
 
 
