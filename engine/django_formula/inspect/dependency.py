@@ -7,6 +7,7 @@ from django_formula.inspect import project, removed, requirements
 from django_formula.knowledge import hints
 from django_formula.knowledge import package as knowledge_package
 from django_formula.site.sites import Site
+from django_formula.virtualenv import interpreter
 
 #: How Python reports a name that a module does not have.
 _NO_NAME = re.compile(
@@ -53,7 +54,8 @@ def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) ->
     python = _PYTHON.search(log)
     known = dict(requirements.not_running(installed, python[1] if python else "3.99"))
     newer = [f"{one}~={known[one]}" for one in known if one not in replacing] if package in known else []
-    newer = newer or [f"{package}>{version}"]
+    supported = interpreter.newer_django(version, python[1] if python else "") if package == "django" else ""
+    newer = newer or [f"{package}~={supported}.0" if supported else f"{package}>{version}"]
     gone = found["missing"] or f"{found['of'] or found['module']}.{found['name'] or found['attribute']}"
     what = f"uses {gone}, which this Python no longer has"
     what = "does not run on this Python" if found["compiled"] else what
