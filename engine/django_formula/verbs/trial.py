@@ -90,6 +90,9 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
         except (DeploymentError, OSError) as error:
             told = [*trial.notes, *(f"not observed: {line}" for line in str(error).splitlines()[:12])]
             lines = completed.cured(lines, trial.cures)
+            if "packages" in trial.cures:
+                needed = next(line["value"] for line in lines if line["key"] == "packages")
+                told += ["to have it observed, install them, and inspect again:", ["apt-get", "install", *needed]]
         else:
             told = [*trial.notes, *completed.remarks(lines, found, str(trial.source))]
             lines = completed.lines(completed.cured(lines, trial.cures), found, options)

@@ -143,6 +143,14 @@ def test_what_would_change_the_host_is_printed_and_not_tried(inspected, options)
     )
 
 
+def test_packages_of_debian_are_named_with_the_command_that_installs_them(inspected, monkeypatch):
+    print_pillar, _tried = inspected
+    printed = mock.Mock(wraps=trial.inspect_report.text)
+    monkeypatch.setattr(trial.inspect_report, "text", printed)
+    print_pillar(fails(packages=["gcc", "libpq-dev"]))
+    assert ["apt-get", "install", "gcc", "libpq-dev", "libpq5"] in printed.call_args.args[2]
+
+
 def test_what_does_not_help_is_tried_once(inspected):
     print_pillar, tried = inspected
     print_pillar(*[observed("setup", "URL")._replace(error="logs")] * 2)
