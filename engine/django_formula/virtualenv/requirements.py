@@ -74,7 +74,7 @@ def read(site: Site, source: Path, folder: str) -> Requirements:
     """Read the requirements of a project as the build user.
 
     Args:
-        folder: the folder of manage.py, relative to the source; searched before the source's top.
+        folder: the folder of manage.py, relative to the source; searched before those above it.
 
     Raises:
         DeploymentError: the pillar names a file that does not exist, no file is found, or the files are too large.
@@ -96,7 +96,7 @@ def requirement_files(site: Site, source: Path, folder: str) -> list[str]:
     """Return the files that list the requirements of a site's project, relative to its source.
 
     Args:
-        folder: the folder of manage.py, relative to the source; searched before the source's top.
+        folder: the folder of manage.py, relative to the source; searched before those above it.
 
     Raises:
         DeploymentError: the pillar names a file that does not exist, or no file is found.
@@ -121,8 +121,12 @@ def requirement_files(site: Site, source: Path, folder: str) -> list[str]:
 
 
 def default_files(source: Path, folder: str) -> list[str]:
-    """Return the file that a project is installed from if the pillar names none, or an empty list."""
-    folders = [source / folder] if folder == "." else [source / folder, source]
+    """Return the file that a project is installed from if the pillar names none, or an empty list.
+
+    It is in the folder of manage.py, or in one above it.
+    """
+    own = source / folder
+    folders = [one for one in (own, *own.parents) if one.is_relative_to(source)]
     for names in (lock.NAMES, _FILES, ("pyproject.toml",)):
         for parent in folders:
             for name in names:

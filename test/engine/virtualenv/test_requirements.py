@@ -32,6 +32,8 @@ def test_requirements_as_windows_writes_them(tmp_path, encoding):
         (["src/requirements.txt", "requirements.txt"], "src", {}, ["src/requirements.txt"]),
         (["requirements.txt", "src/manage.py"], "src", {}, ["requirements.txt"]),
         (["uv.lock", "src/requirements.txt"], "src", {}, ["uv.lock"]),
+        (["api/Pipfile.lock", "api/app/manage.py"], "api/app", {}, ["api/Pipfile.lock"]),
+        (["api/requirements.txt", "requirements.txt", "web/requirements.txt"], "api/app", {}, ["api/requirements.txt"]),
         (["a.txt", "b.txt", "uv.lock"], ".", {"requirements": ["b.txt", "a.txt"]}, ["b.txt", "a.txt"]),
         ([], ".", {"python_packages": ["django"]}, []),
         (
