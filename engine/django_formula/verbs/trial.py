@@ -26,7 +26,7 @@ from django_formula.observe import completed, observation
 from django_formula.observe import report as observe_report
 from django_formula.observe.observation import Observation
 from django_formula.pillar import compiler, tables
-from django_formula.process import build_user, sandbox
+from django_formula.process import build_user
 from django_formula.project import ask, program
 from django_formula.release import releases
 from django_formula.release import settings as release_settings
@@ -116,6 +116,7 @@ class Trial:
     def __init__(self, where: str, revision: str, name: str, root: Path):
         self._where, self._revision, self._name, self._root = where, revision, name, root
         self._commit = self._release = ""
+        self._is_begun = False
         self.notes: list[str] = []
         self.cures: dict[str, Any] = {}
 
@@ -132,12 +133,19 @@ class Trial:
         deployment = self._deployment(site)
         mirror.prepare(site, deploy_key)
         self._commit = deployment.resolve_commit()
+        self._fetched = deployment
+        self._export()
+
+    def _export(self) -> Release:
+        """Export the source once more: a build gives it to another user."""
+        site = self._fetched.site
         self._release = releases.next_name(site, self._commit)
         release = Release(site, self._release)
         release.path.mkdir(mode=0o755)
         release.update(name=release.name, state="building", commit=self._commit, inputs={}, facts={})
-        deployment.resume(release)
-        step_source.export(deployment, release)
+        self._fetched.resume(release)
+        step_source.export(self._fetched, release)
+        return release
 
     @property
     def source(self) -> Path:
@@ -192,12 +200,9 @@ class Trial:
             written = [line["value"] for line in completed.lines([], found, {}) if line["key"] == "writable"]
             options["writable"] = [*options.get("writable", []), *(path for paths in written for path in paths)]
             more = {key: keys[key] for key in ("environment", *_OF_WORDS) if key in keys}
-            tree, owner = Foreign(self.source), users.user_id(_USER)
             with contextlib.suppress(DeploymentError):
-                again = self._begun({**options, **more, "build": []})
-                for path in sandbox.outermost(deployment.site.config["writable"]):
-                    (tree / path).give(users.ROOT, None, of=owner)
-                list(step_build.build(again))
+                again = self._begun({**options, **more})
+                self._build(again)
                 found = _further(found, self._ask(again))
         return deployment, found
 
@@ -226,7 +231,8 @@ class Trial:
             DeploymentError: it cannot be built, or nothing here keeps the settings from network and secrets.
         """
         site = self._site(options)
-        release = Release(site, self._release)
+        release = self._export() if self._is_begun else Release(site, self._release)
+        self._is_begun = True
         if why := observation.impossible(release.path):
             raise DeploymentError(why)
         if not uv.is_installed():
@@ -236,7 +242,7 @@ class Trial:
         facts = project.find(site, release.path / "source")
         release.update(facts={"commit": self._commit, **facts})
         list(step_build.virtualenv(deployment))
-        self.notes += deployment.unreported_warnings()
+        self.notes += [text for text in deployment.unreported_warnings() if text not in self.notes]
         for other in virtualenvs.unused(site, {str(release.record["virtualenv"])}):
             file.remove_tree(other)
         return deployment

@@ -151,6 +151,17 @@ def test_packages_of_debian_are_named_with_the_command_that_installs_them(inspec
     assert ["apt-get", "install", "gcc", "libpq-dev", "libpq5"] in printed.call_args.args[2]
 
 
+def test_each_attempt_has_a_source_that_the_build_user_can_read(tmp_path, monkeypatch):
+    """A build gives it to the site's user: the second attempt found no manage.py."""
+    made, exported = trial.Trial("https://git.example.org/shop.git", "HEAD", "shop", tmp_path), []
+    monkeypatch.setattr(trial.Trial, "_export", lambda _trial: exported.append(1) or trial.Release(made._site({}), "x"))
+    monkeypatch.setattr(trial.observation, "impossible", lambda _release: "no systemd")
+    for count in (0, 1, 2):
+        with pytest.raises(DeploymentError, match="no systemd"):
+            made._begun({})
+        assert len(exported) == count
+
+
 def test_what_does_not_help_is_tried_once(inspected):
     print_pillar, tried = inspected
     print_pillar(*[observed("setup", "URL")._replace(error="logs")] * 2)
