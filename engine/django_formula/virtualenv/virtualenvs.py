@@ -469,22 +469,23 @@ def _leave_out(work: str, files: list[str], packages: list[str]) -> bool:
     names = [name.partition("[")[0] for name in requirements.names(_of_a_version(packages))]
     spelled = "|".join(re.escape(name).replace(r"\-", "[-_.]+") for name in names)
     line = re.compile(rf"(?im)^[ \t]*(?:{spelled})[ \t]*(?:\[[^\]\n]*\])?[ \t]*(?:[<>=!~;#][^\n\\]*)?$")
-    found: list[str] = []
-    _rewrite(Path(work), files, line, lambda one: found.append(one[0]) or "")
-    return bool(found)
+    return _rewrite(Path(work), files, line, "")
 
 
 def _of_a_version(packages: list[str]) -> list[str]:
     return [package for package in packages if re.search("[<>=!~@]", package)]
 
 
-def _rewrite(work: Path, files: list[str], pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str]) -> None:
-    """Replace what a pattern matches in the requirements, and in the files that they include."""
+def _rewrite(work: Path, files: list[str], pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str]) -> bool:
+    """Replace what a pattern matches in the requirements, and in the files that they include; return whether it did."""
+    is_found = False
     for name in files:
         for path in requirements.with_included(work, work / name, set()):
             text = path.read_text(errors="replace") if path.suffix in (".txt", ".in") else ""
             if pattern.search(text):
+                is_found = True
                 virtualenv_lock.replace(path, pattern.sub(by, text))
+    return is_found
 
 
 def _limit(site: Site, work: Path) -> list[str]:
