@@ -162,7 +162,8 @@ class Trial:
         """Build the project with options that were read, and ask it what it needs.
 
         It gets none of the words that were read for its variables, and shows them itself. Where it does not start so,
-        it is asked again with them, and may write where it has tried to.
+        it is asked again with them, and may write where it has tried to. Where nothing lets it start with this host's
+        Python, the pillar has another one.
 
         Returns:
             What it answers, and the options that the words of its variables need.
@@ -170,18 +171,22 @@ class Trial:
         Raises:
             DeploymentError: it cannot be built or asked.
         """
-        until = time.monotonic() + _BUDGET
+        until, python = time.monotonic() + _BUDGET, dict[str, Any]()
         while True:
             try:
                 deployment, found = self._attempt(keys)
             except DeploymentError as error:
                 program.explain(error)
+                python = python or {key: value for key, value in error.options.items() if key == "python"}
                 if not self._cure(error.offered or error.options, keys, until):
-                    self.cures = hints.merged(self.cures, error.options)
+                    self.cures = python or hints.merged(self.cures, error.options)
                     raise
                 self.notes.append(f"{error.message}: asked again with {hints.flow(self.cures)}")
             else:
-                if found.stage == "done" or not self._cure(self._cures_of(deployment, found), keys, until):
+                if found.stage == "done":
+                    break
+                if not self._cure(self._cures_of(deployment, found), keys, until):
+                    self.cures = python or self.cures
                     break
                 self.notes.append(f"{found.error}: asked again with {hints.flow(self.cures)}")
             keys = hints.merged(self.cures, keys)

@@ -179,10 +179,12 @@ def require_for_django(site: Site, version: str) -> None:
         newer = newer_django(version, found)
         another = _another(site, versions)
         cure = hints.extended(site, "python_packages", [f"django~={newer}.0"]) if newer else ""
-        raise DeploymentError(
+        error = DeploymentError(
             f"Django {version} does not run on {site.python}, which is Python {found}: it needs {versions}",
             hint=hints.Hint(f"{another}, or {cure}", another if another.options else cure) if cure else another,
         )
+        error.offered = {**getattr(cure, "options", {})}
+        raise error
 
 
 def require_for_server(site: Site) -> None:

@@ -151,6 +151,15 @@ def test_packages_of_debian_are_named_with_the_command_that_installs_them(inspec
     assert ["apt-get", "install", "gcc", "libpq-dev", "libpq5"] in printed.call_args.args[2]
 
 
+def test_another_python_is_printed_where_a_newer_django_does_not_start(inspected):
+    print_pillar, _tried = inspected
+    for stage, expected in (("done", "python_packages"), ("setup", "python")):
+        old = fails(python="3.9")
+        old.offered = {"python_packages": ["django~=3.2.0"]}
+        pillar = print_pillar(old, *[observed(stage, "URL")._replace(error="logs")] * 2)
+        assert {*pillar} & {"python", "python_packages"} == {expected}
+
+
 def test_each_attempt_has_a_source_that_the_build_user_can_read(tmp_path, monkeypatch):
     """A build gives it to the site's user: the second attempt found no manage.py."""
     made, exported = trial.Trial("https://git.example.org/shop.git", "HEAD", "shop", tmp_path), []

@@ -159,6 +159,7 @@ def test_django_that_does_not_run_on_the_interpreter_is_refused(
     with pytest.raises(DeploymentError) as error:
         interpreter.require_for_django(site, version)
     cure = f", or django:sites:blog:python_packages: [six, 'django~={newer}.0']" if newer else ""
+    assert error.value.offered == ({"python_packages": ["six", f"django~={newer}.0"]} if newer else {})
     assert str(error.value) == (
         f"Django {version} does not run on python3, which is Python {python}: it needs {needed}\n"
         f"set django:sites:blog:python to {QUOTED.format(suggested)}{cure}"
