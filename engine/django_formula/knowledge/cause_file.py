@@ -32,6 +32,7 @@ _DATA = re.compile(r"\.(pkl|pickle|joblib|sav|h5|keras|onnx|np[yz]|mmdb|csv|xlsx
 _OF_SYSTEM = r"/(bin|boot|dev|etc|lib\w*|proc|root|run|sbin|sys|usr|var/(run|lib/(dpkg|systemd|django-formula)))(/|$)"
 #: A path in the folder of a package that is installed.
 _PACKAGE = re.compile(r"/(?:virtualenv|virtualenvs/[^/]+)/lib/python[\d.]+/site-packages/([A-Za-z_]\w*)/")
+_HOME = PurePosixPath("/nonexistent")
 _DATABASE_FILE = re.compile(
     r"(?:unable to open database file|attempt to write a readonly database)(?:: (?P<path>/\S+))?"
 )
@@ -63,6 +64,8 @@ def of_file(site: Site, text: str, facts: Mapping[str, Any], *, building: bool =
         if is_elsewhere and not is_missing and not building and _CONFIGURATION.search(path.name):
             return f"let {site.user} read {path}, a file with its configuration"
         if is_elsewhere and (not is_missing or path.suffix == ".log"):
+            within = re.search(re.escape(f"{path}/") + r"[^'\"\s]+", text)  # whose parents it makes
+            path = PurePosixPath(within[0]) if within and path == _HOME else path
             return _let_write(site, path, found["why"], building=building)
     return ""
 
@@ -119,7 +122,7 @@ def _add_file(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> 
     if path.is_relative_to(site.root.parent) or ".." in path.parts:
         return ""
     by_name = f"add it to {files} and set the variable that has its path to that one, relative to manage.py's folder"
-    if path.is_relative_to("/nonexistent"):
+    if path.is_relative_to(_HOME):
         return f"the project reads {path.name} from its home, which {site.user} does not have: {by_name}"
     return f"the project reads {path}, which this host does not have: create it for {site.user}, or {by_name}"
 
@@ -160,13 +163,23 @@ def _made(site: Site, folder: PurePosixPath) -> str:
     return in_command("runuser", "-u", site.user, "--", "mkdir", "-p", str(folder))
 
 
+#: Folders of a home, and the variables that name others in their place.
+_OF_HOME = {".config": "XDG_CONFIG_HOME", ".cache": "XDG_CACHE_HOME", ".local/share": "XDG_DATA_HOME"}
+
+
 def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> str:
     """Return what lets a project write outside of the site's folders, but for those of the system."""
     folder = path.parent if _FILE_NAME.search(path.name) else path
-    if path.is_relative_to("/nonexistent"):
-        home = {"HOME": {"from": "shared"}}
-        text = f"the project writes to its home, which {site.user} does not have: set {site.at}:environment: "
-        return hints.Hint(text + hints.flow(home), {"environment": home})
+    if path.is_relative_to(_HOME):
+        text = f"the project writes to its home, which {site.user} does not have: set "
+        variable = next((name for folder, name in _OF_HOME.items() if path.is_relative_to(_HOME / folder)), "")
+        if variable:
+            found = {variable: {"from": "shared"}}
+            return hints.Hint(f"{text}{site.at}:environment: {hints.flow(found)}", {"environment": found})
+        return (
+            f"{text}the variable that names the folder, in {site.at}:environment, to {{from: shared}}, or have the "
+            f"project write below {site.shared.top}"
+        )
     if ".." in path.parts or re.match(_OF_SYSTEM, str(path)):
         return f"have the project write below {site.shared.top}"
     key, user = ("build_sandbox", site.build_user) if building else ("sandbox", site.user)
