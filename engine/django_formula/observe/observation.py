@@ -162,7 +162,8 @@ def needed(site: Site, release: Path, facts: Mapping[str, Any]) -> list[Variable
     why = impossible(release)
     if not why:
         try:
-            return _ANSWERED.setdefault(release, of(site, release, facts).variables)
+            of(site, release, facts)
+            return _ANSWERED[release]
         except DeploymentError as error:
             why = error.message
     _log.info("%s: its settings are not asked for variables: %s", site.name, why)
@@ -200,7 +201,9 @@ def of(site: Site, release: Path, facts: Mapping[str, Any], *, everything: bool 
         task=f"observe-{os.getpid()}",
         closed=True,
     )
-    return parse(transient.run_command(command), {*given, *site.config["environment"]}, secrets.known(site))
+    found = parse(transient.run_command(command), {*given, *site.config["environment"]}, secrets.known(site))
+    _ANSWERED[release] = [one for one in found.variables if one.is_required]
+    return found
 
 
 def stdin(request: Mapping[str, Any]) -> str:

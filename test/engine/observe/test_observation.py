@@ -165,6 +165,13 @@ def test_an_answer_of_no_use_is_none(answered, tmp_path, said):
     assert observation.needed(configured(), tmp_path, FACTS) == []
 
 
+def test_a_release_that_was_asked_for_all_is_not_asked_again(answered, tmp_path):
+    answered.answer = answer(variable("KEY"), variable("OTHER", required=False))
+    observation.of(configured(), tmp_path, FACTS, everything=True)
+    answered.answer = DeploymentError("asked again")
+    assert [one.name for one in observation.needed(configured(), tmp_path, FACTS)] == ["KEY"]
+
+
 def test_many_variables_are_not_all_told(answered, tmp_path):
     answered.answer = answer(*(variable(f"V{number}") for number in range(1000)))
     assert len(observation.needed(configured(), tmp_path, FACTS)) == 500
