@@ -19,7 +19,8 @@ from django_formula.virtualenv import lock, requirements
 _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+(\S+)", re.MULTILINE)
 _OF_LOCK = re.compile(r"""(?:registry = |^url = )"(https?://[^"]+)\"""", re.MULTILINE)
 _PINNED = re.compile(
-    r"^\s*[\"']?([A-Za-z][\w.-]*)(?:\[[^\]]*\])?\s*===?\s*([\w.!+]+?)(\.\*)?(?![\w.!+*])", re.MULTILINE
+    r"^\s*[\"']?([A-Za-z][\w.-]*)(?:\[[^\]]*\])?\s*(?:===?|(~=)(?=\s*\d+\.\d+\.\d))\s*([\w.!+]+?)(\.\*)?(?![\w.!+*])",
+    re.MULTILINE,
 )
 #: A requirement with a version or a bound of it, which as one of the pillar's replaces the pin of the project.
 _REPLACING = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*(?:(?:===?|~=)\s*(\d[\w.]*)|[<>!@=])")
@@ -133,9 +134,9 @@ def versions(contents: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pins(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the packages that lines pin, and the version; of open ones (``==2.*``) only that of Django."""
-    for name, version, is_open in _PINNED.findall(text):
-        if not is_open or name.lower() == "django":
+    """Yield the packages that lines pin, and the version; of open ones (``==2.*``, ``~=2.2.1``) only that of Django."""
+    for name, tilde, version, star in _PINNED.findall(text):
+        if not tilde + star or name.lower() == "django":
             yield name, version
 
 

@@ -216,6 +216,9 @@ def test_version_with_a_fault_is_replaced():
 def test_an_open_version_is_no_pin_of_a_package_that_cannot_be_built():
     text = "psycopg2-binary==2.*\ndjango==1.11.*  # old\npillow ==9.1.0; python_version > '3'\nsix==1.*,<1.16\n"
     assert requirements.versions({"requirements.txt": text}) == {"django": "1.11", "pillow": "9.1.0"}
+    text = "Django~=3.2.22\nboto3~=1.23.10\n"
+    assert requirements.versions({"requirements.txt": text}) == {"django": "3.2.22"}
+    assert requirements.versions({"requirements.txt": "Django ~= 4.1\n"}) == {}
 
 
 @pytest.mark.parametrize(
