@@ -266,6 +266,11 @@ def test_the_failure_as_written_is_reported_where_no_day_helps(build, monkeypatc
             "python",
         ),
         (
+            "error: No solution found …\n  cause: Because a==1 has no wheels with a matching Python ABI tag (e.g., `cp313`)"
+            " and you require a==1, we can conclude that your requirements are unsatisfiable.",
+            "python",
+        ),
+        (
             "error: No solution found …\n\nhint: `b` was filtered by `exclude-newer` to only include packages …",
             "filtered",
         ),
