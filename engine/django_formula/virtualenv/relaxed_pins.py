@@ -26,9 +26,10 @@ _ASKED, _ANSWER, _RELAXED = ".relax.in", "pylock.relax.toml", ".relaxed.txt"
 _NAME, _VERSION = r"[A-Za-z0-9](?:[\w.-]{0,98}[A-Za-z0-9])?", r"[A-Za-z0-9][\w.!+]{0,60}"
 #: What uv says of a package that it cannot build: one of an index has a version.
 _UNBUILT = re.compile(rf"Failed to (?:build|download and build) `({_NAME})(?:==({_VERSION})|\[|\s*@)", re.ASCII)
-#: What uv says of a version that is for another Python.
+#: What uv says of a version that is for another Python, or for a pip of its own time.
 _OTHER_PYTHON = re.compile(
-    rf"({_NAME})==({_VERSION}) (?:depends on Python|has no wheels with a matching Python)", re.ASCII
+    rf"({_NAME})==({_VERSION}) (?:depends on Python|has no wheels with a matching Python|has invalid metadata)",
+    re.ASCII,
 )
 #: What uv says of versions that are younger than the day by which they are bound: of one that is pinned, its day.
 _YOUNGER = re.compile(r"was filtered by `exclude-newer`[^\n]*?was published at (\d{4}-\d\d-\d\d)T", re.ASCII)

@@ -271,6 +271,10 @@ def test_the_failure_as_written_is_reported_where_no_day_helps(build, monkeypatc
             "python",
         ),
         (
+            "error: No solution found …\n  cause: Because a==1 has invalid metadata and you require a==1, we can …",
+            "python",
+        ),
+        (
             "error: No solution found …\n\nhint: `b` was filtered by `exclude-newer` to only include packages …",
             "filtered",
         ),
