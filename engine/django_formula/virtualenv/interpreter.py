@@ -29,7 +29,7 @@ _DJANGO = (
 #: The versions of Django with which the tests deploy sites, the newest last.
 TESTED = ("4.2", "5.2", "6.0", "6.1")
 #: The versions of Django with long-term support: one replaces a pinned version that an interpreter does not run.
-_SUPPORTED_LONG = ("3.2", "4.2", "5.2")
+_SUPPORTED_LONG = ("2.2", "3.2", "4.2", "5.2")
 
 
 class Interpreter(NamedTuple):

@@ -67,7 +67,7 @@ OLDER_ALL = OLDER.replace("version replaces the one", "versions replace those")
             MAPPING,
             [],
             "django 1.8.19 uses collections.Mapping, which this Python no longer has: set "
-            f"django:sites:blog:python_packages: ['django~=3.2.0']{OLDER}",
+            f"django:sites:blog:python_packages: ['django~=2.2.0']{OLDER}",
         ),
         ("bleach/x.py", MAPPING, ["bleach>=3.1"], ""),
         ("absent/x.py", MAPPING, [], ""),
