@@ -247,7 +247,8 @@ class Trial:
         facts = project.find(site, release.path / "source")
         release.update(facts={"commit": self._commit, **facts})
         list(step_build.virtualenv(deployment))
-        self.notes += [text for text in deployment.unreported_warnings() if text not in self.notes]
+        told = [text.removeprefix(f"{_NAME}: ") for text in deployment.unreported_warnings()]
+        self.notes += [text for text in told if text not in self.notes]
         for other in virtualenvs.unused(site, {str(release.record["virtualenv"])}):
             file.remove_tree(other)
         return deployment

@@ -196,7 +196,7 @@ def test_variable_of_a_setting_that_a_check_refuses_is_named(project_commands, r
     project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
     with pytest.raises(DeploymentError) as error:
         program.start(configured(**options), release, FACTS, [])
-    general = "correct what they report, or excuse a check by its id, django:sites:blog:silenced_checks: [models.W042]"
+    general = "correct what they report, or excuse a check by its id, django:sites:blog:silenced_checks: [4_0.E001]"
     assert error.value.hint == made + general
 
 
