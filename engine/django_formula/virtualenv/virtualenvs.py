@@ -260,7 +260,9 @@ def _without_solution(site: Site, unsolved: DeploymentError, error: DeploymentEr
     at = f"{site.at}:python_packages"
     hint = f"no versions suit both the requirements and {at}: add what the lines above name to it, in a version that "
     hint += f"suits the rest. The requirements alone cannot be installed: {error.message}"
-    return DeploymentError(unsolved.message, log=unsolved.log, hint="; ".join(filter(None, [hint, error.hint])))
+    made = DeploymentError(unsolved.message, log=unsolved.log, hint="; ".join(filter(None, [hint, error.hint])))
+    made.options = {**error.options}
+    return made
 
 
 def _unsolved(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from django_formula.host.commands import DeploymentError
+from django_formula.knowledge.hints import Hint
 from django_formula.process import build_user
 from django_formula.server import uwsgi
 from django_formula.virtualenv import interpreter as virtualenv_interpreter
@@ -136,7 +137,8 @@ def uv(monkeypatch):
                 log += f"  cause: {self.cause}" if self.cause else ""
                 raise DeploymentError(f"{doing} failed (exit 1)", log=self.log or log)
             if self.fails and self.fails in argv:
-                raise DeploymentError(f"{doing} failed", hint="set what cures it")
+                cure = Hint("set what cures it", {"python_packages": ["b>=1"]})
+                raise DeploymentError(f"{doing} failed", hint=cure)
             if "venv" in argv:
                 Path(argv[-1], "bin").mkdir()
                 Path(argv[-1], "bin/python").write_text("")
@@ -335,6 +337,7 @@ def test_versions_without_solution_are_the_error_where_the_requirements_alone_fa
         "to it, in a version that suits the rest. "
         "The requirements alone cannot be installed: installing packages failed; set what cures it",
     )
+    assert error.value.options == {"python_packages": ["b>=1"]}
 
 
 @pytest.mark.parametrize(("absent", "installs"), [("b-c", 1), ("a", 3)])
