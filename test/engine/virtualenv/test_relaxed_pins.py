@@ -266,7 +266,7 @@ def test_the_failure_as_written_is_reported_where_no_day_helps(build, monkeypatc
             "python",
         ),
         (
-            "error: No solution found …\n  cause: Because a==1 has no wheels with a matching Python ABI tag (e.g., `cp313`)"
+            "error: No solution found …\n  cause: Because a==1 has no wheels with a matching Python ABI tag (`cp313`)"
             " and you require a==1, we can conclude that your requirements are unsatisfiable.",
             "python",
         ),
