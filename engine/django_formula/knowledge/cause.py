@@ -189,10 +189,12 @@ def _of_store(failure: Failure) -> str:
         missing = {key: use for key, use in missing.items() if not site.config.get("caches" if key == "cache" else key)}
         options = ", ".join(f"{at}:{key}: {{engine: redis}} {use}" for key, use in missing.items())
         cure = hints.Hint(f"{what}: set {options}", {key: {"engine": "redis"} for key in missing})
-        if missing or not re.match(r"(localhost|127\.0\.0\.1):6379", redis["at"]):
-            return cure if missing else _store(site, what, "queue", "redis")
+        cure = cure if missing else _store(site, what, "queue", "redis")
+        if not re.match(r"(localhost|127\.0\.0\.1):6379", redis["at"]):
+            return cure
         server = hints.extended(site, "packages", ["redis-server"])
-        return f"{_store(site, what, 'queue', 'redis')}; or set {server}, to which all users of this host may connect"
+        own = f"for a client of its own, {server}, to which all users of this host may connect"
+        return hints.Hint(f"{cure}; or, {own}", cure)
     if redis or _BROKER.search(text):
         return _store(site, "Celery does not reach its broker", "queue", "redis")
     return ""
