@@ -127,6 +127,10 @@ class Store(ABC):
     KIND: ClassVar[str]
     CLIENTS: ClassVar[frozenset[str]] = frozenset()
 
+    def clients(self, django_version: tuple[int, ...]) -> frozenset[str]:
+        """Return those of the packages that do for a version of Django; empty for a store that is no cache of it."""
+        return self.CLIENTS
+
     def requirement(self, django_version: tuple[int, ...]) -> str:
         """Return the requirement that is installed where the project brings no client; empty where none is needed."""
         return ""

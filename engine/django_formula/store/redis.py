@@ -43,6 +43,9 @@ class RedisStore(ServerStore):
         r"|(?<= on)(?: #[0-9a-f]{64})+(?= .* -migrate$)|(?<= ~\*) &\*(?= )"
     )
 
+    def clients(self, django_version: tuple[int, ...]) -> frozenset[str]:
+        return frozenset({"django_redis"}) if () < django_version < (4, 0) else self.CLIENTS
+
     def requirement(self, django_version: tuple[int, ...]) -> str:
         """Return redis-py, and for a Django without a cache of its own for it django-redis."""
         return "redis>=4.5" if django_version >= (4, 0) else "django-redis>=5.0"

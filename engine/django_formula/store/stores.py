@@ -39,7 +39,9 @@ def requirements(site: Site, django_version: tuple[int, ...], installed: set[str
         installed: its packages, as their ``dist-info`` folders are named.
     """
     kinds = {options["engine"]: STORES[options["engine"]] for options in site.stores.values()}
-    missing = [kind for kind in kinds.values() if kind.CLIENTS and not kind.CLIENTS & installed]
+    cached = {options["engine"] for name, options in site.stores.items() if name != "queue"}
+    clients = {kind: kind.clients(django_version if name in cached else ()) for name, kind in kinds.items()}
+    missing = [kind for kind, names in clients.items() if names and not names & installed]
     found = [kind.requirement(django_version) for kind in missing]
     # kombu 5.7 imports it for Redis, and requires it only as celery[redis].
     needs_packaging = "redis" in kinds and "kombu" in installed and "packaging" not in installed

@@ -420,6 +420,10 @@ def test_only_missing_clients_are_installed():
     assert stores.requirements(site, (5, 2), set()) == ["redis>=4.5", "pymemcache>=3.4"]
     assert stores.requirements(site, (3, 2), {"pylibmc"}) == ["django-redis>=5.0"]
     assert stores.requirements(site, (5, 2), {"redis", "pymemcache"}) == []
+    assert stores.requirements(site, (3, 2), {"redis", "pymemcache"}) == []
+    cache = configured(queue={"engine": "redis"}, cache={"engine": "redis"})
+    assert stores.requirements(cache, (3, 2), {"redis"}) == ["django-redis>=5.0"]
+    assert stores.requirements(cache, (3, 2), {"redis", "django_redis"}) == []
     assert stores.requirements(configured(cache={"engine": "database"}), (5, 2), {"kombu"}) == []
     celery = {"redis", "pymemcache", "kombu"}
     assert stores.requirements(site, (5, 2), celery) == ["packaging"]
