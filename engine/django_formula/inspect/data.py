@@ -255,7 +255,8 @@ def static_folders(settings: Settings, tree: Path, folder: str, committed: str) 
     installed, middleware = (_listed(settings.get(name)) for name in ("INSTALLED_APPS", "MIDDLEWARE"))
     storage = [settings.get("STATICFILES_STORAGE"), settings.get("STORAGES", "staticfiles", "BACKEND")]
     own = [str(path) for path in _listed(listed) if isinstance(path, str | PurePosixPath)]
-    is_served = any("whitenoise" in str(one) for one in middleware) or any("Manifest" in str(one) for one in storage)
+    serves = re.compile("|".join(rows("serve_static")), re.IGNORECASE)
+    is_served = any(serves.search(str(one)) for one in middleware) or any("Manifest" in str(one) for one in storage)
     is_found = finders is None or "FileSystemFinder" in str(finders)
     if not committed or is_served or not is_found or "django.contrib.staticfiles" not in installed:
         return []

@@ -188,8 +188,8 @@ def _of_store(failure: Failure) -> str:
         missing = {"queue": "for tasks and channels", "cache": "for a cache"}
         missing = {key: use for key, use in missing.items() if not site.config.get("caches" if key == "cache" else key)}
         options = ", ".join(f"{at}:{key}: {{engine: redis}} {use}" for key, use in missing.items())
-        cure = hints.Hint(f"{what}: set {options}", {key: {"engine": "redis"} for key in missing})
-        cure = cure if missing else _store(site, what, "queue", "redis")
+        given = hints.Hint(f"{what}: set {options}", {key: {"engine": "redis"} for key in missing})
+        cure = given if missing else _store(site, what, "queue", "redis")
         if not re.match(r"(localhost|127\.0\.0\.1):6379", redis["at"]):
             return cure
         server = hints.extended(site, "packages", ["redis-server"])

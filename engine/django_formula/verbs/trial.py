@@ -88,7 +88,10 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
         try:
             found, options = trial.asked(read["keys"])
         except (DeploymentError, OSError) as error:
-            told = [*trial.notes, *(f"not observed: {line}" for line in str(error).splitlines()[:12])]
+            told: list[str | list[str]] = [
+                *trial.notes,
+                *(f"not observed: {line}" for line in str(error).splitlines()[:12]),
+            ]
             lines = completed.cured(lines, trial.cures)
             if "packages" in trial.cures:
                 needed = next(line["value"] for line in lines if line["key"] == "packages")
