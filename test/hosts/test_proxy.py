@@ -299,7 +299,7 @@ def test_release_with_keepalive_loses_no_request(blog, kind, server):
     address = f"http://{blog.host.address}/healthz"
     if blog.options["proxy"] or kind != "nginx":
         blog.deploy(proxy={"kind": kind}, media=None)
-    posts = [Load(address, blog.domain, 4, release=release_of, method="POST", pause=pause) for pause in (0.03, 0.3)]
+    posts = [Load(address, blog.domain, 4, release=release_of, method="POST", pause=pause) for pause in (0.01, 0.3)]
     with posts[0], posts[1]:
         posts[0].wait(20)
         blog.deploy(server=KEEPING[server], proxy={"kind": kind, "keepalive": 8})

@@ -6,7 +6,7 @@ from sites import Site, lines, version
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="live")
+    host = module_hosts(kind="ready")
     blog = Site(host, repositories(host))
     blog.settings = {"secrets": {"API_TOKEN": {"generate": 40, "as": "file"}}}
     return blog
