@@ -26,8 +26,8 @@ _ASKED, _ANSWER, _RELAXED = ".relax.in", "pylock.relax.toml", ".relaxed.txt"
 _NAME, _VERSION = r"[A-Za-z0-9](?:[\w.-]{0,98}[A-Za-z0-9])?", r"[A-Za-z0-9][\w.!+]{0,60}"
 #: What uv says of a package that it cannot build: one of an index has a version.
 _UNBUILT = re.compile(rf"Failed to (?:build|download and build) `({_NAME})(?:==({_VERSION})|\[|\s*@)", re.ASCII)
-#: What uv says of a version that is for another Python, or for a pip of its own time.
-_OTHER_PYTHON = re.compile(
+#: What uv says of a version that does not fit this Python, or a pip of today.
+_UNFIT = re.compile(
     rf"({_NAME})==({_VERSION}) (?:depends on Python|has no wheels with a matching Python|has invalid metadata)",
     re.ASCII,
 )
@@ -329,7 +329,7 @@ class Ladder:
             try:
                 self.uv.run("pip", "compile", *arguments, doing="looking for wheels", folder=self.uv.work)
             except DeploymentError as error:
-                refused |= {normalised(name) for name, _version in _OTHER_PYTHON.findall(error.log)}
+                refused |= {normalised(name) for name, _version in _UNFIT.findall(error.log)}
                 named = {normalised(one) for names in _WITHOUT.findall(error.log) for one in names if one} | refused
                 left = [one for one in wanted if normalised(re.split("[=>]", one)[0]) not in named]
                 wanted = left if left != wanted else []
@@ -397,7 +397,7 @@ def failure(text: str, site: Site | None = None) -> tuple[str, str, str]:
     filtered = _FILTERED.search(text)
     if filtered:
         return "filtered", filtered[1], ""
-    python = _OTHER_PYTHON.search(text)
+    python = _UNFIT.search(text)
     if python:
         return "python", python[1], python[2]
     return ("", "", "") if re.search(r"[Bb]ecause there (is|are) no versions? of", text) else ("unsolved", "", "")
