@@ -44,7 +44,7 @@ from django_formula.site import users as site_users
 from django_formula.store import served as store_served
 from django_formula.untrusted.text import shown_answer
 from django_formula.verbs import documentation, terminal
-from django_formula.virtualenv import managed
+from django_formula.virtualenv import managed_python
 from django_formula.virtualenv import uv as virtualenv_uv
 from django_formula.watch import setup as watch_setup
 
@@ -458,7 +458,7 @@ def python(name, version, table, mirror):
             - table: {{ pythons | tojson }}
             - mirror: https://mirror.example.org/pythons
     """
-    return managed.ensure(version, table, mirror, __salt__["cp.cache_file"], test=__opts__["test"])
+    return managed_python.ensure(version, table, mirror, __salt__["cp.cache_file"], test=__opts__["test"])
 
 
 @_state

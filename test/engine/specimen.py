@@ -28,7 +28,7 @@ from django_formula.site import sites as site_sites
 from django_formula.site.sites import Site
 from django_formula.takeover import manager
 from django_formula.tls import certificates
-from django_formula.virtualenv import kept, managed, uv
+from django_formula.virtualenv import kept, managed_python, uv
 
 ROOT = Path(__file__).parents[2]
 GRAINS = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd", "id": "web1"}
@@ -124,7 +124,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (apache, "NOTES"): "var/lib/apache2/module",
         (certificates, "STATE"): "var/lib/django-formula",
         (clusters, "CREATION"): "etc/postgresql-common/createcluster.d",
-        (managed, "FOLDER"): "usr/local/lib/django-formula/python",
+        (managed_python, "FOLDER"): "usr/local/lib/django-formula/python",
         (uv, "UV"): "usr/local/lib/django-formula/uv",
         (dockerfile, "CACHES"): "var/lib/django-formula/caches",
         (timer, "CRON"): "etc/cron.d",

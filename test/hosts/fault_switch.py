@@ -1,6 +1,6 @@
 """Breaks a deployment from within: a host has it as `sitecustomize.py`, and the environment configures what and when.
 
-FAULT_IN     functions, as `deploy.proof.activate`: the fault comes before a change that one of them makes (`CHANGES`)
+FAULT_IN     functions, as `deploy.proof_end.activate`: the fault comes before a change of one of them (`CHANGES`)
 FAULT_MADE   the file of the changes before which it has come already: each process meets one more
 FAULT_STEP   the step of a release in which the fault comes
 FAULT_WHEN   `first` before the step looks, `acting` while its first command runs (or when it has acted, where it has

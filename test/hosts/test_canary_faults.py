@@ -22,8 +22,8 @@ LONG = {"steps": {"50%": "10m"}}
 UNIT = "django-blog-proof.service"
 NGINX = "$(cat /run/nginx.pid)"
 #: What ends a proof, by functions of its program; and what begins one, in an apply.
-ENDS = " ".join(f"deploy.proof.{name}" for name in ("activate", "begin_bake", "end_bake", "take_back", "interrupt"))
-BEGINS = "deploy.canary.begin"
+ENDS = " ".join(f"deploy.proof_end.{name}" for name in ("activate", "begin_bake", "end_bake", "take_back", "interrupt"))
+BEGINS = "deploy.proof_begin.begin"
 MADE, REACHED = "/root/changes", "/root/reached"
 #: A view that fails for half of the visitors.
 BROKEN = """

@@ -17,7 +17,7 @@ from django_formula.deploy import migration
 from django_formula.deploy import takeover as deploy_takeover
 from django_formula.deploy.findings import Changes as Changes
 from django_formula.deploy.findings import Findings
-from django_formula.deploy.secret import Secrets
+from django_formula.deploy.secrets_in_use import Secrets
 from django_formula.deploy.switch_report import Probe
 from django_formula.deploy.takeover import Takeover
 from django_formula.host import clock, disk

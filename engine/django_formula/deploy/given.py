@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.database import served
-from django_formula.deploy import secret
+from django_formula.deploy import secrets_in_use
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.secret import references, secrets
@@ -100,7 +100,7 @@ class Given:
         references |= {f"tls:{key}": config["tls"][key] for key in ("certificate", "key")}
         references["tls:eab:key"] = config["tls"]["eab"]["key"]
         references |= self._other_keys(site)
-        references |= {kept.given: kept.reference(config) for kept in secret.kept()}
+        references |= {kept.given: kept.reference(config) for kept in secrets_in_use.kept()}
         references["hook_secret"] = (config.get("hook") or {}).get("secret")
         references["deploy_key"] = config["deploy_key"]
         trusted = (config.get("fleet") or {}).get("trusted") or {}

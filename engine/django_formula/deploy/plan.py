@@ -8,10 +8,10 @@ from typing import Any
 
 from django_formula.container import images
 from django_formula.deploy import (
-    canary,
     difference,
     migration,
     preflight,
+    proof_begin,
     replay,
     step_build,
     step_database,
@@ -248,7 +248,7 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
     if kind != "none":
         restarts.append(f"{kind} is reloaded: {', '.join(reloads)}" if reloads else f"{kind} is not reloaded")
     proof = replay.outlook(site, live)
-    shares = {"canary": canary.outlook(site)} if live and canary.is_wanted(site) else {}
+    shares = {"canary": proof_begin.outlook(site)} if live and proof_begin.is_wanted(site) else {}
     return {
         **({"rendered": files} if files else {}),
         "restarts": restarts,

@@ -27,7 +27,7 @@ from django_formula.store import contract, service
 from django_formula.store import served as store_served
 from django_formula.store import setup as store_setup
 from django_formula.tls import certificates as tls_certificates
-from django_formula.virtualenv import kept, managed
+from django_formula.virtualenv import kept, managed_python
 from django_formula.worker import workers
 
 #: Seconds after which every balancer has seen that a host does not serve the common commit: HAProxy's second check, or
@@ -212,7 +212,7 @@ def _remove(site: Site) -> None:
             file.remove_whole(path)  # of half a cache or virtualenv a later release would be made
         else:
             file.remove_tree(path)
-    managed.prune()
+    managed_python.prune()
     if kept.changes():
         kept.apply()
     if not sites.registered():

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from django_formula.database import setup
-from django_formula.deploy import canary, migration, switch
+from django_formula.deploy import migration, proof_begin, switch
 from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host.commands import DeploymentError, redact
 from django_formula.proof import state
@@ -24,11 +24,11 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     site, release, old = deployment.site, deployment.release, deployment.live
     if not release:
         return
-    if canary.is_wanted(site) and _begins_proof(deployment, release):
+    if proof_begin.is_wanted(site) and _begins_proof(deployment, release):
         assert old  # noqa: S101 - the active release, next to which it runs
-        yield {"canary": canary.outlook(site)}
+        yield {"canary": proof_begin.outlook(site)}
         deployment.take_lock()
-        canary.begin(deployment, release, old)
+        proof_begin.begin(deployment, release, old)
         return
     proves = state.current(site) is not None and not deployment.is_proved  # by another process, which ends it
     keeps = claim.current(site) is not None or deployment.keeps_old or proves
@@ -71,11 +71,11 @@ def _begins_proof(deployment: Deployment, release: Release) -> bool:
     if not (deployment.is_new and old and old.name != release.name) or deployment.is_proved:
         return False
     text = f"{release.name} gets all visitors at once, without a canary"
-    if not canary.begins(deployment.site):
+    if not proof_begin.begins(deployment.site):
         is_alone = not deployment.fleet and not deployment.site.has_common_release
         deployment.warn([f"{text}: its hosts have no master, which begins one on all of them"] if is_alone else [])
         return False
-    why = canary.why_not(deployment, release, old)
+    why = proof_begin.why_not(deployment, release, old)
     deployment.warn([f"{text}: {why}"] if why else [])
     return not why
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from django_formula.container import file as container_file
-from django_formula.deploy import canary, difference, preflight, replay
+from django_formula.deploy import difference, preflight, proof_begin, replay
 from django_formula.deploy.deployment import Changes, Deployment, RepeatedFailure
 from django_formula.host import clock, folders
 from django_formula.host import file as host_file
@@ -98,7 +98,7 @@ def _is_proving(deployment: Deployment, inputs: dict[str, str]) -> bool:
     release = Release(site, proof.release) if proof else None
     if not proof or not release or release.record.get("inputs") != inputs or not unit.runs(site):
         return False
-    deployment.warn([f"{canary.described(site, proof)}: see salt-call django.proof {site.name}"])
+    deployment.warn([f"{proof_begin.described(site, proof)}: see salt-call django.proof {site.name}"])
     return True
 
 
@@ -152,7 +152,7 @@ def _foresee(deployment: Deployment, live: Release) -> Changes:
         **({"replay": proof} if proof else {}),
     }
     stores = {f"django-{site.name}-{part}": "removed" for part in setup.obsolete(site)}
-    shares = {"canary": canary.outlook(site)} if canary.begins(site) and not deployment.is_proved else {}
+    shares = {"canary": proof_begin.outlook(site)} if proof_begin.begins(site) and not deployment.is_proved else {}
     known = {
         "instance": instance,
         "live": {**({"stops": ", ".join(stops)} if stops else {}), **shares},

@@ -7,7 +7,7 @@ adds to the changes that it has yielded.
 
 from collections.abc import Callable, Iterator
 
-from django_formula.deploy import canary, order
+from django_formula.deploy import order, proof_begin
 from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.deploy.step_build import build, virtualenv
 from django_formula.deploy.step_database import database, migration
@@ -89,7 +89,7 @@ def outcome(step: str, deployment: Deployment) -> Outcome:
             next(work, None)
     subject, done = row.subject, row.done
     if changes and "canary" in changes:
-        is_late = canary.failing_tasks(deployment.site)
+        is_late = proof_begin.failing_tasks(deployment.site)
         subject, done = "new release", "compared after its switch" if is_late else "given a share of the visitors"
     done = f"{'would be ' if deployment.test else ''}{done}" if changes else "unchanged"
     return Outcome(f"{name}: {subject} {done}", changes or {})

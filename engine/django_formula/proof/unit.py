@@ -17,7 +17,7 @@ from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log
 
 log = Log.of(__name__)
-MODULE = "django_formula.deploy.proving"
+MODULE = "django_formula.deploy.proof_run"
 _SERVICE = """\
 [Unit]
 Description=Proof of a release of the Django site {site}

@@ -18,7 +18,7 @@ from django_formula.secret import secrets
 from django_formula.server import servers
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log, in_command
-from django_formula.virtualenv import interpreter, managed, virtualenvs
+from django_formula.virtualenv import interpreter, managed_python, virtualenvs
 
 log = Log.of(__name__)
 
@@ -163,7 +163,7 @@ def prune(site: Site) -> list[str]:
     used = {os.path.basename(os.readlink(link)) for link in links if link.is_symlink()}
     for path in virtualenvs.unused(site, used):
         stuck += _tried(f"the virtualenv {path.name}", partial(file.remove_whole, path))
-    stuck += _tried("an interpreter", managed.prune)
+    stuck += _tried("an interpreter", managed_python.prune)
     return [*stuck, *images.prune(site, engines)]
 
 

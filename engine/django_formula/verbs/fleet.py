@@ -8,11 +8,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from django_formula.deploy import canary as deploy_canary
-from django_formula.deploy import commands, step_instance, steps
+from django_formula.deploy import commands, proof_begin, proof_end, step_instance, steps
 from django_formula.deploy import migration as deploy_migration
 from django_formula.deploy import plan as deploy_plan
-from django_formula.deploy import proof as deploy_proof
 from django_formula.deploy import rollback as deploy_rollback
 from django_formula.deploy.deployment import Deployment
 from django_formula.deploy.step_build import build, virtualenv
@@ -82,7 +80,7 @@ def ready(name: str) -> dict[str, Any]:
         "unfinished": last.id if last else "",
         "deployment": site.lock("").holder(),
         "time": time.time(),
-        **deploy_canary.status(site),
+        **proof_begin.status(site),
     }
 
 
@@ -237,7 +235,7 @@ def start(name: str, deployment: str, by: str, until: float, migrated: list[str]
             own.warn(deploy_migration.follow(release, migrated, own.secrets.masked()))
     changes = steps.walk(own, (instance,))
     own.end_probe()
-    why_not = {"canary": _why_no_canary(own, release)} if own.live and deploy_canary.is_wanted(own.site) else {}
+    why_not = {"canary": _why_no_canary(own, release)} if own.live and proof_begin.is_wanted(own.site) else {}
     own.lock.release()
     return own, {"changes": changes, **why_not}
 
@@ -245,8 +243,8 @@ def start(name: str, deployment: str, by: str, until: float, migrated: list[str]
 def _why_no_canary(own: Deployment, release: Release) -> str:
     assert own.live is not None  # noqa: S101 - the caller has looked
     if "app" in own.site.config["fleet"]["parts"]:
-        return deploy_canary.why_not(own, release, own.live)
-    return deploy_canary.failing_tasks(own.site)
+        return proof_begin.why_not(own, release, own.live)
+    return proof_begin.failing_tasks(own.site)
 
 
 def canary(name: str, deployment: str, by: str, until: float) -> tuple[Deployment, dict[str, Any]]:
@@ -258,7 +256,7 @@ def canary(name: str, deployment: str, by: str, until: float) -> tuple[Deploymen
     own, release = _resumed(name, deployment, by, until, "canary")
     assert own.live is not None  # noqa: S101 - `start` says whether there is one
     with own.step("canary"):
-        deploy_canary.begin(own, release, own.live)
+        proof_begin.begin(own, release, own.live)
     own.lock.release()
     return own, {"release": release.name}
 
@@ -281,7 +279,7 @@ def proving(name: str, deployment: str) -> dict[str, Any]:
     if not proof_unit.runs(site):
         proof_unit.start(site)
     has_passed = proof_state.has_passed(site, proof)
-    return {"state": "passed" if has_passed else "running", "text": deploy_canary.described(site, proof)}
+    return {"state": "passed" if has_passed else "running", "text": proof_begin.described(site, proof)}
 
 
 def switch(name: str, deployment: str, by: str, until: float) -> tuple[Deployment, dict[str, Any]]:
@@ -293,11 +291,11 @@ def switch(name: str, deployment: str, by: str, until: float) -> tuple[Deploymen
     own, _ = _resumed(name, deployment, by, until, "switch")
     own.site.config = _without_commands(own.site, "after_switch")
     with own.step("instance"):
-        proved = deploy_proof.begin_switch(own.site, deployment)
+        proved = proof_end.begin_switch(own.site, deployment)
         step_instance.take_up(own)
     changes = steps.walk(own, SWITCH)
     if proved:
-        deploy_proof.end_switch(own.site, proved)
+        proof_end.end_switch(own.site, proved)
     return own, {"changes": changes}
 
 

@@ -6,8 +6,7 @@ import secrets
 import time
 from typing import Any
 
-from django_formula.deploy import canary
-from django_formula.deploy import proof as deploy_proof
+from django_formula.deploy import proof_begin, proof_end
 from django_formula.host.commands import DeploymentError
 from django_formula.proof import state, unit
 from django_formula.proof.state import Proof
@@ -66,7 +65,7 @@ def show(name: str) -> dict[str, Any]:
         ended = {"ended": proof.outcome, "why": proof.why}
     else:
         ended = {
-            "now": canary.described(site, proof),
+            "now": proof_begin.described(site, proof),
             **({} if unit.runs(site) else {"problem": f"its program does not run: {starts}"}),
         }
     return {**known, **ended, **proof.evidence}
@@ -111,7 +110,7 @@ def share_of_fleet(name: str, deployment: str, percent: str | int | None, *, tok
 
 def _shared(site: Site, proof: Proof, percent: str | int | None, token: str | None) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    why_not = canary.failing_tasks(site) if proof.phase == state.CANARY and (percent is not None or token) else ""
+    why_not = proof_begin.failing_tasks(site) if proof.phase == state.CANARY and (percent is not None or token) else ""
     if why_not:
         raise DeploymentError(f"{proof.release} gets no visitors before the switch: {why_not}")
     if percent is not None:
@@ -138,9 +137,9 @@ def finish(name: str) -> dict[str, Any]:
     _refuse_of_fleet(site, _running(site), "they switch together", "promote")
     proof = _stopped(site)
     if proof.phase == state.BAKE:
-        deploy_proof.end_bake(site, proof)
+        proof_end.end_bake(site, proof)
     else:
-        deploy_proof.activate(site, proof)
+        proof_end.activate(site, proof)
         if state.current(site):
             unit.start(site)
     return {"release": proof.release}
@@ -157,7 +156,7 @@ def back(name: str) -> dict[str, Any]:
     if proof.phase == state.CANARY:
         lease.end(site)
     proof = _stopped(site)
-    deploy_proof.take_back(site, proof, "it was taken back on the command line", is_asked_for=True)
+    proof_end.take_back(site, proof, "it was taken back on the command line", is_asked_for=True)
     return {"release": proof.old, "on hold": proof.release}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from django_formula.backup import backups
 from django_formula.container import containers
 from django_formula.database import databases
-from django_formula.deploy import canary, order
+from django_formula.deploy import order, proof_begin
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies
@@ -158,7 +158,7 @@ def status(site: Site, *, visits: bool = True) -> dict[str, Any]:
         "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
         "maintenance": maintenance.summary(site),
-        **(canary.status(site) if state.current(site) else {}),
+        **(proof_begin.status(site) if state.current(site) else {}),
         **waiting.status(site),
         "unreached": reach.problem(site) if live and visits else "",
         "interpreter": disk.interpreter_problem(live) if live else "",

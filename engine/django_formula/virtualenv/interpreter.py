@@ -12,7 +12,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.knowledge import hints, python_versions
 from django_formula.server import servers
 from django_formula.site.sites import Site
-from django_formula.virtualenv import managed
+from django_formula.virtualenv import managed_python
 
 #: Versions of Django, and the versions of Python that they run on: another one has removed a module that they import,
 #: or is refused by them.
@@ -76,7 +76,7 @@ def path(site: Site) -> str:
         return interpreter(site).path
     found = shutil.which(site.python, path=commands.PATH)
     if not found and site.python_version:
-        found = managed.executable(site.python_version)
+        found = managed_python.executable(site.python_version)
     if not found:
         raise DeploymentError(
             f"the interpreter {site.python} is not installed on this host", hint=_hint_of_missing(site)

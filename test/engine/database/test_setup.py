@@ -4,8 +4,7 @@ import re
 
 import pytest
 from django_formula.database import engines, setup
-from django_formula.deploy import secret as deploy_secret
-from django_formula.deploy import steps
+from django_formula.deploy import secrets_in_use, steps
 from django_formula.host import commands
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
@@ -128,7 +127,7 @@ def test_failed_release_keeps_login_of_active_one(blog, server, monkeypatch):
 
 
 def test_killed_deployment_resumed_with_new_login(blog, server, monkeypatch):
-    monkeypatch.setattr(deploy_secret.Secrets, "restore_replaced", lambda secrets: None)
+    monkeypatch.setattr(secrets_in_use.Secrets, "restore_replaced", lambda secrets: None)
     start = instances.start
     monkeypatch.setattr(instances, "start", lambda site, release: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -11,9 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django_formula.deploy import canary as deploy_canary
-from django_formula.deploy import proof as deploy_proof
-from django_formula.deploy import proving, removal
+from django_formula.deploy import proof_begin, proof_end, proof_run, removal
 from django_formula.host.commands import DeploymentError
 from django_formula.kind import kinds
 from django_formula.proof import state
@@ -572,8 +570,8 @@ def proving_host(host, monkeypatch):
     host.ended, host.why_not = [], ""
     monkeypatch.setattr(proof_unit, "start", lambda site: None)
     monkeypatch.setattr(proof_unit, "runs", lambda site: True)
-    monkeypatch.setattr(deploy_canary, "why_not", lambda deployment, release, live: host.why_not)
-    monkeypatch.setattr(deploy_proof, "_PAGES", 0.0)
+    monkeypatch.setattr(proof_begin, "why_not", lambda deployment, release, live: host.why_not)
+    monkeypatch.setattr(proof_end, "_PAGES", 0.0)
     return host
 
 
@@ -593,9 +591,9 @@ def passed(site: Any) -> None:
     state.change(site, state.current(site), stage=2)
 
 
-def run_of(site: Any) -> proving._Run:
+def run_of(site: Any) -> proof_run._Run:
     """What the program of the proof has of a site, without its reader."""
-    run = proving._Run.__new__(proving._Run)
+    run = proof_run._Run.__new__(proof_run._Run)
     run._site, run._proof, run._reader = site, state.current(site), SimpleNamespace(keys=())
     run._new, run._answered = Release(site, run._proof.release), 0
     run.judge = SimpleNamespace(evidence=dict, verdict=None)
@@ -692,7 +690,7 @@ def test_share_ends_when_nothing_is_heard_of_the_master(proving_host):
 def test_host_that_takes_a_release_back_does_not_switch_to_it(proving_host):
     site, old = proving_host.site, proving_host.live
     name = begun()
-    deploy_proof.take_back(site, state.current(site), "it raised KeyError for 2 visitors")
+    proof_end.take_back(site, state.current(site), "it raised KeyError for 2 visitors")
     assert verbs.proving("blog", ID) == {"state": "ended", "text": "it raised KeyError for 2 visitors"}
     record = Release(site, name).record
     assert record["state"] == "failed" and record["step"] == "canary" and "salt-run django.deploy" in record["error"]

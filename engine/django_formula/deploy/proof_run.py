@@ -72,9 +72,9 @@ def _carry_on(site: Site, proof: Proof) -> None:
 
 def _ending() -> Any:
     """Return what ends a proof, with all steps of a deployment: loaded when it is due."""
-    from django_formula.deploy import proof
+    from django_formula.deploy import proof_end
 
-    return proof
+    return proof_end
 
 
 def _reader(site: Site, proof: Proof) -> Reader:

@@ -15,7 +15,7 @@ import yaml
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
 from django_formula.knowledge import python_versions
-from django_formula.virtualenv import managed
+from django_formula.virtualenv import managed_python
 from specimen import ROOT
 from trees import write_tree
 
@@ -56,7 +56,7 @@ def calls(monkeypatch, folder):
 
 
 def install(mirror, cached=lambda url: False):
-    managed.install(ARCHIVE, mirror, cached)
+    managed_python.install(ARCHIVE, mirror, cached)
 
 
 def test_table_has_each_version_that_is_suggested_for_both_machines():
@@ -70,17 +70,17 @@ def test_table_has_each_version_that_is_suggested_for_both_machines():
 
 def test_archive_is_that_of_the_machine(monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    known = managed.known(TABLE, "3.13")
+    known = managed_python.known(TABLE, "3.13")
     assert known == {
         "release": TABLE["versions"]["3.13"]["version"],
         **TABLE["versions"]["3.13"]["archives"]["aarch64"],
     }
     with pytest.raises(DeploymentError) as error:
-        managed.known(TABLE, "3.7")
+        managed_python.known(TABLE, "3.7")
     assert "there is no Python 3.7 to install on this host (aarch64): the formula knows 3.15, 3.14" in str(error.value)
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     with pytest.raises(DeploymentError, match="knows interpreters for other machines only"):
-        managed.known(TABLE, "3.13")
+        managed_python.known(TABLE, "3.13")
 
 
 @pytest.mark.parametrize("scheme", ["file", "salt", "http"])
@@ -96,8 +96,8 @@ def test_interpreter_is_installed_from_each_kind_of_mirror(folder, mirror, calls
     assert uv[1:4] == ["python", "install", key] and {"--no-config", "--no-bin", "--offline"} < {*uv}
     listed = options["list"][key]
     assert listed["sha256"] == ARCHIVE["sha256"] and listed["url"].startswith(f"file://{folder}/.new/cpython-3.13.7")
-    assert started[0] == managed.executable("3.13") == str(folder / f"3.13.7/{key}/bin/python3.13")
-    assert managed.is_installed("3.13.7") and not managed.is_installed("3.13.8")
+    assert started[0] == managed_python.executable("3.13") == str(folder / f"3.13.7/{key}/bin/python3.13")
+    assert managed_python.is_installed("3.13.7") and not managed_python.is_installed("3.13.8")
     assert sorted(os.listdir(folder)) == ["3.13.7"]
     assert sorted(os.listdir(folder / "3.13.7")) == [".complete", key]
 
@@ -112,7 +112,7 @@ def test_interpreter_is_installed_from_each_kind_of_mirror(folder, mirror, calls
     ],
 )
 def test_archive_that_is_not_the_known_one_leaves_nothing(folder, mirror, calls, monkeypatch, change, message):
-    monkeypatch.setattr(managed, "_LIMIT", 500)
+    monkeypatch.setattr(managed_python, "_LIMIT", 500)
     change(mirror / PATH)
     with pytest.raises(DeploymentError) as error:
         install(f"file://{mirror}")
@@ -147,9 +147,9 @@ def test_interpreters_that_no_virtualenv_has_are_deleted(folder, make_site):
     write_tree(site.virtualenvs / "one", {"pyvenv.cfg": f"home = {folder}/3.12.1/x/bin\nversion_info = 3.12.1\n"})
     write_tree(site.virtualenvs / "two", {"pyvenv.cfg": f"version = 1\nhome={folder}/3.13.7/x/bin\n"})
     write_tree(site.virtualenvs, {"three/bin/python": ""})
-    managed.prune()
+    managed_python.prune()
     assert len(os.listdir(folder)) == 5, "of what was installed just now the site may not be registered yet"
     for complete in folder.glob("*/.complete"):
         os.utime(complete, (1, 1))
-    managed.prune()
+    managed_python.prune()
     assert sorted(os.listdir(folder)) == ["3.12.1", "3.13.18", "3.13.7"]

@@ -8,7 +8,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from django_formula.deploy import canary, proof, proving, steps
+from django_formula.deploy import proof_begin, proof_end, proof_run, steps
 from django_formula.deploy.deployment import RepeatedFailure
 from django_formula.host import file, locks
 from django_formula.host.commands import DeploymentError
@@ -24,7 +24,7 @@ from django_formula.verbs.status import status
 from fault_switch import CHANGES
 from thinned import full
 
-WHY_NOT, RUN = canary.why_not, proving._Run
+WHY_NOT, RUN = proof_begin.why_not, proof_run._Run
 #: What a process of the site's user may answer that was manipulated.
 HOSTILE = [{}, [[]], "returned 2", ["returned 2"] * 9, 7]
 CANARY = {"steps": {"30%": "5m", "10%": "2m"}}
@@ -37,8 +37,8 @@ def site(world, monkeypatch):
     world.started, world.why_not = [], ""
     monkeypatch.setattr(unit, "start", lambda site: world.started.append(site.name))
     monkeypatch.setattr(unit, "runs", lambda site: bool(world.started))
-    monkeypatch.setattr(canary, "why_not", lambda deployment, release, live: world.why_not)
-    monkeypatch.setattr(proof, "_PAGES", 0.0)
+    monkeypatch.setattr(proof_begin, "why_not", lambda deployment, release, live: world.why_not)
+    monkeypatch.setattr(proof_end, "_PAGES", 0.0)
     world.apply()
     world.push("two")
     return world
@@ -107,7 +107,7 @@ def test_newer_commit_takes_its_place(site):
 def test_release_that_is_good_gets_all_visitors(site):
     site.apply()
     known = proven(site)
-    proof.activate(site.site, known)
+    proof_end.activate(site.site, known)
     assert site.live == known.release and state.current(site.site) is None
     assert not os.path.lexists(site.site.root / "next") and not lease.folder(site.site).exists()
     record = releases.Release(site.site, known.release).record
@@ -120,7 +120,7 @@ def test_release_that_is_good_gets_all_visitors(site):
 def test_release_that_is_worse_is_taken_back_and_not_tried_again(site):
     site.apply()
     known = proven(site)
-    proof.take_back(site.site, known, "0002 raised KeyError in item for 2 visitors")
+    proof_end.take_back(site.site, known, "0002 raised KeyError in item for 2 visitors")
     assert site.live == known.old and state.current(site.site) is None
     ended = state.last(site.site)
     assert (ended.outcome, ended.why) == ("back", "0002 raised KeyError in item for 2 visitors")
@@ -148,13 +148,13 @@ def test_bake_keeps_the_former_release_for_a_tenth(site):
     site.options = {**site.options, "releases": {"canary": {**CANARY, "bake": "5m"}}}
     site.apply()
     known = proven(site)
-    proof.activate(site.site, known)
+    proof_end.activate(site.site, known)
     baking = proven(site)
     assert site.live == known.release and (baking.phase, baking.share) == ("bake", 10)
     assert os.readlink(site.site.root / "next") == f"releases/{known.old}"
     assert any(known.old.split("-")[0] in name for name in site.running)
     assert site.apply() == {} and any(known.old.split("-")[0] in name for name in site.running)
-    proof.end_bake(site.site, baking)
+    proof_end.end_bake(site.site, baking)
     assert not any(known.old.split("-")[0] in name for name in site.running) and state.current(site.site) is None
     site.check()
 
@@ -163,8 +163,8 @@ def test_release_that_is_worse_in_the_bake_is_left(site):
     site.options = {**site.options, "releases": {"canary": {**CANARY, "bake": "5m"}}}
     site.apply()
     known = proven(site)
-    proof.activate(site.site, known)
-    proof.take_back(site.site, proven(site), "it leaks")
+    proof_end.activate(site.site, known)
+    proof_end.take_back(site.site, proven(site), "it leaks")
     assert site.live == known.old and releases.Release(site.site, known.release).record["state"] == "held"
     assert not any(known.release.split("-")[0] in name for name in site.running)
     assert not lease.folder(site.site).exists() and state.last(site.site).outcome == "back"
@@ -194,7 +194,7 @@ def test_program_that_was_ended_is_started_on_request(site):
 
 def test_requests_that_are_held_wait_for_both_releases(site, monkeypatch):
     site.apply()
-    run = proving._Run.__new__(proving._Run)
+    run = proof_run._Run.__new__(proof_run._Run)
     run._site, run._proof, run._reader = site.site, proven(site), SimpleNamespace(keys=())
     assert run._hold() and (lease.folder(site.site) / "on").exists() and len(run._reader.keys) == 10
     monkeypatch.setattr(waiting, "closed", lambda site: {"by": "django.hold"})
@@ -228,7 +228,7 @@ def test_requests_that_are_held_wait_for_both_releases(site, monkeypatch):
 def test_page_that_failed_is_requested_again(site, monkeypatch, kind, host, answers, counts):
     site.apply()
     known = proven(site)
-    run, question, asked = proving._Run.__new__(proving._Run), Question(kind, known.release, "item"), []
+    run, question, asked = proof_run._Run.__new__(proof_run._Run), Question(kind, known.release, "item"), []
     run._site, run._old, run._new = site.site, Release(site.site, known.old), Release(site.site, known.release)
     run._reader = SimpleNamespace(requests={question: (host, "/item/7/")} if host else {})
 
@@ -300,7 +300,7 @@ def test_program_goes_on_with_a_switch_that_was_killed(site):
     known = proven(site)
     releases.Release(site.site, known.release).update(state="good", live_since="2026-03-01T12:00:00+00:00")
     file.link(site.site.current, f"releases/{known.release}")
-    proof.end_bake(site.site, proven(site))
+    proof_end.end_bake(site.site, proven(site))
     assert state.last(site.site).outcome == "active" and not any(known.old[:4] in name for name in site.running)
     site.check()
 
@@ -338,7 +338,7 @@ class Ending:
         if known.phase == self.back:
             RUN._take_back(SimpleNamespace(_site=site, _proof=known), "it leaks")
         else:
-            (proof.activate if known.phase == state.CANARY else proof.end_bake)(site, known)
+            (proof_end.activate if known.phase == state.CANARY else proof_end.end_bake)(site, known)
 
     def kill(self, number, call):
         """Call something that is killed before this change; return whether it was, and has let go of its locks."""
@@ -362,7 +362,7 @@ def ending(site, monkeypatch):
         ending = Ending(**options)
         take = locks.Lock.take
         monkeypatch.setattr(locks.Lock, "take", lambda lock: ending.held.append(lock) or take(lock))
-        monkeypatch.setattr(proving, "_Run", ending.run)
+        monkeypatch.setattr(proof_run, "_Run", ending.run)
         monkeypatch.setattr(unit, "disable", lambda site: None)
         for name, functions in CHANGES.items():
             module = importlib.import_module(f"django_formula.{name}")
@@ -386,14 +386,14 @@ def test_kill_before_each_change_of_an_end_leaves_one_release(site, ending, back
     if (back, bake) == (state.BAKE, "0s"):
         return
     site.options = {**site.options, "releases": {"canary": {**CANARY, "bake": bake}}}
-    end = ending(back=back, stays=0 if bake == "0s" else proof.KEPT)
+    end = ending(back=back, stays=0 if bake == "0s" else proof_end.KEPT)
     for number in itertools.count(1):
         site.push(f"commit {number}")
         site.apply()
         known = state.change(site.site, proven(site), share=30)
-        was_killed = end.kill(number, lambda: proving.main("blog"))
+        was_killed = end.kill(number, lambda: proof_run.main("blog"))
         assert site.live in (known.release, known.old)
-        assert proving.main("blog") == 0
+        assert proof_run.main("blog") == 0
         assert site.live == (known.old if back else known.release), f"before change {number}"
         ended = state.last(site.site)
         assert (ended.outcome == state.ACTIVE) == (site.live == known.release) and is_alone(site), ended
@@ -431,10 +431,10 @@ def test_torn_state_is_no_proof_and_the_next_apply_clears_it_away(site, ending, 
     site.apply()
     known = proven(site)
     if phase == state.BAKE:
-        proof.activate(site.site, known)
+        proof_end.activate(site.site, known)
     active, path = site.live, site.site.root / "proof/state.json"
     path.write_bytes(path.read_bytes()[:left])
-    assert proving.main("blog") == 0 and site.live == active and state.last(site.site) is None
+    assert proof_run.main("blog") == 0 and site.live == active and state.last(site.site) is None
     assert "canary" not in status(site.site, visits=False)
     site.apply()
     if phase == state.CANARY:
@@ -447,7 +447,7 @@ def test_verdict_is_carried_out_after_a_kill(site):
     site.apply()
     known = proven(site)
     state.change(site.site, known, why="it leaks")
-    proving._carry_on(site.site, proven(site))
+    proof_run._carry_on(site.site, proven(site))
     assert state.last(site.site).outcome == "back" and site.live == known.old
 
 
@@ -455,18 +455,18 @@ def test_former_release_that_does_not_start_again_leaves_the_new_one(site):
     site.options = {**site.options, "releases": {"canary": {**CANARY, "bake": "5m"}}}
     site.apply()
     known = proven(site)
-    proof.activate(site.site, known)
+    proof_end.activate(site.site, known)
     site.running -= {name for name in site.running if known.old[:4] in name}
     site.fails["systemctl enable"] = site.fails["systemctl start"] = DeploymentError("no")
     with pytest.raises(DeploymentError):
-        proof.take_back(site.site, proven(site), "it leaks")
+        proof_end.take_back(site.site, proven(site), "it leaks")
     assert site.live == known.release and state.last(site.site).outcome == "active"
 
 
 def test_boot_of_the_host_gives_all_visitors_the_active_release(site):
     site.apply()
     known = proven(site)
-    proof.interrupt(site.site, known, "the host was stopped meanwhile")
+    proof_end.interrupt(site.site, known, "the host was stopped meanwhile")
     assert state.last(site.site).outcome == "interrupted" and site.live == known.old
     site.apply()
     assert proven(site).release.startswith("0003-")
@@ -485,7 +485,7 @@ def test_switch_that_fails_leaves_the_active_release(site):
     known = proven(site)
     site.problems["0002"] = "returned 500"
     with pytest.raises(DeploymentError, match="returned 500"):
-        proof.activate(site.site, known)
+        proof_end.activate(site.site, known)
     assert site.live == known.old and state.last(site.site).outcome == "back"
     assert releases.Release(site.site, known.release).record["state"] == "failed"
 
@@ -511,10 +511,10 @@ def judged(site, monkeypatch, tmp_path):
     """The site with what decides whether a release may have a canary: all of it allows one, until a test changes it."""
     nginx = SimpleNamespace(main_file=lambda site: tmp_path / "django-blog.conf")
     nginx.main_file(site.site).write_text(f"upstream django-blog-next {{ server unix:{site.site.root}/next/socket; }}")
-    monkeypatch.setattr(canary, "proxies", SimpleNamespace(serving=lambda site: nginx))
+    monkeypatch.setattr(proof_begin, "proxies", SimpleNamespace(serving=lambda site: nginx))
     files = SimpleNamespace(files_of_site=lambda own, facts, templates: facts.get("static_url"))
-    monkeypatch.setattr(canary, "site_files", files)
-    monkeypatch.setattr(canary, "why_not", WHY_NOT)
+    monkeypatch.setattr(proof_begin, "site_files", files)
+    monkeypatch.setattr(proof_begin, "why_not", WHY_NOT)
     site.nginx = nginx
     return site
 
@@ -574,13 +574,13 @@ def test_release_whose_tasks_the_active_one_would_fail_gets_visitors_by_the_swit
     for what in ({"percent": 20, "token": None}, {"percent": None, "token": True}):
         with pytest.raises(DeploymentError, match="gets no visitors before the switch: workers of the kind"):
             verbs.share("blog", **what)
-    run = proving._Run.__new__(proving._Run)
+    run = proof_run._Run.__new__(proof_run._Run)
     run._site, run._proof, run._answered, run._record = judged.site, known, 0, lambda: None
     assert run._is_step_over()
     baking = proven(judged)
     assert (judged.live, baking.phase, baking.share) == (known.release, "bake", 10)
     assert verbs.share("blog", 20, token=None)["share"] == "20 %"
-    proof.take_back(judged.site, baking, "its tasks fail")
+    proof_end.take_back(judged.site, baking, "its tasks fail")
     assert judged.live == known.old
     judged.check()
 
