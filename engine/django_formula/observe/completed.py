@@ -117,6 +117,11 @@ def _of_facts(facts: Mapping[str, Any], result: Mapping[str, Line]) -> Iterator[
         worker = {"kind": "celery", "app": apps[0]}
         remark = "observed: it has tasks, and no file of the source says how they run"
         yield {"key": "workers", "entries": [{"key": "worker", "value": worker, "remark": remark}]}
+    settings, middleware = result.get("settings", {}), [*filter(_MODULE.fullmatch, facts.get("middleware", []))]
+    if middleware and "MIDDLEWARE" not in settings.get("value", {}):
+        value = {**settings.get("value", {}), "MIDDLEWARE": middleware}
+        remark = _joined(settings.get("remark", ""), "observed: this Django does not read MIDDLEWARE_CLASSES")
+        yield {"key": "settings", "value": value, "remark": remark}
     yield from _longer("writable", [*_folders(facts, result)], "observed: written when it was started", result)
     missing = [
         package.package_of(name.partition(".")[0]) for name in facts.get("missing", []) if _MODULE.fullmatch(name)

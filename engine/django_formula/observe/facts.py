@@ -178,6 +178,31 @@ def _migrations() -> list[str]:
     return sorted(one for one in changed if "/site-packages/" not in apps.get_app_config(one).path)[:_MOST]
 
 
+def _checks_that_fail() -> list[str]:
+    checks = importlib.import_module("django.core.checks")
+    serious = [one for one in checks.run_checks() if one.is_serious() and not one.is_silenced()]
+    return [" ".join(f"({one.id}) {one.msg}".split())[:300] for one in serious][:_MOST]
+
+
+def _middleware() -> list[str]:
+    """Return the middleware of a setting that Django has renamed, and no longer reads; what it has removed is left out.
+
+    Django has run without any since 2.0 where only `MIDDLEWARE_CLASSES` is set.
+    """
+    settings, defaults = _own_settings(), importlib.import_module("django.conf.global_settings")
+    if settings.is_overridden("MIDDLEWARE") or hasattr(defaults, "MIDDLEWARE_CLASSES"):
+        return []
+    return [name for name in getattr(settings, "MIDDLEWARE_CLASSES", ()) if _is_there(name)][:_MOST]
+
+
+def _is_there(name: str) -> bool:
+    try:
+        importlib.import_module("django.utils.module_loading").import_string(name)
+    except ImportError:
+        return False
+    return True
+
+
 _FACTS: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("databases", _databases),
     ("caches", lambda: _backends("CACHES")),
@@ -188,4 +213,6 @@ _FACTS: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("workers", _workers),
     ("routes", _routes),
     ("migrations", _migrations),
+    ("checks", _checks_that_fail),
+    ("middleware", _middleware),
 )

@@ -259,7 +259,27 @@ def test_each_variable_that_is_asked_for_has_the_settings_that_it_is_in(tmp_path
         "missing": [],
         "routes": ["/", "/baskets/new/", "/health/"],
         "migrations": ["shop"],
+        "checks": [],
+        "middleware": [],
     }
+
+
+def test_checks_that_fail_and_middleware_that_is_not_read_are_told(tmp_path):
+    names = [
+        "django.middleware.common.CommonMiddleware",
+        "django.contrib.auth.middleware.SessionAuthenticationMiddleware",
+    ]
+    settings = f"""
+        MIDDLEWARE_CLASSES = {names}
+        DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}}}
+        INSTALLED_APPS = ["django.contrib.admin", "django.contrib.auth", "django.contrib.contenttypes"]
+        SILENCED_SYSTEM_CHECKS = ["admin.E410"]
+        ROOT_URLCONF = "urls"
+    """
+    facts = observe(tmp_path, settings, everything=True)["facts"]
+    assert facts["middleware"] == names[:1]
+    assert any(one.startswith("(admin.E408) 'django.contrib.auth.middleware.Auth") for one in facts["checks"])
+    assert not any("E410" in one for one in facts["checks"])
 
 
 def test_a_survey_goes_on_with_the_others_where_one_text_is_refused(tmp_path):
