@@ -44,6 +44,8 @@ _EGG = re.compile(r"^([ \t]*)(git\+[^\s#;]+)#egg=([A-Za-z][\w.-]*(?:\[[\w,-]*\])
 _ARCHIVE = re.compile(r"^([ \t]*)(https?://[^\s#;]+|git\+[^\s#;]+)", re.MULTILINE)
 #: A requirement with an option after it that pip takes no notice of there, and uv refuses.
 _OPTION = re.compile(r"^(\s*[A-Za-z][^#\n]*?)[ \t]+(--(?:no|only)-binary)\b", re.MULTILINE)
+#: A file with constraints.
+_CONSTRAINT = re.compile(r"^\s*(?:-c|--constraint)[\s=]+(\S+)", re.MULTILINE)
 
 
 # Which virtualenv
@@ -411,6 +413,7 @@ def _required(site: Site, work: Path, files: list[str]) -> list[str]:
     paths = [virtualenv_lock.as_requirements(work, name, indexes=not is_only) for name in files]
     locks = [work / name for name in files if Path(name).name == "uv.lock" and not is_only]
     indexes = [path for lock in locks if (path := virtualenv_lock.uv_indexes(lock))]
+    _lift_constraints(work, paths, site.config["python_packages"])
     listed = [argument for path in [*indexes, *paths] for argument in _arguments(path)]
     if indexes:  # each version is pinned by its hash: it does not matter which index another version is on
         listed += ["--index-strategy", "unsafe-best-match"]
@@ -468,10 +471,26 @@ def _named(archive: re.Match[str], replaced: list[str]) -> str:
 
 def _leave_out(work: str, files: list[str], packages: list[str]) -> bool:
     """Remove the lines of packages that the pillar has in a version; return whether there were any."""
+    return _rewrite(Path(work), files, _lines_of(packages), "")
+
+
+def _lift_constraints(work: Path, paths: list[Path], packages: list[str]) -> None:
+    """Remove from constraints what the pillar has in a version: uv's overrides replace requirements only."""
+    for path in [one for one in paths if one.suffix in (".txt", ".in") and one.is_file()]:
+        for included in [*requirements.with_included(work, path, set())]:
+            for name in _CONSTRAINT.findall(included.read_text(errors="replace")):
+                limits = included.parent / name
+                text = limits.read_text(errors="replace") if "://" not in name else ""
+                lifted = _lines_of(packages).sub("", text)
+                if lifted != text:
+                    virtualenv_lock.replace(limits, lifted)
+
+
+def _lines_of(packages: list[str]) -> re.Pattern[str]:
+    """Return what a line of a requirements file is for one of the packages that the pillar has in a version."""
     names = [name.partition("[")[0] for name in requirements.names(_of_a_version(packages))]
-    spelled = "|".join(re.escape(name).replace(r"\-", "[-_.]+") for name in names)
-    line = re.compile(rf"(?im)^[ \t]*(?:{spelled})[ \t]*(?:\[[^\]\n]*\])?[ \t]*(?:[<>=!~;#][^\n\\]*)?$")
-    return _rewrite(Path(work), files, line, "")
+    spelled = "|".join(re.escape(name).replace(r"\-", "[-_.]+") for name in names) or "(?!)"
+    return re.compile(rf"(?im)^[ \t]*(?:{spelled})[ \t]*(?:\[[^\]\n]*\])?[ \t]*(?:[<>=!~;#][^\n\\]*)?$")
 
 
 def _of_a_version(packages: list[str]) -> list[str]:

@@ -324,6 +324,34 @@ def test_what_packages_require_of_others_counts_where_the_pillar_replaces_a_pin(
     assert not [argv for argv, _folder in uv.calls if "--overrides" in argv]
 
 
+def test_constraints_of_a_project_do_not_bind_what_the_pillar_has_in_a_version(make_site, uv, tmp_path, monkeypatch):
+    """Neither those of a file nor those of a lock of Poetry 1: uv's overrides replace requirements only."""
+    lock = "".join(f'[[package]]\nname = "{name}"\nversion = "1.2"\n\n' for name in ("django", "a_b", "c"))
+    source = write_tree(
+        tmp_path / "source",
+        {
+            "poetry.lock": lock,
+            "pyproject.toml": '[tool.poetry.dependencies]\ndjango = "^1"\n',
+            "more.txt": "--constraint=limits.txt\ndjango\n",
+            "limits.txt": "A.B==1.1  # old\nc<2\ndjango<2\n",
+        },
+    )
+    work = make_site().build.top / "requirements"
+    seen: dict[str, str] = {}
+
+    def run(*arguments, **more):
+        seen.update({name: (work / name).read_text() for name in ("limits.txt", ".poetry.lock.constraints.txt")})
+        return uv.run(*arguments, **more)
+
+    monkeypatch.setattr(build_user, "run_as_build_user", run)
+    site = make_site(python_packages=["a-b==1.3", "django~=2.2.0", "c"])
+    virtualenvs.build(site, source, ["poetry.lock", "more.txt"], "key")
+    assert {name: text.split() for name, text in seen.items()} == {
+        "limits.txt": ["c<2"],
+        ".poetry.lock.constraints.txt": ["c==1.2"],
+    }
+
+
 def test_versions_without_solution_are_the_error_where_the_requirements_alone_fail(make_site, uv, tmp_path):
     source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\n"})
     uv.contradiction, uv.fails = "requirements.txt .*-- a", "--requirement"
