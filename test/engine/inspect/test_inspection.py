@@ -168,7 +168,8 @@ def test_a_pinned_package_that_a_python_cannot_import_is_replaced(pinned, python
 def test_package_of_each_row_is_replaced_from_its_python_on(name):
     """The version that replaces it has no row of its own, and on an older Python nothing is replaced."""
     for row in rows("on_python")[name]:
-        assert dict(requirements.not_running({name: "0.1"}, row["python"])) == {name: row["to"]}
+        pinned = {name: "0.1", **({row["beside"]: "0.1"} if "beside" in row else {})}
+        assert dict(requirements.not_running(pinned, row["python"]))[name] == row["to"]
         assert [*requirements.not_running({name: row["to"]}, row["python"])] == []
         assert [*requirements.not_running({name: row["since"]}, row["python"])] == []
     assert [*requirements.not_running({name: "0.1"}, "3.9")] == []
@@ -304,6 +305,14 @@ def test_celery_that_the_python_of_this_host_cannot_import_is_replaced(monkeypat
     )
     assert (f"      python_packages: {line}" in text) is is_replaced
     assert ("python_packages" in text) is is_replaced
+
+
+def test_packages_of_a_celery_that_runs_stay(monkeypatch, tmp_path):
+    monkeypatch.setattr(inspection, "_host_python", lambda: "3.11.2")
+    files = {"manage.py": "", "old/wsgi.py": "get_wsgi_application", "old/settings.py": "INSTALLED_APPS = []\n"}
+    pins = "django==4.2\ncelery==5.2.2\nkombu==5.2.2\nvine==5.0.0\nbilliard==3.6.4.0\n"
+    text = inspection.inspect(str(write_tree(tmp_path / "old", {**files, "requirements.txt": pins})))
+    assert "python_packages" not in text
 
 
 @pytest.mark.usefixtures("asked_here")
