@@ -131,6 +131,15 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         report.set("submodules", False, "the URL of one leads into this repository itself, where no repository is")
 
 
+def _is_package_without_manage(folder: Path) -> bool:
+    """Return whether Python has no modules of a package in a folder by their own names.
+
+    It has those next to manage.py, unless one of them hides a package of the same name, which it imports.
+    """
+    is_package = (folder / "__init__.py").exists()
+    return is_package and (not (folder / "manage.py").is_file() or python_path.hides_packages(folder))
+
+
 @contextlib.contextmanager
 def _part(report: Report, tree: Path, what: str) -> Iterator[None]:
     """Look at a part of a project; where an odd file ends that, say so, and have the other parts go on."""
@@ -212,7 +221,7 @@ def _own_folders(report: Report, settings: Settings, tree: Path, project: str, r
         tops = [tree / folder for folder in folders if (tree / folder / module / "__init__.py").is_file()]
         tops = [top for top in tops if not python_path.is_of_installed(top / module)]
         tops = [top for top in tops if not python_path.hides_python(top)]
-        if len(tops) == 1 and not (tops[0] / "__init__.py").exists():
+        if len(tops) == 1 and not _is_package_without_manage(tops[0]):
             report.extend("python_path", [str(tops[0].relative_to(tree))], f"has {module}")
             yield tops[0]
     folder = tree / project

@@ -144,7 +144,10 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     pinned = inspect_requirements.versions(contents)
     contradictory = inspect_requirements.contradictory(contents)
     pinned |= contradictory
-    host = _chosen_python(report, host, pinned.get("django", ""), python)
+    constraint, why = removed.limit(tree, contents)
+    newest = inspect_requirements.newest_django([*contents.values(), constraint])
+    pinned = {**({"django": newest} if newest else {}), **pinned}
+    host = _chosen_python(report, tree, host, pinned.get("django", ""), python)
     of_system = inspect_requirements.of_system(pinned)
     if of_system:
         left_out = [f"{name}; sys_platform == 'none'" for name in of_system]
@@ -173,7 +176,6 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         report.extend("packages", packages, f"for {name}")
     for name, imported in inspect_requirements.writable_packages(required):
         report.extend("writable_packages", [imported], f"{name} writes into its own folder")
-    constraint, why = removed.limit(tree, contents)
     limits = removed.limits_of_packages(tree, pinned, required)
     for text, reason in ((constraint, why), *limits):
         if text:
@@ -192,7 +194,7 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     return required
 
 
-def _chosen_python(report: Report, host: str, django: str, supported: str) -> str:
+def _chosen_python(report: Report, tree: Path, host: str, django: str, supported: str) -> str:
     """Choose another Python than this host's where the project, or its Django, is for newer or older ones only.
 
     A Django that is too old is replaced instead where that is possible.
@@ -201,8 +203,7 @@ def _chosen_python(report: Report, host: str, django: str, supported: str) -> st
         The version of the site's Python.
     """
     of_django = interpreter.of_django(django)
-    has_newer = interpreter.newer_django(django, host)
-    limits = [supported, "" if has_newer else of_django]
+    limits = [supported, "" if _instead_of_django(tree, django, host) else of_django]
     if not host or all(not limit or python_versions.is_of_series_among(host, limit) for limit in limits):
         return host
     version = python_versions.suggested(*limits)
@@ -213,15 +214,21 @@ def _chosen_python(report: Report, host: str, django: str, supported: str) -> st
     return f"{version}.0"
 
 
-def _newer_django(report: Report, tree: Path, pinned: dict[str, str], host: str) -> None:
-    """Replace a pinned Django that this host's Python does not run by one of its own or of the next major version.
+def _instead_of_django(tree: Path, django: str, host: str) -> str:
+    """Return the version of Django that replaces one which a Python does not run, or an empty text.
 
-    Not where the project's code imports what that one does not have.
+    It is of the same or of the next major version, and has what the project's code imports.
     """
+    newer = interpreter.newer_django(django, host)
+    majors = [int(version.partition(".")[0]) for version in (django, newer) if newer]
+    return newer if newer and majors[1] - majors[0] <= 1 and removed.has_all(tree, newer) else ""
+
+
+def _newer_django(report: Report, tree: Path, pinned: dict[str, str], host: str) -> None:
+    """Replace a pinned Django that this host's Python does not run, where another one can take its place."""
     own = pinned.get("django", "")
-    newer = interpreter.newer_django(own, host)
-    majors = [int(version.partition(".")[0]) for version in (own, newer) if newer]
-    if not newer or majors[1] - majors[0] > 1 or not removed.has_all(tree, newer):
+    newer = _instead_of_django(tree, own, host)
+    if not newer:
         return
     text = f"Django {own} runs on Python {interpreter.of_django(own)}, and python3 of this host is {host}"
     report.remarks.append(f"{text}: `python_packages` replaces it by Django {newer}, unless `python` is an older one")

@@ -151,11 +151,32 @@ def own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path]
     own: dict[Path, None] = {}
     for root in roots:
         found = walk(root, name, depth)
-        other_projects = {root / path.parent for path in manage_files(root)} - {*roots}
+        other_projects = _folders_with_manage(root, roots) - {*roots}
         if other_projects:
             found = [path for path in found if other_projects.isdisjoint(path.parents)]
         own |= dict.fromkeys(found)
     return list(own)
+
+
+def _folders_with_manage(root: Path, roots: Sequence[Path]) -> set[Path]:
+    """Return the folders of manage.py below a root; not the only one whose project is imported from that root itself.
+
+    Args:
+        roots: all that the project is imported from; where one of them has manage.py, that one is the project's.
+    """
+    found = manage_files(root)
+    if not any((one / "manage.py").is_file() for one in roots):
+        inside = [path for path in found if _is_imported_from(root, path)]
+        found = [path for path in found if [path] != inside]
+    return {root / path.parent for path in found}
+
+
+def _is_imported_from(root: Path, manage: Path) -> bool:
+    """Return whether the settings of a manage.py are imported from a folder above it, as those of a package."""
+    named = code.settings_named(root / manage)
+    if named:
+        return bool(inspect_python_path.module_file(root, named))
+    return len(manage.parts) == 2 and is_in_package(root, str(manage.parent))
 
 
 def _module(path: Path, roots: Sequence[Path]) -> str:

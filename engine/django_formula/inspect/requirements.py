@@ -22,6 +22,11 @@ _PINNED = re.compile(
     r"^\s*[\"']?([A-Za-z][\w.-]*)(?:\[[^\]]*\])?\s*(?:===?|(~=)(?=\s*\d+\.\d+\.\d))\s*([\w.!+]+?)(\.\*)?(?![\w.!+*])",
     re.MULTILINE,
 )
+#: A requirement of Django with an upper bound, such as ``Django>=1.8,<1.9``.
+_BELOW = re.compile(
+    r"^[ \t]*[\"']?django(?:\[[^\]]*\])?\s*(?:[!<>=~][^#;\n<]*)?<(=?)\s*(\d+)(?:\.(\d+))?(?:\.(\d+))?",
+    re.IGNORECASE | re.MULTILINE,
+)
 #: A requirement with a version or a bound of it, which as one of the pillar's replaces the pin of the project.
 _REPLACING = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*(?:(?:===?|~=)\s*(\d[\w.]*)|[<>!@=])")
 _LOCKED = re.compile(r'^name = "([^"]+)"\nversion = "([^"]+)"', re.MULTILINE)
@@ -134,6 +139,22 @@ def versions(contents: Mapping[str, str]) -> dict[str, str]:
             ]
         found |= {re.sub("[-_.]+", "-", one).lower(): version for one, version in pairs if version}
     return found
+
+
+def newest_django(texts: Collection[str]) -> str:
+    """Return the newest series of Django that requirements allow by an upper bound; empty where they have none.
+
+    Example: ``newest_django(["Django>=1.11,<2.0"]) == "1.11"``
+    """
+    bound = next(filter(None, map(_BELOW.search, texts)), None)
+    if not bound:
+        return ""
+    major, minor = int(bound[2]), int(bound[3] or 0)
+    if bound[1] or int(bound[4] or 0):
+        return f"{major}.{minor}"
+    if minor:
+        return f"{major}.{minor - 1}"
+    return "1.11" if major == 2 else f"{major - 1}.2"
 
 
 def _pins(text: str) -> Iterator[tuple[str, str]]:

@@ -196,7 +196,7 @@ def test_django_without_the_name_of_each_row_is_not_installed(tmp_path, name):
     tree = write_tree(tmp_path / "shop", {"shop/x.py": f"from {module} import {one}\n"})
     why = f"shop/x.py imports {one}, which Django {version} does not have"
     assert removed.limit(tree, {}) == (f"django<{version}", why)
-    assert removed.is_outdated(tree / "shop", version) and not removed.is_outdated(tree / "shop", "1.11")
+    assert removed.is_outdated(tree / "shop", version) and not removed.is_outdated(tree / "shop", "1.7")
 
 
 @pytest.mark.parametrize("name", rows("added_names"))
@@ -220,6 +220,21 @@ def test_an_open_version_is_no_pin_of_a_package_that_cannot_be_built():
     text = "Django~=3.2.22\nboto3~=1.23.10\n"
     assert requirements.versions({"requirements.txt": text}) == {"django": "3.2.22"}
     assert requirements.versions({"requirements.txt": "Django ~= 4.1\n"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "newest"),
+    [
+        ("Django<1.9\n", "1.8"),
+        ('dependencies = [\n    "django >=1.11, <2.0",\n]\n', "1.11"),
+        ("django[argon2]>=3.2,<4  # soon\n", "3.2"),
+        ("django<=4.1\n", "4.1"),
+        ("django<4.2.8\n", "4.2"),
+        ("django>=4.2\ndjango-filter<2\n", ""),
+    ],
+)
+def test_newest_django_below_a_bound(text, newest):
+    assert requirements.newest_django([text, ""]) == newest
 
 
 @pytest.mark.parametrize(
@@ -336,7 +351,9 @@ def test_django_that_the_python_of_this_host_does_not_run_is_replaced(monkeypatc
     assert (f"      python_packages: {line}" in text) is bool(newer)
     remark = f"and python3 of this host is {host}: `python_packages` replaces it by Django {newer}, unless `python` is "
     assert (remark in text.replace("\n#     ", " ")) is bool(newer)
-    assert ("set `python` to another one" in text) is (host == "3.13.5" and not newer)
+    older = f'python: "3.11"  # Django {pinned} runs on Python >=3.6,<3.12, and python3 of this host is {host}'
+    assert (older in text) is (host == "3.13.5" and not newer)
+    assert "set `python` to another one" not in text
 
 
 SHOP = {
