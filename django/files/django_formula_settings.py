@@ -180,6 +180,9 @@ def _cache(own, given):
     own = own if any(word in own.get("BACKEND", "").lower() for word in words) else {}
     if _is_removed(own.get("BACKEND")):
         own = {key: value for key, value in own.items() if key not in ("BACKEND", "OPTIONS")}
+    if "OPTIONS" in own and str(given["location"]).startswith("unix:"):  # a server of the site's own, without login
+        options = {key: value for key, value in own["OPTIONS"].items() if key.upper() not in _addresses}
+        own = {**own, "OPTIONS": options}
     prefix = {"KEY_PREFIX": given["prefix"]} if given.get("prefix") else {}
     return {"BACKEND": backend(), **own, "LOCATION": _location(given), **prefix}
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from django_formula.container import containers, images
@@ -16,6 +17,7 @@ from django_formula.host import commands, users
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.inspect import requirements as inspect_requirements
+from django_formula.observe import override
 from django_formula.process import build_user as process_build_user
 from django_formula.process import sandbox
 from django_formula.release import releases, settings
@@ -45,6 +47,11 @@ for parent, folders, names in os.walk(sys.argv[1]):
                 py_compile.compile(os.path.join(parent, name), doraise=True)
             except Exception:
                 pass  # its import fails with the same error
+"""
+
+#: Settings of a build: it has no folders of logs, and no database, which Django asked before 3.2 to make migrations.
+_SETTINGS = """
+override({"LOGGING_CONFIG": None, **({"DATABASES": {}} if "makemigrations" in sys.argv else {})})
 """
 
 #: Copies what an image has in its working directory to a source, such as the assets that its Dockerfile has made.
@@ -186,6 +193,7 @@ def _run_commands(deployment: Deployment, release: Release, tree: Foreign) -> li
         image, virtualenv = images.for_commands(site, release.path, release.record["virtualenv"])
     environment = {
         **uv.build_environment(site),
+        "PYTHONPATH": _customised(site),
         "VIRTUAL_ENV": str(virtualenv),
         "PATH": f"{virtualenv}/bin:{commands.PATH}",
     }
@@ -222,6 +230,16 @@ def _run_commands(deployment: Deployment, release: Release, tree: Foreign) -> li
     with contextlib.suppress(DeploymentError):
         run([f"{virtualenv}/bin/python", "-I", "-S", "-c", COMPILE, str(tree)], "compiling the source")
     return leading if is_kept else []
+
+
+def _customised(site: Site) -> str:
+    """Return the folder with the module that Python imports at its start, which replaces settings in a build."""
+    own = users.owner(site.build_user, site.build_user)
+    folder = site.build / "python"
+    folder.make_folder(mode=0o700, owner=own)
+    text = Path(override.__file__).read_text(encoding="utf-8")
+    (folder / "sitecustomize.py").write(f"{text}{_SETTINGS}", mode=0o600, owner=own)
+    return str(folder)
 
 
 def _make_writable(site: Site, tree: Foreign) -> None:

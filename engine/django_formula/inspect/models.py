@@ -65,7 +65,7 @@ def _applications(settings: Settings, roots: Sequence[Path]) -> Iterator[Path]:
 
 def _packages(roots: Sequence[Path], parts: Sequence[str]) -> list[Path]:
     folders = [root.joinpath(*parts) for root in roots] if parts else []
-    return [folder for folder in folders if (folder / "__init__.py").is_file()]
+    return [folder for folder in folders if any((folder / name).is_file() for name in ("__init__.py", "models.py"))]
 
 
 def _label(folder: Path) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from django_formula.database import engines
 from django_formula.host import daemons
 from django_formula.inspect import code, imports, modules, project, removed, repositories
 from django_formula.inspect import requirements as inspect_requirements
@@ -235,7 +236,9 @@ def _newer_django(report: Report, tree: Path, pinned: dict[str, str], host: str)
     report.extend("python_packages", [f"django~={newer}.0"], f"Django {own} does not run on this host's Python")
     pinned["django"] = f"{newer}.0"
     replaced = inspect_requirements.replacing(report.value("python_packages", []))
-    extensions = [name for name in pinned if re.match(r"(django|drf)[a-z-]", name) and name not in replaced]
+    drivers = {name.replace("_", "-") for name in engines.SERVERS["mysql"].drivers}  # of which Django refuses old ones
+    extensions = [name for name in pinned if re.match(r"(django|drf)[a-z-]", name) or name in drivers]
+    extensions = [name for name in extensions if name not in replaced]
     for name in extensions:
         text = f"those of {project.listed(extensions)} that are for Django {newer} take their place"
         report.extend("python_packages", [f"{name}>={pinned[name]}"], text)

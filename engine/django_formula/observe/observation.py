@@ -30,7 +30,7 @@ from django_formula.untrusted.text import Log, shown
 _log = Log.of(__name__)
 
 #: The modules that run in the project's Python, in the order in which they import each other.
-_MODULES = ("facts", "search", "program")
+_MODULES = ("facts", "search", "override", "program")
 #: Makes modules of the texts in the request, and runs the last one.
 READ = """
 import json, sys, types
@@ -187,6 +187,7 @@ def of(site: Site, release: Path, facts: Mapping[str, Any], *, everything: bool 
         "module": facts["settings_module"],
         "application": facts.get("application") or "",
         "given": given,
+        "settings": site.config["settings"],
         "seconds": _BUDGET,
         "all": everything,
     }

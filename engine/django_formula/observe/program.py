@@ -7,7 +7,7 @@ that text is refused. When all stages pass, each variable that was given is take
 Django or the project is replaced; `os.environ` has another class only. The project may say anything here, so that the
 answer is text from outside.
 
-It runs on each Python that a site may have, and imports nothing of ours but the two modules that come with it
+It runs on each Python that a site may have, and imports nothing of ours but the three modules that come with it
 (`observation.program`).
 """
 
@@ -25,6 +25,7 @@ import traceback
 from typing import Any
 
 from django_formula.observe import facts
+from django_formula.observe.override import override
 from django_formula.observe.search import KINDS, Search
 
 #: What Python, Django, libraries and the sandbox ask for by themselves.
@@ -249,6 +250,7 @@ def main(request: Answer) -> None:
     _root = request["root"].rstrip("/") + "/"
     sys.path[:0] = [folder for folder in request["path"] if folder not in sys.path]
     os.chdir(request["path"][0])
+    override(request.get("settings", {}))
     for name in ("django", "django.conf", "django.core.checks", "django.urls"):
         try:
             importlib.import_module(name)

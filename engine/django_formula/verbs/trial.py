@@ -48,12 +48,13 @@ _NAME, _USER, _TITLE = "_inspected", "_django-inspect", "Asks projects what they
 #: Options that were read and that a virtualenv, a build and the settings are made with.
 _TAKEN = (
     *("project", "python_path", "settings_module", "wsgi", "asgi", "python", "requirements", "python_packages"),
-    *("constraints", "build", "files", "writable", "writable_packages", "environment", "database", "submodules"),
+    *("constraints", "build", "files", "writable", "writable_packages", "environment", "settings", "database"),
+    "submodules",
 )
 #: What is in a file that has the secret key.
 _KEY = "asked" * 10
 #: Options that a failed attempt may add, and for how many seconds there is another one.
-_CURES, _BUDGET = {*_TAKEN, "packages"} - {"project", "wsgi", "asgi", "database", "submodules"}, 240
+_CURES, _BUDGET = {*_TAKEN, "packages"} - {"project", "wsgi", "asgi", "settings", "database", "submodules"}, 240
 #: Options that words of variables need.
 _OF_WORDS = ("secrets", "queue", "cache", "caches")
 #: What of a folder stays for the next time.

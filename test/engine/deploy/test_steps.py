@@ -7,8 +7,10 @@ import stat
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
+import in_django
 import pytest
 from django_formula.database import databases
 from django_formula.deploy import coherence, drift, inputs, step_build, step_site, steps
@@ -27,6 +29,7 @@ from django_formula.source import commits, mirror
 from django_formula.untrusted.foreign import Foreign
 from django_formula.virtualenv import virtualenvs
 from specimen import ROOT, configured
+from trees import write_tree
 from world import commit
 
 refuse_closed_parents = step_site.refuse_closed_parents
@@ -190,6 +193,40 @@ def test_build_commands_run_as_the_build_identity(world, monkeypatch):
         assert environment["PATH"].startswith(f"{release}/virtualenv/bin:")
     assert own[1][1]["doing"] == "make 'a b' c"
     assert own[1][1]["hint"] == "the command is from django:sites:blog:build"
+
+
+#: A project whose package sets up Django while its settings are imported, with what no build has.
+UNBUILT = {
+    "manage.py": "from django.core.management import execute_from_command_line as run; import sys; run(sys.argv)\n",
+    "shop/__init__.py": "from . import celery\n",
+    "shop/celery.py": "import django\ndjango.setup()\n",
+    "shop/settings.py": """
+        LOGGING = {"version": 1, "root": {"handlers": ["file"]}, "handlers": {
+            "file": {"class": "logging.FileHandler", "filename": "/nonexistent/logs/all.log"}}}
+        DATABASES = {"default": {"ENGINE": "nonexistent"}}
+        INSTALLED_APPS = ["basket"]
+        SECRET_KEY = "x"
+    """,
+    "basket/__init__.py": "",
+    "basket/models.py": "from django.db import models\nclass Basket(models.Model):\n    pass\n",
+}
+
+
+def test_a_build_has_neither_log_files_nor_databases_of_the_settings(world, monkeypatch, tmp_path):
+    world.options = {"build": ["make"]}
+    seen = {}
+    monkeypatch.setattr(
+        build_user, "run_as_build_user", lambda _site, argv, **options: seen.update({argv[0]: options["environment"]})
+    )
+    world.apply()
+    tree = write_tree(tmp_path / "shop", {name: textwrap.dedent(text) for name, text in UNBUILT.items()})
+    argv = [in_django.python("django"), "manage.py", "makemigrations", "--skip-checks", "basket"]
+    variables = {"PATH": "/usr/bin", "DJANGO_SETTINGS_MODULE": "shop.settings"}
+    alone = subprocess.run(argv, cwd=tree, env=variables, capture_output=True, text=True)
+    assert "Unable to configure handler 'file'" in alone.stderr
+    variables["PYTHONPATH"] = seen["make"]["PYTHONPATH"]
+    subprocess.run(argv, cwd=tree, env=variables, check=True)
+    assert (tree / "basket/migrations/0001_initial.py").is_file()
 
 
 def test_a_build_has_the_files_without_secrets_only(world, monkeypatch):

@@ -27,7 +27,12 @@ config = Config()
 
 
 def observe(
-    tree, settings: str, given: dict[str, str] | None = None, everything: bool = False, **files: str
+    tree,
+    settings: str,
+    given: dict[str, str] | None = None,
+    everything: bool = False,
+    over: dict[str, Any] | None = None,
+    **files: str,
 ) -> dict[str, Any]:
     library = tree / "elsewhere/site-packages"
     library.mkdir(parents=True)
@@ -44,6 +49,7 @@ def observe(
         "module": "settings",
         "application": "wsgi",
         "given": given or {},
+        "settings": over or {},
         "seconds": 30,
         "all": everything,
     }
@@ -328,3 +334,15 @@ def test_what_separates_the_entries_of_a_list_is_tried(tmp_path, reading, separa
 def test_paths_written_in_the_source_are_reported(tmp_path, statement, written):
     answer = observe(tmp_path, f"{statement}\nROOT_URLCONF = 'urls'\n", everything=True)
     assert answer["facts"]["written"] == written
+
+
+def test_settings_of_the_pillar_replace_those_of_the_project(tmp_path):
+    """Before the project is set up, which its package may do while its settings are imported."""
+    settings = """
+        SECRET_KEY = "x"
+        file = {"class": "logging.FileHandler", "filename": "/nonexistent/a.log"}
+        LOGGING = {"version": 1, "handlers": {"file": file}}
+    """
+    assert observe(tmp_path / "alone", settings)["stage"] == "setup"
+    answer = observe(tmp_path / "over", settings, everything=True, over={"LOGGING": {"version": 1}})
+    assert (answer["stage"], answer["facts"]["logs"]) == ("done", [])

@@ -327,6 +327,13 @@ def test_backend_of_the_project_for_such_a_cache_stays(overlaid, backend, expect
     assert cache.get("TIMEOUT") == (7 if expected == backend else None)
 
 
+def test_cache_on_a_server_of_the_sites_own_has_no_login(overlaid):
+    options = "'OPTIONS': {'DB': 3, 'PASSWORD': 'secret', 'username': 'x', 'MAX_ENTRIES': 9}"
+    own = f"CACHES = {{'default': {{'BACKEND': 'django_redis.cache.RedisCache', 'LOCATION': 'x', {options}}}}}\n"
+    cache = overlaid(own, cache={"engine": "redis"})["CACHES"]["default"]
+    assert cache["OPTIONS"] == {"MAX_ENTRIES": 9}
+
+
 def test_backend_that_django_has_no_more_is_replaced(overlaid):
     """That for python-memcached, which Django 4.1 removed: the formula installs pymemcache."""
     options = "'OPTIONS': {'server_max_value_length': 9}"
