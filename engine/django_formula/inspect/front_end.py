@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from django_formula.inspect import code, image_stages, node_packages, process_files
+from django_formula.inspect import code, image_stages, node_packages, node_scripts, process_files
 from django_formula.inspect import project as inspect_project
 from django_formula.inspect.settings import Settings
 from django_formula.inspect.values import UNKNOWN, plain
@@ -19,22 +19,13 @@ from django_formula.untrusted.text import in_command
 
 #: Node.js of a distribution: its code name → major and minor version.
 _NODE = {"bookworm": (18, 20), "trixie": (20, 19), "jammy": (12, 22), "noble": (18, 19)}
+#: The first version of Node.js with OpenSSL 3.
+_OPENSSL_3 = (17, 0)
 _CONFIGURATION = re.compile(r"(vite|webpack|rollup|vue|svelte|next|gulpfile|Gruntfile|angular|craco|esbuild)[\w.-]*")
-#: Packages of frameworks whose applications are served by a process of their own, or are files for a web server.
-_OF_APPLICATIONS = {"@sveltejs/kit", "next", "nuxt", "astro", "@remix-run/node"}
-#: Packages by which a program describes servers and clusters.
-_OF_SERVERS = {"cdk8s", "aws-cdk", "aws-cdk-lib", "cdktf", "@pulumi/pulumi", "serverless"}
 _OTHER = re.compile(r"docs?|examples?|website|([\w-]+-)?(tests?|e2e|cypress|playwright)(-[\w-]+)?")
 #: A target of a Makefile and its recipe; the programs of npm in it.
 _TARGET = re.compile(r"^([\w./-]+)[ \t]*:(?!=)[^\n]*\n(?:#[^\n]*\n)*((?:\t[^\n]*(?:\n|\Z))+)", re.MULTILINE)
 _OF_NPM = re.compile(r"\bnpx\b|\bnpm run\b|\bnode_modules/")
-#: Packages that download a browser or its driver when they are installed → the variable by which they do not.
-_BROWSERS = {
-    "cypress": "CYPRESS_INSTALL_BINARY=0",
-    "playwright": "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1",
-    "puppeteer": "PUPPETEER_SKIP_DOWNLOAD=1 PUPPETEER_SKIP_CHROMIUM_DOWNLOAD=1",
-    "chromedriver": "CHROMEDRIVER_SKIP_DOWNLOAD=1",
-}
 #: Names of scripts that build a part, and files of a deployment.
 _PART_OF_BUILD = r"build[-:_](?!dev|watch|test|docs|storybook)[\w:-]+"
 _OF_DEPLOYMENT = re.compile(
@@ -78,6 +69,7 @@ class FrontEnd:
         node: the requirement of a Node.js that it runs on; empty if that of the distribution suffices.
         reason: why that one does not.
         packages: packages of Debian that the commands need, but for npm.
+        why: what the commands do besides installing packages and running scripts; empty if nothing.
     """
 
     path: str
@@ -86,6 +78,7 @@ class FrontEnd:
     node: str = ""
     reason: str = ""
     packages: tuple[str, ...] = ()
+    why: str = ""
 
 
 def find(tree: Path, project: str, settings: Settings, distribution: str) -> list[FrontEnd]:
@@ -170,6 +163,11 @@ def _front_end(
     if not named and not made and not task and not is_served:
         return None
     there = os.path.relpath(folder, project)
+    run = {one: scripts[one] for one in node_scripts.run(scripts, named)}
+    foreign = [(one, word) for one, text in run.items() if (word := node_scripts.only_of_windows(text))]
+    if foreign:
+        text = "{} is not built: its script {} is for Windows ({}), and a release has sh: set `build` to what it does"
+        return FrontEnd(name, remark=text.format(name, *foreign[0]))
     program = node_packages.of(tree, path.parent, content)
     options = " --ignore-scripts" if has_build and _only_checks(every) else ""
     is_found = str(folder) == project or (program.name == "npm" and str(folder) == ".")
@@ -181,16 +179,21 @@ def _front_end(
     if program.name == "npm" and _are_static(settings, path.parent / "node_modules"):
         commands += program.commands(prefix, [])[:1]
         commands[-1] = re.sub(r" (ci|install)$", " prune --omit=dev", commands[-1])
+    node, reason = _node(path, content, distribution, program.node)
+    if _NODE.get(distribution, (0, 0)) >= _OPENSSL_3 or node:
+        commands = _with_old_openssl(path.parent, " ".join(run.values()), commands)
     commands = _without_browsers(path.parent, commands)
+    rewritten = {one: new for one, text in run.items() if (new := node_scripts.for_shell(text)) != text}
+    at = f"npm --prefix {prefix}" if prefix else "npm"
+    commands = [*(f"{at} pkg set {shlex.quote(f'scripts.{one}={new}')}" for one, new in rewritten.items()), *commands]
     commands += [f"make{'' if there == '.' else f' -C {there}'} {target}" for target in made]
     commands += [f"npx gulp {task}"] if task else []
     if place:
         target = os.path.relpath(place, project)
         copy = in_command("cp", "-rT", os.path.join(there, built), target)
         commands += [in_command("mkdir", "-p", target), copy] if copy else []
-    return FrontEnd(
-        name, tuple(commands), "", *_node(path, content, distribution, program.node), ("make",) if made else ()
-    )
+    why = f"written for Windows: {inspect_project.listed(rewritten)}" if rewritten else ""
+    return FrontEnd(name, tuple(commands), "", node, reason, ("make",) if made else (), why)
 
 
 def _is_published(inside: PurePosixPath | Path, content: dict[str, Any], scripts: dict[str, Any], folder: Path) -> bool:
@@ -211,14 +214,33 @@ def _is_published(inside: PurePosixPath | Path, content: dict[str, Any], scripts
 def _describes_servers(folder: Path, content: dict[str, Any]) -> bool:
     """Return whether a package is for tools of deployment, without the configuration of one that builds a front end."""
     required = {name for key in ("dependencies", "devDependencies") for name in content.get(key) or ()}
-    return bool(_OF_SERVERS & required) and not any(_CONFIGURATION.fullmatch(path.name) for path in folder.iterdir())
+    return not required.isdisjoint(rows("describing_servers")) and not any(
+        _CONFIGURATION.fullmatch(path.name) for path in folder.iterdir()
+    )
+
+
+def _with_old_openssl(folder: Path, scripts: str, commands: list[str]) -> list[str]:
+    """Have scripts use what OpenSSL 3 only has on demand, where a package that they run needs it and they do not ask.
+
+    Args:
+        folder: that of package.json.
+    """
+    names = ("package.json", "package-lock.json", "yarn.lock", "pnpm-lock.yaml")
+    pattern = re.compile("|".join(rows("old_openssl")), re.MULTILINE)
+    if "openssl-legacy-provider" in scripts or not any(pattern.search(code.read(folder / name)) for name in names):
+        return commands
+    return [
+        f"env NODE_OPTIONS=--openssl-legacy-provider {one}" if re.search(r"\brun\b", one) else one for one in commands
+    ]
 
 
 def _without_browsers(folder: Path, commands: list[str]) -> list[str]:
     """Have the first command, which installs the packages, leave out the browsers that some download for tests."""
     names = ("package.json", "package-lock.json", "yarn.lock", "pnpm-lock.yaml")
     text = "\n".join(code.read(folder / name) for name in names)
-    words = [word for name, word in _BROWSERS.items() if re.search(rf"""["'/\s]{name}["'@]""", text)]
+    words = [
+        one for one in rows("without_browsers") if re.search(rf"""["'/\s]{one.partition("_")[0].lower()}["'@]""", text)
+    ]
     return [f"env {' '.join(words)} {commands[0]}", *commands[1:]] if commands and words else commands
 
 
@@ -321,7 +343,7 @@ def _is_application(tree: Path, folder: Path, content: dict[str, Any], settings:
     """Return whether a folder has pages of its own, and nothing leads from the Django project to it or back."""
     pages = ("index.html", "public/index.html", "src/index.html")
     required = {name for key in ("dependencies", "devDependencies") for name in content.get(key) or ()}
-    has_pages = bool(_OF_APPLICATIONS & required) or any((folder / page).is_file() for page in pages)
+    has_pages = not required.isdisjoint(rows("front_end_apart")) or any((folder / page).is_file() for page in pages)
     if not has_pages or _reads(settings, folder):
         return False
     inner = [folder, *(above for above in folder.parents if above.is_relative_to(tree) and above != tree)]

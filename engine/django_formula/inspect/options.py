@@ -240,7 +240,7 @@ def _front_ends(report: Report, settings: Settings, tree: Path, project: str) ->
         if one.remark:
             report.remarks.append(one.remark)
             continue
-        report.extend("build", [*one.commands], one.path)
+        report.extend("build", [*one.commands], "; ".join(filter(None, [one.path, one.why])))
         if one.node:
             report.extend("python_packages", [one.node], one.reason)
         packages = [*one.packages, *([] if one.node else ["npm"])]

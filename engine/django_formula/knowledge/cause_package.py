@@ -139,6 +139,11 @@ def of_program(site: Site, text: str) -> str:
     if not found:
         return ""
     name = next(filter(None, found.groups())).lower()
+    if name in rows("of_windows"):
+        return (
+            f"a script that the build runs is written for Windows, whose shell has {name}: have it run on both, as by "
+            f"cross-env and shx, or have {site.at}:build run what it does"
+        )
     of_npm = {**{one: one for one in rows("own_of_npm")}, **rows("npm", site)}
     runs = rf"{_EXEC}{of_npm.get(name)} -- \1"
     build = [re.sub(r"^(npm (?:--prefix \S+ )?run\b)", runs, one) for one in site.config["build"]]

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from django_formula.inspect import front_end
+from django_formula.inspect import front_end, node_scripts
 from django_formula.inspect.settings import Settings
 from django_formula.inspect.values import Value
 from django_formula.knowledge import node as knowledge_node
@@ -36,6 +36,55 @@ def test_front_end_is_built_for_production(scripts, script):
 def test_browsers_of_tests_are_not_downloaded(tmp_path, package, expected):
     (tmp_path / "package.json").write_text(package)
     assert front_end._without_browsers(tmp_path, ["npm ci", "npm run build"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("SET A=1 && set B=x y&& vite build", 'export A=1 && export B="x y"&& vite build'),
+        ("tsc && set A=1&&vite", "tsc && export A=1&&vite"),
+        ("node_modules\\.bin\\webpack --config build\\live.js", "node_modules/.bin/webpack --config build/live.js"),
+        (r"sed 's/a\.b/c/' x > y && set -e", r"sed 's/a\.b/c/' x > y && set -e"),
+        ("cross-env A=1 vite build", "cross-env A=1 vite build"),
+    ],
+)
+def test_script_for_windows_is_one_for_the_shell(script, expected):
+    assert node_scripts.for_shell(script) == expected
+
+
+@pytest.mark.parametrize(
+    ("script", "word"),
+    [
+        ("vite build && xcopy /s dist ..\\static", "xcopy"),
+        ("echo %npm_package_version%", "%npm_package_version%"),
+        ("rmdir /s dist && vite build", "rmdir /s"),
+        ("scripts\\make.bat", "scripts\\make.bat"),
+        ("rm -rf /tmp/x && copyfiles a b && del-cli dist", ""),
+    ],
+)
+def test_what_only_the_shell_of_windows_has(script, word):
+    assert node_scripts.only_of_windows(script) == word
+
+
+@pytest.mark.parametrize(
+    ("files", "needs"),
+    [
+        ({"package.json": '{"devDependencies": {"webpack": "^4.46.0"}}'}, True),
+        ({"package.json": '{"devDependencies": {"webpack": "^5.1.0"}}'}, False),
+        ({"package-lock.json": '"node_modules/webpack": {\n      "version": "4.44.2",'}, True),
+        ({"package-lock.json": '"peerDependencies": {"webpack": "^4.27.0 || ^5.0.0"}'}, False),
+        ({"yarn.lock": 'webpack@4.x, webpack@^4.0.0:\n  version "4.46.0"\n'}, True),
+        ({"yarn.lock": '"webpack@npm:^5.1.0":\n  version: 5.90.0\n'}, False),
+        ({"pnpm-lock.yaml": "packages:\n\n  /webpack/4.46.0:\n"}, True),
+        ({"pnpm-lock.yaml": "packages:\n\n  webpack@4.46.0:\n"}, True),
+    ],
+)
+def test_what_openssl_3_has_on_demand_only_is_demanded(tmp_path, files, needs):
+    write_tree(tmp_path / "web", files)
+    commands = front_end._with_old_openssl(tmp_path / "web", "webpack", ["npm ci", "npm run build"])
+    assert commands == ["npm ci", f"{'env NODE_OPTIONS=--openssl-legacy-provider ' if needs else ''}npm run build"]
+    asked = "cross-env NODE_OPTIONS=--openssl-legacy-provider webpack"
+    assert front_end._with_old_openssl(tmp_path / "web", asked, ["npm run build"]) == ["npm run build"]
 
 
 @pytest.mark.parametrize(
