@@ -33,6 +33,7 @@ from django_formula.inspect import routes as inspect_routes
 from django_formula.inspect import settings as inspect_settings
 from django_formula.inspect.access import Access
 from django_formula.inspect.report import Report
+from django_formula.inspect.settings import Settings
 from django_formula.knowledge import hints
 from django_formula.release import releases
 from django_formula.site.sites import Site
@@ -82,8 +83,19 @@ def _given(site: Site) -> dict[str, str]:
     return given
 
 
+def _roots(source: Path, facts: Mapping[str, Any]) -> list[Path]:
+    """Return the folders that the project of a release is imported from."""
+    return [source / folder for folder in (facts["folder"], *facts["python_path"])]
+
+
+def _settings(source: Path, facts: Mapping[str, Any]) -> tuple[list[Path], Settings]:
+    """Return these folders and the project's settings, as they are without any variable."""
+    roots = _roots(source, facts)
+    return roots, inspect_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
+
+
 def _required(source: Path, facts: Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
-    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
+    roots = _roots(source, facts)
     known = {**dict.fromkeys(variables.of_files([source, roots[0]]), _SET), **given}
     settings = inspect_settings.read(roots, facts["settings_module"], known, facts.get("application", ""))
     variables.add(settings, roots, known)
@@ -171,19 +183,18 @@ def settings_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> lis
 
 
 def _settings_modules(source: Path, facts: Mapping[str, Any]) -> list[str]:
-    return project.settings_modules([source / folder for folder in (facts["folder"], *facts["python_path"])])
+    return project.settings_modules(_roots(source, facts))
 
 
 def _made_of(source: Path, facts: Mapping[str, Any], names: Collection[str]) -> dict[str, list[str]]:
     """Return which of the names are settings that variables decide, and these variables."""
-    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
-    settings = inspect_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
+    settings = _settings(source, facts)[1]
     return {name: sorted(settings.values[name].taint) for name in names if name in settings.values}
 
 
 def _reading(source: Path, facts: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
     """Return which of the variables a project reads, and the file that does."""
-    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
+    roots = _roots(source, facts)
     reads = re.compile(rf"(?:environ|getenv|\benv)[\w.]*\s*[\[(]\s*[\"']({'|'.join(names)})[\"']")
     found: dict[str, str] = {}
     for path in dict.fromkeys(path for root in roots for path in project.walk(root, None, depth=5)):
@@ -243,8 +254,7 @@ def migrated_first(site: Site, release: Path, facts: Mapping[str, Any], cause: s
 
 
 def _unordered(source: Path, facts: Mapping[str, Any]) -> dict[str, str]:
-    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
-    settings = inspect_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
+    roots, settings = _settings(source, facts)
     found = migrations.unordered(settings, roots)
     return dataclasses.asdict(found) if found else {}
 
@@ -264,8 +274,7 @@ def missing_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> list
 
 
 def _absent(source: Path, facts: Mapping[str, Any], present: Collection[str]) -> list[str]:
-    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
-    settings = inspect_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
+    roots, settings = _settings(source, facts)
     needed = [*inspect_modules.needed(settings), *imports.foreign(roots, settings)]
     names = [name for name in needed if not python_path.is_own(roots, name)]
     return sorted({"django", *names} - {*present} - sys.stdlib_module_names)
@@ -280,7 +289,7 @@ def absent_file(site: Site, release: Path, facts: Mapping[str, Any], module: str
 
 
 def _file_of(source: Path, facts: Mapping[str, Any], module: str) -> str:
-    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
+    roots = _roots(source, facts)
     package, _dot, rest = module.partition(".")
     with_package = [root for root in roots if rest and any((root / package).glob("*.py"))]
     found = with_package or ([] if rest or not _OWNERS.fullmatch(module) else roots[:1])
@@ -296,10 +305,8 @@ def choosing_variable(site: Site, release: Path, facts: Mapping[str, Any]) -> di
 
 
 def _choosing(source: Path, facts: Mapping[str, Any]) -> dict[str, str]:
-    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
-    modules = facts["settings_module"], facts.get("application", "")
-    settings = inspect_settings.read(roots, modules[0], {}, modules[1])
-    return environment.of_live_module(roots, *modules, settings, {})
+    roots, settings = _settings(source, facts)
+    return environment.of_live_module(roots, facts["settings_module"], facts.get("application", ""), settings, {})
 
 
 def with_fixtures(site: Site, release: Path, facts: Mapping[str, Any], hint: str) -> str:
@@ -401,8 +408,7 @@ def _found(source: Path, facts: Mapping[str, Any], domain: str) -> dict[str, Any
 
 def _page(source: Path, facts: Mapping[str, Any], but: str) -> str:
     """Return the path of a page for the health check, where that of the pillar is none; empty if none is known."""
-    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
-    settings = inspect_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
+    roots, settings = _settings(source, facts)
     return inspect_routes.health_path(Access(roots, settings), settings.get("ROOT_URLCONF"), but=but)[0]
 
 

@@ -34,6 +34,10 @@ _TRUSTED = {
     *("ltree", "pg_trgm", "pgcrypto", "seg", "tablefunc", "tcn", "tsm_system_rows", "tsm_system_time", "unaccent"),
     "uuid-ossp",
 }
+#: Ends of names of settings with folders.
+_OF_FOLDERS = re.compile(r"(DIR|DIRECTORY|PATH|ROOT|FOLDER|HOME|BASE)$")
+#: Folders of the system, in which no project has data, and those that every process may write to.
+_OF_SYSTEM = r"/(bin|boot|dev|etc|lib\w*|proc|run|sbin|sys|tmp|usr|var/tmp)/"
 #: How every SQLite file begins.
 _SQLITE = b"SQLite format 3\0"
 _PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README", "README.md", "README.txt", ".placeholder", "__init__.py"}
@@ -86,6 +90,23 @@ def _folder_of_log(settings: Settings, tree: Path, path: PurePosixPath, *, is_lo
     if not inside or not is_of_logs or is_made or not re.fullmatch(r"[\w/@+-]+", str(inside)):
         return set()
     return {str(inside)}
+
+
+def elsewhere(settings: Settings, tree: Path) -> dict[str, str]:
+    """Return the settings that name a folder for data outside of the source, and these folders, unless by a variable.
+
+    Not those of Django, which the formula knows, and none of the system.
+    """
+    found = {}
+    for name, value in settings.values.items():
+        path = plain(value)
+        is_path = isinstance(path, str | PurePosixPath) and re.fullmatch(r"/[\w./@+-]+", str(path))
+        if is_path and not value.taint and _OF_FOLDERS.search(name) and not _READ.fullmatch(name):
+            folder = PurePosixPath(os.path.normpath(path))
+            is_elsewhere = not folder.is_relative_to(tree) and not re.match(_OF_SYSTEM, f"{folder}/")
+            if is_elsewhere and any(map(_DATA.search, (name, folder.name))):
+                found[name] = str(folder)
+    return found
 
 
 def key_file(settings: Settings, tree: Path, folder: str) -> str:
@@ -161,11 +182,8 @@ def _paths(settings: Settings, tree: Path, folder: str) -> Iterator[tuple[PurePo
     Those that are relative are below the folder of manage.py, in which the project runs.
     """
     current = tree / folder
-    handlers = settings.get("LOGGING", "handlers")
-    for handler in handlers.values() if isinstance(handlers, dict) else ():
-        name = handler.get("filename") if isinstance(handler, dict) else None
-        if isinstance(name, str | PurePosixPath):
-            yield PurePosixPath(os.path.join(current, name)), True
+    for log in settings.log_files():
+        yield PurePosixPath(os.path.join(current, log)), True
     served = {str(settings.get(name)) for name in ("STATIC_ROOT", "MEDIA_ROOT")}
     served |= {str(one) for one in _listed(settings.get("STATICFILES_DIRS"))}
     for path, kind in settings.written.items():

@@ -110,6 +110,12 @@ def _content(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _packages(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the packages that a package.json requires, and their versions."""
+    tables = [table for key in ("dependencies", "devDependencies") if isinstance(table := content.get(key), dict)]
+    return {name: version for table in tables for name, version in table.items()}
+
+
 def _is_member(folder: Path, outer: Path, content: dict[str, Any]) -> bool:
     """Return whether a folder is a workspace of an outer package, whose own command builds it."""
     return folder.is_relative_to(outer) and any(
@@ -213,7 +219,7 @@ def _is_published(inside: PurePosixPath | Path, content: dict[str, Any], scripts
 
 def _describes_servers(folder: Path, content: dict[str, Any]) -> bool:
     """Return whether a package is for tools of deployment, without the configuration of one that builds a front end."""
-    required = {name for key in ("dependencies", "devDependencies") for name in content.get(key) or ()}
+    required = _packages(content).keys()
     return not required.isdisjoint(rows("describing_servers")) and not any(
         _CONFIGURATION.fullmatch(path.name) for path in folder.iterdir()
     )
@@ -262,7 +268,7 @@ def _global(tree: Path, script: str, content: dict[str, Any]) -> str:
     """Return the command by which a script has the programs that package.json lacks and a Dockerfile installs."""
     paths = [path for path in inspect_project.walk(tree, None, depth=4) if _DOCKERFILE.fullmatch(path.name)]
     listed = " ".join(words for path in paths for words in _GLOBAL.findall(code.read(path)))
-    required = {name for key in ("dependencies", "devDependencies") for name in content.get(key) or ()}
+    required = _packages(content).keys()
     used = {*_WORD.findall(script)} - required
     packages = [one for one in dict.fromkeys(listed.split()) if one.rpartition("/")[2].partition("@")[0] in used]
     return f"npm exec --yes {' '.join(f'--package={one}' for one in packages)} -- " if packages else ""
@@ -308,7 +314,7 @@ def _made(folder: Path) -> list[str]:
 def _task_of_gulp(folder: Path, content: dict[str, Any], settings: Settings) -> str:
     """Return the task of a gulpfile.js that makes a folder of static files which the source lacks; empty if none."""
     text = next(filter(None, (code.read(path) for path in sorted(folder.glob("gulpfile.*js")))), "")
-    required = {name for key in ("dependencies", "devDependencies") for name in content.get(key) or ()}
+    required = _packages(content).keys()
     listed = settings.get("STATICFILES_DIRS")
     paths = [Path(path) for path in _paths(plain(listed))]
     missing = [path for path in paths if path.is_relative_to(folder) and not path.exists()]
@@ -342,7 +348,7 @@ def _committed_outputs(scripts: dict[str, Any], folder: Path) -> list[str]:
 def _is_application(tree: Path, folder: Path, content: dict[str, Any], settings: Settings) -> bool:
     """Return whether a folder has pages of its own, and nothing leads from the Django project to it or back."""
     pages = ("index.html", "public/index.html", "src/index.html")
-    required = {name for key in ("dependencies", "devDependencies") for name in content.get(key) or ()}
+    required = _packages(content).keys()
     has_pages = not required.isdisjoint(rows("front_end_apart")) or any((folder / page).is_file() for page in pages)
     if not has_pages or _reads(settings, folder):
         return False
@@ -450,7 +456,7 @@ def _node(path: Path, content: dict[str, Any], distribution: str, of_program: st
 def _specifications(path: Path, content: dict[str, Any]) -> Iterator[str]:
     """Yield the versions of Node.js that a package and those that it requires itself are for."""
     lock = _content(path.with_name("package-lock.json")).get("packages", {})
-    names = [name for key in ("dependencies", "devDependencies") for name in content.get(key) or {}]
+    names = [*_packages(content)]
     entries = [lock.get(f"node_modules/{name}") for name in names] if isinstance(lock, dict) else []
     for entry in (content, *entries):
         engines = entry.get("engines") if isinstance(entry, dict) else None
@@ -468,8 +474,7 @@ def _specifications(path: Path, content: dict[str, Any]) -> Iterator[str]:
 
 def _of_packages(content: dict[str, Any]) -> Iterator[str]:
     """Yield the versions of Node.js that the packages which package.json requires are known to be for."""
-    tables = [table for key in ("dependencies", "devDependencies") if isinstance(table := content.get(key), dict)]
-    for name, version in [pair for table in tables for pair in table.items()]:
+    for name, version in _packages(content).items():
         for named, versions, node in _FOR_NODE:
             found = named.fullmatch(name)
             if found and isinstance(version, str) and versions.match(version):

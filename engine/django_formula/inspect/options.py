@@ -510,6 +510,13 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
         report.set("shared", shared, "written by the project, and kept from release to release")
     if writable:
         report.set("writable", writable, "written by the project")
+    outside = data.elsewhere(settings, tree)
+    if outside:
+        named = inspect_project.listed(f"{name} is {path}" for name, path in outside.items())
+        cure = in_pillar({"ReadWritePaths": sorted(set(outside.values()))})
+        report.remarks.append(
+            f"{named}: where the project writes there, create it for the site's user, and set `sandbox: {cure}`"
+        )
     key = data.key_file(settings, tree, folder)
     if key and not any(key.startswith(f"{path}/") or key == path for path in shared):
         report.merge("files", {key: {"from": "secret_key"}}, "SECRET_KEY is read from it")

@@ -58,6 +58,13 @@ class Settings:
             content = content.content if isinstance(content, Value) else content
         return UNKNOWN if isinstance(content, Called | Function | Method | Namespace) else plain(content)
 
+    def log_files(self) -> list[PurePosixPath]:
+        """Return the files of the handlers of LOGGING."""
+        handlers = self.get("LOGGING", "handlers")
+        every = handlers.values() if isinstance(handlers, dict) else ()
+        found = (one.get("filename") for one in every if isinstance(one, dict))
+        return [PurePosixPath(name) for name in found if isinstance(name, str | PurePosixPath)]
+
 
 def read(roots: Sequence[Path], module: str, given: Mapping[str, str], application: str = "") -> Settings:
     """Read the settings of a project.

@@ -54,10 +54,7 @@ def is_of_others(text: Any, domain: str) -> bool:
 
 def _log_files(settings: Settings, tree: Path) -> Iterator[PurePosixPath]:
     """Yield the files of LOGGING that are neither in the source nor where every site may write."""
-    handlers = settings.get("LOGGING", "handlers")
-    for handler in handlers.values() if isinstance(handlers, dict) else ():
-        name = handler.get("filename") if isinstance(handler, dict) else None
-        path = PurePosixPath(name) if isinstance(name, str | PurePosixPath) else PurePosixPath()
+    for path in settings.log_files():
         is_made = str(path.parent) in _EMPTY or path.parent in settings.written
         folders = (tree, *_OF_ALL, *(_EMPTY if is_made else ()))
         if path.is_absolute() and not any(path.is_relative_to(one) for one in folders):

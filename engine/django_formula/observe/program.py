@@ -155,6 +155,7 @@ def _attempt(request: Answer, given: dict[str, str], until: str = "", tells: boo
         nothing = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(nothing, number)
+        sys.stdout = sys.__stdout__  # a file, of which projects take the buffer
         with os.fdopen(writer, "w") as out:
             json.dump(_started(request, given, until, tells), out, default=repr)
         os._exit(0)

@@ -346,3 +346,14 @@ def test_settings_of_the_pillar_replace_those_of_the_project(tmp_path):
     assert observe(tmp_path / "alone", settings)["stage"] == "setup"
     answer = observe(tmp_path / "over", settings, everything=True, over={"LOGGING": {"version": 1}})
     assert (answer["stage"], answer["facts"]["logs"]) == ("done", [])
+
+
+def test_project_may_replace_its_standard_output(tmp_path):
+    settings = """
+        import io, sys
+        sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")
+        print("imported")
+        SECRET_KEY = os.environ["KEY"]
+    """
+    answer = observe(tmp_path, settings)
+    assert (answer["stage"], needed(answer)) == ("done", {"KEY": {"SECRET_KEY": "whole"}})
