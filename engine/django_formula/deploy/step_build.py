@@ -16,6 +16,7 @@ from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host import commands, users
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError, seconds
+from django_formula.inspect import dependency
 from django_formula.inspect import requirements as inspect_requirements
 from django_formula.observe import override
 from django_formula.process import build_user as process_build_user
@@ -47,11 +48,6 @@ for parent, folders, names in os.walk(sys.argv[1]):
                 py_compile.compile(os.path.join(parent, name), doraise=True)
             except Exception:
                 pass  # its import fails with the same error
-"""
-
-#: Settings of a build: it has no folders of logs, and no database, which Django asked before 3.2 to make migrations.
-_SETTINGS = """
-override({"LOGGING_CONFIG": None, **({"DATABASES": {}} if "makemigrations" in sys.argv else {})})
 """
 
 #: Copies what an image has in its working directory to a source, such as the assets that its Dockerfile has made.
@@ -198,6 +194,8 @@ def _run_commands(deployment: Deployment, release: Release, tree: Foreign) -> li
         "PATH": f"{virtualenv}/bin:{commands.PATH}",
     }
 
+    hint = f"the command is from {site.at}:build"
+
     def run(argv: list[str], doing: str) -> str:
         return process_build_user.run_as_build_user(
             site,
@@ -207,14 +205,19 @@ def _run_commands(deployment: Deployment, release: Release, tree: Foreign) -> li
             folder=str(tree / release.facts["folder"]),
             writable=[str(tree)],
             timeout=seconds(site.config["timeouts"]["build"]),
-            hint=f"the command is from {site.at}:build",
+            hint=hint,
             image=image,
         )
 
     def run_each(build: list[str]) -> None:
         for command in build:
             log.info("%s: %s", site.name, command)
-            run(shlex.split(command), shlex.join(shlex.split(command)))
+            try:
+                run(shlex.split(command), shlex.join(shlex.split(command)))
+            except DeploymentError as error:
+                if error.hint == hint:
+                    error.hint = _hint_of_packages(site, error, virtualenvs.packages(virtualenv)) or hint
+                raise
 
     if container_file.configured(site):
         made = container_file.working_folder(containers.engine(site), image)
@@ -232,13 +235,19 @@ def _run_commands(deployment: Deployment, release: Release, tree: Foreign) -> li
     return leading if is_kept else []
 
 
+def _hint_of_packages(site: Site, error: DeploymentError, packages: Mapping[str, str]) -> str:
+    """Return which packages do not go with each other where a command imports the project; empty for another cause."""
+    cause = f"{error.message}\n{error.log}"
+    return dependency.of_python(site, cause, error.log, packages) or dependency.hint(site, cause, packages, error.log)
+
+
 def _customised(site: Site) -> str:
     """Return the folder with the module that Python imports at its start, which replaces settings in a build."""
     own = users.owner(site.build_user, site.build_user)
     folder = site.build / "python"
     folder.make_folder(mode=0o700, owner=own)
     text = Path(override.__file__).read_text(encoding="utf-8")
-    (folder / "sitecustomize.py").write(f"{text}{_SETTINGS}", mode=0o600, owner=own)
+    (folder / "sitecustomize.py").write(f"{text}\n\noverride(of_build())\n", mode=0o600, owner=own)
     return str(folder)
 
 

@@ -29,3 +29,27 @@ def override(values: Any) -> None:
             return spec
 
     sys.meta_path.insert(0, Finder)
+
+
+class _Every(list):  # type: ignore[type-arg]  # (of each Python that a site may have)
+    def __contains__(self, one: Any) -> bool:
+        return True
+
+
+def of_build() -> Any:
+    """Return the settings that a command of a build gets: it has no folders of logs.
+
+    Migrations are made without a database, which Django before 3.2 asks, and with `--skip-checks` without checks, for
+    which Django before 3.0 has no such option.
+    """
+    values: Any = {"LOGGING_CONFIG": None}
+    if "makemigrations" in sys.argv:
+        values["DATABASES"] = {}
+        try:
+            from django import VERSION
+        except ImportError:
+            return values  # as Python says where it is used
+        if VERSION < (3, 0) and "--skip-checks" in sys.argv:
+            sys.argv.remove("--skip-checks")
+            values["SILENCED_SYSTEM_CHECKS"] = _Every()
+    return values

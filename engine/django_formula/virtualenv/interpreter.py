@@ -28,8 +28,9 @@ _DJANGO = (
 )
 #: The versions of Django with which the tests deploy sites, the newest last.
 TESTED = ("4.2", "5.2", "6.0", "6.1")
-#: The versions of Django with long-term support: one replaces a pinned version that an interpreter does not run.
-_SUPPORTED_LONG = ("2.2", "3.2", "4.2", "5.2")
+#: The versions of Django with long-term support, and its last day: one replaces a pinned version that an interpreter
+#: does not run.
+_SUPPORTED_LONG = {"2.2": "2022-04-11", "3.2": "2024-04-01", "4.2": "2026-04-07", "5.2": "2028-04-30"}
 
 
 class Interpreter(NamedTuple):
@@ -162,6 +163,15 @@ def newer_django(version: str, python: str) -> str:
         return ""
     newer = (one for one in _SUPPORTED_LONG if python_versions.numbers_of(one) > python_versions.numbers_of(version))
     return next((one for one in newer if python_versions.is_among(python, of_django(one))), "")
+
+
+def last_day_of_django(requirement: str) -> str:
+    """Return the last day of support of the Django that a requirement is for, as `newer_django` proposes it, or "".
+
+    Example: ``last_day_of_django("django~=2.2.0") == "2022-04-11"``
+    """
+    found = re.fullmatch(r"django~=(\d+\.\d+)\.0", requirement)
+    return _SUPPORTED_LONG.get(found[1], "") if found else ""
 
 
 def require_for_django(site: Site, version: str) -> None:

@@ -105,11 +105,11 @@ class Ladder:
         free = sorted({*self.versions, *self._free, *self._named_by("python_packages")}) if self.until else []
         bound = ["--exclude-newer", self.until] if self.until else []
         days = {**self.tools, **dict.fromkeys(free, _ALWAYS)}
-        return [*relaxed, *bound, *(_bound(name, day) for name, day in days.items())]
+        return [*relaxed, *bound, *(bound_by(name, day) for name, day in days.items())]
 
     def without_tools(self, arguments: Iterable[str]) -> list[str]:
         """Return the arguments of an installation for another one, in which all that the first has built is built."""
-        tools = {_bound(name, day) for name, day in self.tools.items()}
+        tools = {bound_by(name, day) for name, day in self.tools.items()}
         return [one for one in arguments if one not in tools]
 
     def give_way(self, error: DeploymentError) -> None:
@@ -369,7 +369,7 @@ class Ladder:
         return error
 
 
-def _bound(name: str, day: str) -> str:
+def bound_by(name: str, day: str) -> str:
     return f"--exclude-newer-package={name}={day}"
 
 

@@ -1,6 +1,7 @@
 """Virtualenvs: named by a hash of their inputs, built once by uv, shared by releases, never modified."""
 
 import contextlib
+import datetime
 import functools
 import hashlib
 import itertools
@@ -203,17 +204,35 @@ def _install_relaxed(
         The arguments of ``uv pip install`` that the virtualenv complies with, and what gave way.
     """
     ladder = relaxed_pins.Ladder(uv, prepared, day)
-    required = prepared["required"]
+    required, bound = prepared["required"], _of_their_django(packages, ladder.pins)
     while True:
         try:
-            present = _install_packages(uv, {**prepared, "required": [*required, *ladder.arguments()]}, packages)
+            asked = [*required, *ladder.arguments(), *bound]
+            present = _install_packages(uv, {**prepared, "required": asked}, packages)
         except DeploymentError as error:
             if not required:
                 raise
-            ladder.give_way(error)
+            if not bound:
+                ladder.give_way(error)
+            bound = []
         else:
             gave_way = {"versions": ladder.versions, "until": ladder.until, "tools": ladder.tools}
             return ladder.without_tools(present), gave_way if any(gave_way.values()) else {}
+
+
+def _of_their_django(packages: list[str], pins: Mapping[str, relaxed_pins.Pin]) -> list[str]:
+    """Return the arguments by which packages that replace a pin are of the days of the Django that replaces another.
+
+    They have that pin as their lower bound, as inspection writes it. Newer ones may need a newer Django, though their
+    metadata allows an older one.
+    """
+    days = [day for one in packages if (day := interpreter.last_day_of_django(one))]
+    bound = [name for name, pin in pins.items() if f"{name}>={pin.version}" in packages]
+    return (
+        [relaxed_pins.bound_by(name, days[0]) for name in bound]
+        if days and days[0] < str(datetime.date.today())
+        else []
+    )
 
 
 def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) -> list[str]:

@@ -229,6 +229,22 @@ def test_a_build_has_neither_log_files_nor_databases_of_the_settings(world, monk
     assert (tree / "basket/migrations/0001_initial.py").is_file()
 
 
+def test_command_of_a_build_that_a_package_is_too_new_for_names_the_constraint(world, monkeypatch):
+    world.options = {"build": ["python manage.py compilemessages"]}
+
+    def run(_site, argv, **options):
+        if "compilemessages" in argv:
+            log = "ImportError: cannot import name 'ugettext' from 'django.utils.translation' (/srv/x.py)"
+            raise DeploymentError("manage.py failed (exit 1)", log=log, hint=options["hint"])
+
+    monkeypatch.setattr(build_user, "run_as_build_user", run)
+    monkeypatch.setattr(virtualenvs, "packages", lambda _folder: {"django": "4.2.1"})
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    cure = "set django:sites:blog:constraints: ['django<4.0']"
+    assert error.value.hint.startswith(f"django 4.2.1, which is installed, does not have ugettext: {cure}\n")
+
+
 def test_a_build_has_the_files_without_secrets_only(world, monkeypatch):
     public = {"contents": "DEBUG = False\n", "build": True}
     world.options = {"build": ["make"], "files": {"app/local.py": public, "app/mail.py": {"contents": "hunter2"}}}

@@ -4,6 +4,7 @@ import itertools
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from django_formula.host.commands import DeploymentError
@@ -149,6 +150,24 @@ def uv(monkeypatch):
     monkeypatch.setattr(virtualenv_interpreter, "path", lambda site: f"/usr/bin/{site.config['python']}")
     monkeypatch.setattr(build_user, "run_as_build_user", fake.run)
     return fake
+
+
+@pytest.mark.parametrize(
+    ("django", "bound"), [("django~=2.2.0", "2022-04-11"), ("django~=5.2.0", ""), ("django>=2.2", "")]
+)
+def test_package_for_a_replaced_django_is_of_its_days(make_site, uv, tmp_path, monkeypatch, django, bound):
+    """That has the pin as its lower bound; where there is none of these days, there is no bound."""
+    monkeypatch.setattr(virtualenvs, "datetime", SimpleNamespace(date=SimpleNamespace(today=lambda: "2026-11-29")))
+    source = write_tree(tmp_path / "source", {"requirements.txt": "django==2.1.5\ndjango-beat==1.3.0\nother==1.0\n"})
+    site = make_site(python="python3", python_packages=[django, "django-beat>=1.3.0", "other>=2.0"])
+    virtualenvs.build(site, source, ["requirements.txt"], "key")
+    asked = [[one for one in argv if one.startswith("--exclude")] for argv, _folder in uv.calls if "install" in argv]
+    assert asked[0] == ([f"--exclude-newer-package=django-beat={bound}"] if bound else [])
+    if bound:
+        uv.calls.clear()
+        uv.contradiction = "exclude-newer-package"
+        virtualenvs.build(site, source, ["requirements.txt"], "key")
+        assert "exclude" not in str(uv.calls[-2])
 
 
 def test_virtualenv_is_built_from_requirements_packages_and_server(make_site, uv, tmp_path, monkeypatch):
