@@ -245,6 +245,7 @@ def _customised(site: Site) -> str:
     """Return the folder with the module that Python imports at its start, which replaces settings in a build."""
     own = users.owner(site.build_user, site.build_user)
     folder = site.build / "python"
+    folder.remove()  # an earlier build may have anything there
     folder.make_folder(mode=0o700, owner=own)
     text = Path(override.__file__).read_text(encoding="utf-8")
     (folder / "sitecustomize.py").write(f"{text}\n\noverride(of_build())\n", mode=0o600, owner=own)

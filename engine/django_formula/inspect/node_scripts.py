@@ -16,7 +16,7 @@ _PLAIN = re.compile(r"[\w=./:,@+ -]*")
 _PATH = re.compile(rf"{_BEGIN}[\w.@-]+(\\[\w.@-]+)+")
 #: What only that shell has.
 _ONLY = re.compile(
-    r"\b(?:xcopy|robocopy|powershell)\b|\b(?:rmdir|rd|del|copy|move) /\w|%\w+%|[\w\\/-]+\.(?:bat|cmd|ps1)\b", re.I
+    r"\b(?:xcopy|robocopy|powershell)\b|\b(?:rmdir|rd|del|copy|move) /\w|[\w\\/-]+\.(?:bat|cmd|ps1)\b", re.I
 )
 
 
