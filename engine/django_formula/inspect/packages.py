@@ -147,8 +147,13 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     pinned |= contradictory
     constraint, why = removed.limit(tree, contents)
     newest = inspect_requirements.newest_django([*contents.values(), constraint])
-    pinned = {**({"django": newest} if newest else {}), **pinned}
-    host = _chosen_python(report, tree, host, pinned.get("django", ""), python)
+    is_bound = bool(newest) and "django" not in pinned
+    oldest_python = interpreter.of_django(newest).partition(",")[0]
+    if is_bound and python_versions.is_among(host, oldest_python):  # else an older Django within the bound is installed
+        pinned["django"] = newest
+    django = pinned.get("django", "")
+    of_django = "" if not is_bound and _instead_of_django(tree, django, host) else interpreter.of_django(django)
+    host = _chosen_python(report, host, django, of_django, python)
     of_system = inspect_requirements.of_system(pinned)
     if of_system:
         left_out = [f"{name}; sys_platform == 'none'" for name in of_system]
@@ -195,16 +200,16 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     return required
 
 
-def _chosen_python(report: Report, tree: Path, host: str, django: str, supported: str) -> str:
+def _chosen_python(report: Report, host: str, django: str, of_django: str, supported: str) -> str:
     """Choose another Python than this host's where the project, or its Django, is for newer or older ones only.
 
-    A Django that is too old is replaced instead where that is possible.
+    Args:
+        of_django: the versions of Python that its Django runs on; empty where another Django takes its place.
 
     Returns:
         The version of the site's Python.
     """
-    of_django = interpreter.of_django(django)
-    limits = [supported, "" if _instead_of_django(tree, django, host) else of_django]
+    limits = [supported, of_django]
     if not host or all(not limit or python_versions.is_of_series_among(host, limit) for limit in limits):
         return host
     version = python_versions.suggested(*limits)

@@ -332,6 +332,28 @@ def test_packages_of_a_celery_that_runs_stay(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize(
+    ("bound", "host", "line"),
+    [
+        (
+            "<1.12",
+            "3.13.5",
+            'python: "3.9"  # Django 1.11 runs on Python >=3.4,<3.10, and python3 of this host is 3.13.5',
+        ),
+        (">=4.2,<6.1", "3.11.2", ""),
+        ("<4", "3.11.2", ""),
+        ("<4", "3.13.5", 'python: "3.11"  # Django 3.2 runs on Python >=3.6,<3.12, and python3 of this host is 3.13.5'),
+    ],
+)
+def test_python_is_older_where_every_django_within_a_bound_is_too_old(monkeypatch, tmp_path, bound, host, line):
+    monkeypatch.setattr(inspection, "_host_python", lambda: host)
+    files = {"manage.py": "", "old/wsgi.py": "get_wsgi_application", "old/settings.py": "INSTALLED_APPS = []\n"}
+    files |= {"old/settings.py": "INSTALLED_APPS = []\n", "requirements.txt": f"django{bound}\n"}
+    text = inspection.inspect(str(write_tree(tmp_path / "old", files)))
+    assert line in text if line else "python:" not in text
+
+
+@pytest.mark.usefixtures("asked_here")
+@pytest.mark.parametrize(
     ("pinned", "host", "code", "newer"),
     [
         ("4.0.3", "3.13.5", "", "4.2"),
