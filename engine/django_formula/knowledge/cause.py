@@ -232,6 +232,7 @@ _CAUSES: tuple[Callable[[Failure], str], ...] = (
     lambda failure: cause_file.of_file(failure.site, failure.text, failure.facts, building=failure.building),
     lambda failure: cause_repository.of_repository(failure.site, failure.text),
     lambda failure: cause_package.of_contradiction(failure.site, failure.text),
+    lambda failure: cause_package.of_absent_version(failure.site, failure.text),
     lambda failure: cause_package.of_peers(failure.site, failure.text),
     lambda failure: cause_package.of_packages(failure.site, failure.text),
     lambda failure: cause_package.of_program(failure.site, failure.text),

@@ -1,7 +1,7 @@
 """Failures whose cause is a package: a header, library, program or module is missing, or a version cannot be built."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from django_formula.host import packages as host_packages
 from django_formula.knowledge import hints
@@ -19,6 +19,11 @@ _HEADER = re.compile(rf"(?:provides `|fatal error: )(?!{_REMOVED})([\w./+-]+\.h(
 _REQUIREMENT = r"([\w.-]+)(?:\[[^\]]*\])?(?:\{[^}]*\})?([<>=!~][\w.*<>=!~,+]*\w)"  # with extras, and with a marker
 _DEPENDS = re.compile(rf"(\S+) depends? on {_REQUIREMENT}")
 _REQUIRE = re.compile(rf"you require {_REQUIREMENT}")
+#: What uv says of a version that the index does not have, be it one or a range.
+_ABSENT = re.compile(
+    r"Because (?:there is no version of |only (?:the following versions of )?)([\w.-]+)[\s\S]{0,2000}?"
+    r"you require (\S+),(?=\s)"
+)
 #: What npm says of packages that are for other versions of each other.
 _PEER = re.compile(r"Could not resolve dependency:\s+(?:npm \S+ )?peer (\S+?)@\"([^\"]+)\" from (\S+)")
 _INSTALLS = re.compile(r"(?:env .* )?npm(?: --prefix \S+)? (?:ci|i|install)(?: --(?!legacy-peer-deps)[\w=-]+)*")
@@ -47,15 +52,21 @@ def of_module(site: Site, text: str) -> str:
     return hints.Hint(f"no package that is installed has the module {found[1]}: set {cure}", cure)
 
 
-def of_packages(site: Site, text: str) -> str:
-    """Return the packages for all headers or libraries that are missing; a compilation needs the compiler too."""
+def of_packages(site: Site, text: str, others: Collection[str] = ()) -> str:
+    """Return the packages for all headers or libraries that are missing; a compilation needs the compiler too.
+
+    Args:
+        others: the normalised names of other packages that are compiled as well.
+    """
     headers = [row["packages"] for row in rows("headers", site) if re.search(row["match"], text)]
     if headers:
         python = site.python.rpartition("/")[2]
         if site.has_managed_python():
             python = ""  # it has its own
         names = {name.lower().replace("_", "-") for pair in _NOT_BUILT.findall(text) for name in pair if name}
-        return _install(site, "a package is built from source", [*headers, build_packages(names, python, site)])
+        needed = [row["packages"] for row in rows("needed") for one in others if re.fullmatch(row["match"], one)]
+        built = build_packages({*names, *others}, python, site)
+        return _install(site, "a package is built from source", [*headers, *needed, built])
     libraries = [row["packages"] for row in rows("libraries", site) if re.search(row["match"], text)]
     if libraries:
         return _install(site, "a library is missing on this host", libraries)
@@ -86,17 +97,40 @@ def build_packages(names: Collection[str], python: str = "python3", site: Site |
 
 def of_contradiction(site: Site, text: str) -> str:
     """Return the version by which the requirements no longer contradict each other; empty for another cause."""
+    for package, name, version, required in contradictions(text):
+        nearest = re.sub(r"^>=(\d+\.[\d.]*\d)$", r"~=\1", version)
+        cure = hints.extended(site, "python_packages", [f"{name}{nearest}"])
+        text = (
+            f"the requirements contradict themselves: {package} depends on {name}{version}, and they have "
+            f"{name}{required}: correct them, or set {cure}, which replaces that"
+        )
+        return hints.Hint(text, cure)
+    return ""
+
+
+def contradictions(text: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield what uv says that requirements contradict each other in.
+
+    A package with its version, one that it depends on, the versions of that which it depends on, and those required.
+    """
     required = dict(_REQUIRE.findall(text)) if "No solution found" in text else {}
     for package, name, version in _DEPENDS.findall(text):
         if name in required and version != required[name]:
-            nearest = re.sub(r"^>=(\d+\.[\d.]*\d)$", r"~=\1", version)
-            cure = hints.extended(site, "python_packages", [f"{name}{nearest}"])
-            text = (
-                f"the requirements contradict themselves: {package} depends on {name}{version}, and they have "
-                f"{name}{required[name]}: correct them, or set {cure}, which replaces that"
-            )
-            return hints.Hint(text, cure)
-    return ""
+            yield package, name, version, required[name]
+
+
+def of_absent_version(site: Site, text: str) -> str:
+    """Return what replaces a version that the package index does not have; empty for another cause."""
+    found, at = _ABSENT.search(text) if "No solution found" in text else None, f"{site.at}:python_packages"
+    if not found:
+        return ""
+    what = (
+        f"the package index has no version {found[2]}, which its author may have removed, or which is on another index"
+    )
+    present = {knowledge_package.normalised(re.split(r"[^\w.-]", one)[0]) for one in site.config["python_packages"]}
+    is_of_pillar = knowledge_package.normalised(found[1]) in present
+    cure = f"correct it in {at}" if is_of_pillar else f"add {found[1]} in another version to {at}, which replaces it"
+    return f"{what}: {cure}, or set {site.at}:index to the index that has it"
 
 
 def of_peers(site: Site, text: str) -> str:

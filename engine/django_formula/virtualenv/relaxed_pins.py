@@ -6,7 +6,7 @@ requirements were last changed. Only where they cannot be installed as they are 
 
 import datetime
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,32 +14,20 @@ from django_formula.host.commands import DeploymentError
 from django_formula.knowledge import cause_package, hints
 from django_formula.knowledge.package import normalised
 from django_formula.site.sites import Site
-from django_formula.untrusted import delegate, shapes
 from django_formula.untrusted.text import Log
-from django_formula.virtualenv import lock, requirements
+from django_formula.virtualenv import lock, queries, requirements
+from django_formula.virtualenv.queries import NAME, VERSION, Queries
 from django_formula.virtualenv.uv import Uv
 
 log = Log.of(__name__)
 
-#: The files in the build user's folder: what uv is asked for, its answer, and the versions that replace pins.
-_ASKED, _ANSWER, _RELAXED = ".relax.in", "pylock.relax.toml", ".relaxed.txt"
-_NAME, _VERSION = r"[A-Za-z0-9](?:[\w.-]{0,98}[A-Za-z0-9])?", r"[A-Za-z0-9][\w.!+]{0,60}"
+#: The file in the build user's folder with the versions that replace pins.
+_RELAXED = ".relaxed.txt"
 #: What uv says of a package that it cannot build: one of an index has a version.
-_UNBUILT = re.compile(rf"Failed to (?:build|download and build) `({_NAME})(?:==({_VERSION})|\[|\s*@)", re.ASCII)
-#: What uv says of a version that does not fit this Python, or a pip of today.
-_UNFIT = re.compile(
-    rf"({_NAME})==({_VERSION}) (?:depends on Python|has no wheels with a matching Python|has invalid metadata)",
-    re.ASCII,
-)
+_UNBUILT = re.compile(rf"Failed to (?:build|download and build) `({NAME})(?:==({VERSION})|\[|\s*@)", re.ASCII)
 #: What uv says of versions that are younger than the day by which they are bound: of one that is pinned, its day.
 _YOUNGER = re.compile(r"was filtered by `exclude-newer`[^\n]*?was published at (\d{4}-\d\d-\d\d)T", re.ASCII)
-_FILTERED = re.compile(rf"`({_NAME})` was filtered by `exclude-newer`", re.ASCII)
-#: What uv says of a package that has no wheel, or that the index lacks, at all or in this version.
-_WITHOUT = re.compile(
-    rf"[Bb]ecause (?:only |there (?:is|are) no versions? of |all versions of )?({_NAME})|"
-    rf"(?:and|all versions of) ({_NAME})(?:[<>=!~]\S*)? ha(?:s|ve) no usable wheels",
-    re.ASCII,
-)
+_FILTERED = re.compile(rf"`({NAME})` was filtered by `exclude-newer`", re.ASCII)
 #: The packages that have built one: the backend that uv has called, and those whose code has run.
 _TOOLS = re.compile(
     r"Call to `([A-Za-z]\w{0,60})[.:]|/builds-v\d+/[^\s\"]*/site-packages/([A-Za-z]\w{0,60})/", re.ASCII
@@ -56,8 +44,12 @@ _UNCOMPILED = re.compile(
     r"failed with exit (?:code|status) \d|fatal error: |\.(?:c|cc|cpp|cxx|h|hpp)(?::\d+)+: error: "
     r"|ninja: build stopped|can't find Rust|error: could not compile|CMake Error"
 )
-#: The most attempts to install, the most days, and how far apart these are; the most major versions that a pin moves.
-_ATTEMPTS, _DAYS, _YEAR, _MAJORS = 24, 6, datetime.timedelta(days=365), 2
+#: A version that Ubuntu or Debian has built, which no index has.
+_OF_SYSTEM = re.compile(r"\+(?:ubuntu|deb|dfsg)")
+#: The most attempts to install, the most days, and how far apart these are.
+_ATTEMPTS, _DAYS, _YEAR = 24, 6, datetime.timedelta(days=365)
+#: What makes a requirement one that no Python installs.
+NEVER = "; sys_platform == 'none'"
 #: What is not bound by a day.
 _ALWAYS = "2100-01-01"
 
@@ -74,7 +66,8 @@ class Ladder:
     """What gives way in one build of a virtualenv.
 
     Args:
-        prepared: ``pins``, ``options`` (indexes), ``is_fixed`` (a lock, or hashes) and ``files`` of the requirements.
+        prepared: ``pins``, ``names``, ``options`` (indexes), ``is_fixed`` (a lock, or hashes) and ``files`` of the
+            requirements.
         day: returns the day on which the requirements were last changed, ``2021-06-30``; empty if it is not known.
 
     Attributes:
@@ -86,13 +79,17 @@ class Ladder:
     def __init__(self, uv: Uv, prepared: Mapping[str, Any], day: Callable[[], str]):
         self.uv, self.site, self.day = uv, uv.site, day
         self.is_fixed = prepared["is_fixed"] is True
-        self.options, self.files = [str(line) for line in prepared["options"]], prepared["files"]
-        self.pins = {name: Pin(*pin) for name, pin in prepared["pins"].items() if _is_pin(name, pin)}
+        self.queries, self.files = Queries(uv, prepared["options"]), prepared["files"]
+        self.pins = {name: Pin(*pin) for name, pin in prepared["pins"].items() if queries.is_pin(name, pin)}
+        names = prepared["names"].items()
+        self.names = {name: marker for name, marker in names if queries.is_pin(name, ["0", "", marker])}
         self.versions: dict[str, tuple[str, str]] = {}
         self.until = ""
         self.tools: dict[str, str] = {}
         self._free: set[str] = set()
         self._offered: dict[str, tuple[str, str]] = {}
+        #: What the offered versions have that the pins do not, and the packages that the index does not have.
+        self._offer_is, self._unknown = "with a wheel for this Python", dict[str, str]()
         self._without_wheel: dict[str, tuple[str, bool]] | None = None
         #: What packages fail with before anything is bound by a day; of uv's resolution, which names none, as "".
         self._unbound: dict[str, DeploymentError] = {}
@@ -127,7 +124,7 @@ class Ladder:
             self._unbound[name] = error
         self._attempts, self._log = self._attempts + 1, cause.log
         if self._attempts >= _ATTEMPTS or not any(rung(kind, name, about) for rung in self._rungs(kind)):
-            raise self._with_offer(self._as_written(name, error))
+            raise self._with_offer(self._with_packages(kind, self._as_written(name, error)))
         log.info("%s: %s (%s); the next attempt has %s", self.site.name, error.message, kind, self.told())
 
     def _rungs(self, kind: str) -> tuple[Callable[[str, str, str], bool], ...]:
@@ -140,7 +137,9 @@ class Ladder:
                 *(self._as_of_day, self._a_year_later, self._nearest_of_today),
             ),
             "python": (self._nearest,),
-            "unsolved": (self._as_of_day,),
+            "gone": (self._nearest_of_index,),
+            "unknown": (self._find_unknown,),
+            "unsolved": (self._nearest_that_suits, self._as_of_day),
             "younger": (self._as_of_younger,),
             "filtered": (self._without_day,),
         }
@@ -171,12 +170,12 @@ class Ladder:
         """
         found = {normalised(one) for pair in _TOOLS.findall(self._log) for one in pair if one} - {normalised(name)}
         tools, self._tool_days = sorted(found)[:_MOST_TOOLS], self._tool_days + 1
-        day = _day(max(self.tools.values(), default=""))
+        day = queries.day_of(max(self.tools.values(), default=""))
         if day:
             day = day + _YEAR if self._depends_on_tools(name) else None
         elif version and tools and not self.until:
-            asked, _refused = self._ask([f"{normalised(name)}=={version}"])
-            day = _day(asked.get(normalised(name), ("", "", ""))[2])
+            asked = self.queries.ask([f"{normalised(name)}=={version}"]).found
+            day = queries.day_of(asked.get(normalised(name), ("", "", ""))[2])
         is_usable = bool(tools and day and day < datetime.date.today() and self._tool_days <= _DAYS)
         self.tools = dict.fromkeys(sorted({*tools, *self.tools}), str(day)) if is_usable else {}
         return is_usable
@@ -185,17 +184,17 @@ class Ladder:
         """Bind what has no version by the day of the requirements."""
         if self.until or (self.is_fixed and kind == "unsolved"):
             return False
-        return self._bind(_day(self.day()))
+        return self._bind(queries.day_of(self.day()))
 
     def _a_year_later(self, _kind: str, name: str, _version: str) -> bool:
         """Bind it by a later day: the tools of builds of that day do not run on this Python either."""
-        day = _day(self.until)
+        day = queries.day_of(self.until)
         self._days += 1
         return self._days <= _DAYS and self._depends_on_tools(name) and self._bind(day and day + _YEAR)
 
     def _as_of_younger(self, _kind: str, _name: str, day: str) -> bool:
         """Bind it by the day of a version that the requirements pin, where that is later."""
-        return bool(self.until) and self._bind(_day(day))
+        return bool(self.until) and self._bind(queries.day_of(day))
 
     def _without_day(self, _kind: str, name: str, _version: str) -> bool:
         """Leave a package unbound that one of the nearest versions requires."""
@@ -220,7 +219,7 @@ class Ladder:
         found = self._find_nearest(name, version)
         compiled = {one: new for one, (new, is_compiled) in found.items() if is_compiled or one == name}
         old = {name: version, **{one: pin.version for one, pin in self.pins.items()}}
-        near = {one: (old[one], new) for one, new in compiled.items() if _is_near(old[one], new)}
+        near = {one: (old[one], new) for one, new in compiled.items() if queries.is_near(old[one], new)}
         if self.is_fixed or name not in near:
             is_offered = self.is_fixed or (name in found and found[name][1])
             self._offered = {one: (old[one], new) for one, new in compiled.items() if is_offered and found[one][1]}
@@ -235,7 +234,7 @@ class Ladder:
             self._find_nearest(normalised(name), version) if version and normalised(name) not in self._kept() else {}
         )
         new, is_compiled = found.get(normalised(name), ("", False))
-        return is_compiled and _majors(version, new) == 0 and self._nearest(kind, name, version)
+        return is_compiled and queries.majors(version, new) == 0 and self._nearest(kind, name, version)
 
     def _nearest_of_today(self, kind: str, name: str, version: str) -> bool:
         """Replace it, and bind nothing by a day any more, which did not help."""
@@ -260,82 +259,85 @@ class Ladder:
             or name in self._find_nearest(name, version)
         ):
             return False
-        for below in (int(major[0]) + 1, int(major[0]) + _MAJORS + 1):
-            found, _refused = self._ask([f"{name}>{version},<{below}"])
+        for below in (int(major[0]) + 1, int(major[0]) + queries.MAJORS + 1):
+            found = self.queries.ask([f"{name}>{version},<{below}"]).found
             if name in found and found[name][0] != version:
                 self.versions[name] = (old, found[name][0])
                 self._write()
                 return True
         return False
 
-    # What uv is asked
+    def _nearest_of_index(self, kind: str, name: str, version: str) -> bool:
+        """Replace a version that the index does not have by the nearest that it has, and with it all such pins.
 
-    def wheels_for(self, series: str, versions: Mapping[str, str]) -> tuple[set[str], set[str]]:
-        """Return the packages that have a wheel for another Python, and those that are for other ones than it.
-
-        Args:
-            versions: normalised name → version.
+        Not of a package that was not on the index yet when the requirements were written: it may be another one of the
+        same name, of which the requirements mean one on another index.
         """
-        pins = [f"{name}=={version}" for name, version in versions.items() if _is_pin(name, [version, "", ""])]
-        found, refused = self._ask(pins, [f"--python-version={series}"])
-        return {name for name, (_version, wheel, _day_of_source) in found.items() if wheel}, refused & versions.keys()
+        name = normalised(name)
+        if not version or name in self.versions or name in self._kept():
+            return False
+        if _OF_SYSTEM.search(version):
+            return self._find_unknown(kind, name, version)
+        pins = {one: pin for one, pin in self.pins.items() if one not in {*self._kept(), *self.versions}}
+        pins = {one: pin for one, pin in pins.items() if not _OF_SYSTEM.search(pin.version)}
+        absent = self.queries.ask([f"{one}=={pin.version} {pin.marker}".rstrip() for one, pin in pins.items()]).absent
+        gone = {name: version, **{one: pins[one].version for one in sorted(absent & pins.keys())}}
+        near, far = self.queries.present(gone)
+        day = str(queries.day_of(self.day()) or "")
+        known = self.queries.ask([*near], [f"--exclude-newer={day}"]).found if day else {}
+        taken = {one: (gone[one], new) for one, new in near.items() if one in known}
+        if self.is_fixed or name not in taken:
+            self._offered = {one: (gone[one], new) for one, new in {**far, **near}.items()}
+            self._offer_is = "that the index has"
+            return False
+        self.versions.update(taken)
+        self._write()
+        return True
 
-    def newer_for(self, series: str, versions: Mapping[str, str]) -> dict[str, str]:
-        """Return the nearest newer versions of packages that have a wheel for another Python: name → version."""
-        named = {name: version for name, version in versions.items() if _is_pin(name, [version, "", ""])}
-        newer = self._newer(named, [f"--python-version={series}"]) if named else {}
-        return {name: version for name, (version, _is_compiled) in newer.items()}
+    def _nearest_that_suits(self, _kind: str, _name: str, _version: str) -> bool:
+        """Replace a pin by the nearest version that suits one which has replaced a pin, and excludes it."""
+        for package, name, versions, _required in cause_package.contradictions(self._log):
+            name = normalised(name)
+            pin = self.pins.get(name)
+            is_of_ladder = normalised(package.partition("=")[0]) in self.versions
+            if not is_of_ladder or not pin or name in self.versions or name in self._kept() or self.is_fixed:
+                continue
+            found = self.queries.ask([f"{name}{versions}"], ["--resolution=lowest"]).found
+            new = found[name][0] if name in found else ""
+            if new and queries.is_near_either_way(pin.version, new):
+                self.versions[name] = (pin.version, new)
+                self._write()
+                return True
+        return False
+
+    def _find_unknown(self, _kind: str, name: str, _version: str) -> bool:
+        """Find all packages that the index does not have, which only a person can leave out or get elsewhere.
+
+        Those in a version that a distribution has built are of its system.
+        """
+        asked = [f"{one} {marker}".rstrip() for one, marker in self.names.items()]
+        unknown = {normalised(name), *(self.queries.ask(asked).absent if not self.is_fixed else ())}
+        of_system = {one: pin.version for one, pin in self.pins.items() if _OF_SYSTEM.search(pin.version)}
+        names = sorted({*unknown, *of_system} - self._named_by("python_packages"))
+        self._unknown = {one: f"{one} {of_system.get(one, '')}".rstrip() for one in names}
+        return False
 
     def _find_nearest(self, name: str, version: str) -> dict[str, tuple[str, bool]]:
         """Return what `_newer` has of a package, and of all pins without a wheel; uv is asked once."""
         if self._without_wheel is None:
             self._without_wheel = self._find_without_wheel()
         if name not in self._without_wheel:
-            own = self._newer({name: self.pins[name].version if name in self.pins else version})
+            own = self.queries.newer({name: self.pins[name].version if name in self.pins else version})
             self._without_wheel |= {name: own.get(name, ("", False))}
         return {one: found for one, found in self._without_wheel.items() if found[0]}
 
     def _find_without_wheel(self) -> dict[str, tuple[str, bool]]:
         """Return the pins without a wheel for this Python, and what `_newer` has of them."""
         pins = {name: pin.version for name, pin in sorted(self.pins.items()) if name not in self._kept()}
-        found, refused = self._ask([f"{name}=={version}" for name, version in pins.items()])
+        found, refused, _absent = self.queries.ask([f"{name}=={version}" for name, version in pins.items()])
         names = [name for name in pins if name in refused or (name in found and not found[name][1])]
-        newer = self._newer({name: pins[name] for name in names}) if names else {}
+        newer = self.queries.newer({name: pins[name] for name in names}) if names else {}
         return {name: newer.get(name, ("", False)) for name in names}
-
-    def _newer(self, versions: Mapping[str, str], more: Sequence[str] = ()) -> dict[str, tuple[str, bool]]:
-        """Return the nearest newer version of packages that has a wheel, and whether that is compiled."""
-        options = [*(f"--only-binary={name}" for name in versions), "--resolution=lowest", *more]
-        found, _refused = self._ask([f"{name}>={version}" for name, version in versions.items()], options)
-        return {
-            name: (version, not wheel.endswith("-none-any.whl"))
-            for name, (version, wheel, _day_of_source) in found.items()
-            if wheel and version != versions.get(name)
-        }
-
-    def _ask(self, wanted: list[str], options: Sequence[str] = ()) -> tuple[dict[str, tuple[str, str, str]], set[str]]:
-        """Ask uv which version of each package it takes.
-
-        Returns:
-            name → version, the file of a wheel or nothing, and the day of its source; and the packages that are for
-            other versions of Python. What the index lacks is in neither.
-        """
-        refused: set[str] = set()
-        asked, answer = (str(Path(self.uv.work) / name) for name in (_ASKED, _ANSWER))
-        arguments = ["--quiet", "--no-deps", "--format=pylock.toml", "--output-file", answer]
-        arguments += ["--python", str(self.uv.folder / "bin/python"), *options, asked]
-        while wanted:
-            self._as_builder(_write_lines, asked, [*self.options, *wanted])
-            try:
-                self.uv.run("pip", "compile", *arguments, doing="looking for wheels", folder=self.uv.work)
-            except DeploymentError as error:
-                refused |= {normalised(name) for name, _version in _UNFIT.findall(error.log)}
-                named = {normalised(one) for names in _WITHOUT.findall(error.log) for one in names if one} | refused
-                left = [one for one in wanted if normalised(re.split("[=>]", one)[0]) not in named]
-                wanted = left if left != wanted else []
-            else:
-                return dict(_versions(self._as_builder(_read_answer, answer))), refused
-        return {}, refused
 
     def _kept(self) -> set[str]:
         """Return the packages of which the pillar has the version."""
@@ -347,26 +349,46 @@ class Ladder:
     def _write(self) -> None:
         pins = {name: self.pins.get(name, Pin("", "", "")) for name in sorted(self.versions)}
         lines = [f"{name}{pin.extras}=={self.versions[name][1]}{pin.marker}" for name, pin in pins.items()]
-        self._as_builder(_write_lines, str(Path(self.uv.work) / _RELAXED), lines)
+        self.queries.as_builder(queries.write_lines, str(Path(self.uv.work) / _RELAXED), lines)
         changed = [[name, *versions] for name, versions in self.versions.items()]
-        self._as_builder(_replace_pins, self.uv.work, self.files, changed)
+        self.queries.as_builder(_replace_pins, self.uv.work, self.files, changed)
 
-    def _as_builder(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return delegate.ask(self.site.build_user, function, *arguments, doing="reading the requirements", timeout=60)
+    def _with_packages(self, kind: str, error: DeploymentError) -> DeploymentError:
+        """Return an error whose hint has the packages of Debian for all pins that are built, and not for one alone."""
+        if kind == "missing" and "packages" in error.options:
+            if self._without_wheel is None:
+                self._without_wheel = self._find_without_wheel()
+            built = {name for name, (new, _is_compiled) in self._without_wheel.items() if not new}
+            error.hint = cause_package.of_packages(self.site, _cause(error).log, built) or error.hint
+        return error
 
     def _with_offer(self, error: DeploymentError) -> DeploymentError:
-        """Return an error whose hint has the versions that only a person may choose, all at once."""
+        """Return an error whose hint has all that only a person may choose: versions, and what is left out."""
+        if self._unknown:
+            cure = hints.extended(self.site, "python_packages", [f"{name}{NEVER}" for name in self._unknown])
+            what, them = ("package", "it") if len(self._unknown) == 1 else ("packages", "them")
+            error.hint = (
+                f"the package index has no {what} {', '.join(self._unknown.values())}: correct the requirements; "
+                f"or set {self.site.at}:index to the index that has {them}; or, to leave {them} out, set {cure}"
+            )
+            error.offered = {**cure.options}
         if not self._offered:
             return error
         versions = {name: new for name, (_old, new) in {**self.versions, **self._offered}.items()}
-        far = [f"{name} {new}" for name, (old, new) in sorted(self._offered.items()) if not _is_near(old, new)]
-        why = "since the requirements are a lock or have hashes"
-        if not self.is_fixed:
-            why = f"since {', '.join(far)} is more than two major versions newer than what is required"
-        offer = f"the nearest versions with a wheel for this Python are not taken unasked, {why}: set "
+        offer = f"the nearest versions {self._offer_is} are not taken unasked, {self._why_not()}: set "
         proposed = proposal(self.site, versions)
         error.hint, error.offered = "; or ".join(filter(None, [offer + proposed, error.hint])), {**proposed.options}
         return error
+
+    def _why_not(self) -> str:
+        """Return why the offered versions are not taken."""
+        offered = sorted(self._offered.items())
+        far = [f"{name} {new}" for name, (old, new) in offered if not queries.is_near_either_way(old, new)]
+        if self.is_fixed:
+            return "since the requirements are a lock or have hashes"
+        if far:
+            return f"since {', '.join(far)} is more than two major versions newer than what is required"
+        return f"since {', '.join(sorted(self._offered))} may be others of these names than the requirements mean"
 
 
 def bound_by(name: str, day: str) -> str:
@@ -389,18 +411,30 @@ def failure(text: str, site: Site | None = None) -> tuple[str, str, str]:
     if unbuilt and "Hash mismatch" not in text:
         text = text[unbuilt.start() :]
         return _kind_of_build(text, site), unbuilt[1], unbuilt[2] or ""
-    if "No solution found" not in text or "not found in the package registry" in text:
+    if "No solution found" not in text:
         return "", "", ""
+    unknown = queries.UNKNOWN.search(text)
+    if unknown or "not found in the package registry" in text:
+        return ("unknown", unknown[1], "") if unknown and not queries.REFUSED.search(text) else ("", "", "")
     younger = _YOUNGER.findall(text)
     if younger:
         return "younger", "", max(younger)
     filtered = _FILTERED.search(text)
     if filtered:
         return "filtered", filtered[1], ""
-    python = _UNFIT.search(text)
+    python = queries.UNFIT.search(text)
     if python:
         return "python", python[1], python[2]
-    return ("", "", "") if re.search(r"[Bb]ecause there (is|are) no versions? of", text) else ("unsolved", "", "")
+    gone = queries.GONE.search(text)
+    if gone or re.search(r"[Bb]ecause there (is|are) no versions? of", text):
+        return ("gone", gone[1], gone[2]) if gone else ("", "", "")
+    return "unsolved", "", ""
+
+
+def lacking(error: DeploymentError) -> str:
+    """Return the normalised name of the package whose build lacks a header or a program of this host; else nothing."""
+    kind, name, _version = failure(_cause(error).log)
+    return normalised(name) if kind == "missing" else ""
 
 
 def _kind_of_build(text: str, site: Site | None) -> str:
@@ -428,39 +462,6 @@ def is_fixed(files: Iterable[str], texts: Iterable[str]) -> bool:
     return locks or any(re.search(r"--hash[ =]|--require-hashes", text) for text in texts)
 
 
-def _is_pin(name: Any, pin: Any) -> bool:
-    """Return whether what the build user's process answers is the name of a package and a version of it."""
-    if not shapes.fits(pin, [str]) or len(pin) != 3 or not re.fullmatch(_NAME, name, re.ASCII):
-        return False
-    return all(part.isprintable() for part in pin) and bool(re.fullmatch(_VERSION, pin[0], re.ASCII))
-
-
-def _versions(answer: Any) -> Iterator[tuple[str, tuple[str, str, str]]]:
-    """Yield the packages of uv's answer that have a name and a version, a wheel of each, and the day of its source."""
-    for found in answer if shapes.fits(answer, [[str]]) else ():
-        name, version, wheel, day = (*found, "", "", "", "")[:4]
-        wheel = wheel if re.fullmatch(r"[\w.+-]{1,300}\.whl", wheel, re.ASCII) else ""
-        if re.fullmatch(_NAME, name, re.ASCII) and re.fullmatch(_VERSION, version, re.ASCII):
-            yield normalised(name), (version, wheel, str(_day(day) or ""))
-
-
-def _majors(old: str, new: str) -> int:
-    """Return by how many major versions one is newer than another; -1 where that is not known."""
-    numbers = [re.match(r"(?:\d+!)?(\d+)", version) for version in (old, new)]
-    return int(numbers[1][1]) - int(numbers[0][1]) if numbers[0] and numbers[1] else -1
-
-
-def _is_near(old: str, new: str) -> bool:
-    return 0 <= _majors(old, new) <= _MAJORS
-
-
-def _day(text: str) -> datetime.date | None:
-    try:
-        return datetime.date.fromisoformat(text[:10])
-    except ValueError:
-        return None
-
-
 # What runs as the build user
 
 
@@ -481,8 +482,21 @@ def pins(source: Path, files: Iterable[str]) -> dict[str, list[str]]:
     return {name: ways[0] for name, ways in chosen.items() if name not in several and ways.count(ways[0]) == len(ways)}
 
 
+def markers(source: Path, files: Iterable[str]) -> dict[str, str]:
+    """Return the packages that requirements want of an index: normalised name → the marker of its first line."""
+    found: dict[str, str] = {}
+    for line, is_limit in requirements.lines(source, files):
+        wanted = _OF_INDEX.match(line)
+        if wanted and not is_limit and not wanted[1].endswith(requirements.ARCHIVES):
+            found.setdefault(normalised(wanted[1]), (wanted[2] or "").strip())
+    return found
+
+
+_OF_INDEX = re.compile(
+    rf"\s*({NAME})\s*(?:\[[\w, .-]*\])?(?!\s*@)\s*(?:[<>=!~][^;#@\n]*)?(;[^#\n\\]*)?(?:[\s#\\]|$)", re.ASCII
+)
 _PIN = re.compile(
-    rf"\s*({_NAME})\s*(\[[\w, .-]*\])?\s*===?\s*({_VERSION})\s*(;[^#\n\\]*?)?\s*(?:\s--[^\n]*|#[^\n]*|\\)?", re.ASCII
+    rf"\s*({NAME})\s*(\[[\w, .-]*\])?\s*===?\s*({VERSION})\s*(;[^#\n\\]*?)?\s*(?:\s--[^\n]*|#[^\n]*|\\)?", re.ASCII
 )
 _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+\S+", re.MULTILINE)
 
@@ -490,26 +504,6 @@ _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\
 def index_options(texts: Collection[str]) -> list[str]:
     """Return the lines of requirements that name an index."""
     return [found.strip() for text in texts for found in _INDEX.findall(text)]
-
-
-def _write_lines(path: str, lines: list[str]) -> None:
-    lock.replace(Path(path), "".join(f"{line}\n" for line in lines))
-
-
-def _read_answer(path: str) -> list[list[str]]:
-    answer = lock.read_toml(Path(path))
-    Path(path).unlink()
-    return [
-        [
-            *(str(one.get("name")), str(one.get("version")), _file_name((one.get("wheels") or [{}])[0])),
-            str(one.get("sdist", {}).get("upload-time", ""))[:10],
-        ]
-        for one in answer.get("packages", [])
-    ]
-
-
-def _file_name(wheel: Mapping[str, Any]) -> str:
-    return str(wheel.get("name") or wheel.get("url") or wheel.get("path") or "").partition("#")[0].rpartition("/")[2]
 
 
 def _replace_pins(work: str, files: list[str], changed: list[list[str]]) -> None:

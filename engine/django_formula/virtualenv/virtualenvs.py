@@ -380,7 +380,8 @@ def _pins_facts(work: Path, files: list[str]) -> dict[str, Any]:
     texts = [path.read_text(errors="replace") for path in sorted(paths) if path.suffix in (".txt", ".in")]
     is_fixed = relaxed_pins.is_fixed(files, texts)
     options = relaxed_pins.index_options(texts)
-    return {"pins": relaxed_pins.pins(work, files), "options": options, "is_fixed": is_fixed, "files": files}
+    pins, names = relaxed_pins.pins(work, files), relaxed_pins.markers(work, files)
+    return {"pins": pins, "names": names, "options": options, "is_fixed": is_fixed, "files": files}
 
 
 def _export(lock: Path, folder: str) -> list[Any]:

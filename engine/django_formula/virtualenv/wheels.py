@@ -12,7 +12,8 @@ from django_formula.host.commands import DeploymentError
 from django_formula.knowledge import package
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate
-from django_formula.virtualenv import relaxed_pins, virtualenvs
+from django_formula.virtualenv import virtualenvs
+from django_formula.virtualenv.queries import Queries
 from django_formula.virtualenv.uv import Uv
 
 #: The tag of a wheel that is for one Python, in the file of the package that was installed from it.
@@ -48,13 +49,12 @@ def without(
     """
     work = site.build / "wheels"
     versions = virtualenvs.packages(virtualenv)
-    prepared = {"pins": {}, "options": options, "is_fixed": True, "files": []}
     delegate.ask(site.build_user, _make, str(work), doing="making a folder for uv")
     try:
-        ladder = relaxed_pins.Ladder(Uv(site, virtualenv, str(work), password), prepared, str)
-        found, refused = ladder.wheels_for(series, versions)
+        queries = Queries(Uv(site, virtualenv, str(work), password), options)
+        found, refused = queries.wheels_for(series, versions)
         compiled = {name for name in versions if name not in found and _is_compiled(virtualenv, name)}
-        newer = ladder.newer_for(series, {name: versions[name] for name in sorted(compiled | refused)})
+        newer = queries.newer_for(series, {name: versions[name] for name in sorted(compiled | refused)})
     finally:
         with contextlib.suppress(DeploymentError):
             work.remove()

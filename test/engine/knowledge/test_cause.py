@@ -183,8 +183,9 @@ def test_variable_whose_value_the_settings_cannot_read(value, code, hint):
         ),
         (
             "src/other/site_settings.py",
-            f"camp/settings.py:165 uses TOOLBAR, which the settings do not have: set {AT}:settings_module to another "
-            "settings module of the project, or correct it there",
+            f"camp/settings.py:165 uses TOOLBAR, which the settings do not have: add the file that has it to {AT}:"
+            f"files, where the project does not commit that, or set {AT}:settings_module to another settings module of "
+            "the project, or correct it there",
         ),
     ],
 )

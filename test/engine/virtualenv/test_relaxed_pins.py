@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from django_formula.host.commands import DeploymentError
+from django_formula.knowledge import hints
 from django_formula.process import build_user
 from django_formula.virtualenv import interpreter as virtualenv_interpreter
-from django_formula.virtualenv import relaxed_pins, virtualenvs, wheels
+from django_formula.virtualenv import queries, relaxed_pins, virtualenvs, wheels
 from trees import write_tree
 
 #: What uv prints of a build that fails, after its first line.
@@ -44,6 +45,19 @@ INDEX = {
     },
     "odd": {"1.0": ("2020-01-01", "", NO_TOOLS)},
     "speedups": {"1.0": ("2020-01-01", "", NOT_COMPILED), "1.1": ("2023-01-01", "cp311-cp311-linux", "")},
+    "mysqlclient": {"2.2.8": ("2025-01-01", "", NO_COMPILER)},
+    # Of these the versions that requirements pin are gone.
+    "driver": {
+        **{"8.0.5": ("2017-09-28", "py3-none-any", ""), "8.0.23": ("2021-01-18", "py3-none-any", "")},
+        "26.1": ("2026-10-22", "py3-none-any", ""),
+    },
+    "parser": {"1.0": ("2017-01-01", "", ""), "1.3": ("2020-01-01", "", ""), "9.0": ("2026-01-01", "py3-none-any", "")},
+    "sums": {"1.0": ("2017-01-01", "", ""), "1.4": ("2022-01-01", "", "")},
+    "shifted": {"1.0": ("2017-01-01", "py3-none-any", ""), "7.0": ("2022-01-01", "py3-none-any", "")},
+    # A version that replaces a pin depends on a newer one of another pin.
+    "waits": {"3.0.1": ("2018-10-09", "py3-none-any", ""), "4.0.2": ("2021-12-01", "py3-none-any", "")},
+    "web": {"3.7.3": ("2020-11-18", "", NO_COMPILER), "3.8.3": ("2022-09-21", "cp311-cp311-linux", "")},
+    "later": {"2.0": ("2024-01-01", "py3-none-any", ""), "2.4": ("2025-01-01", "py3-none-any", "")},
 }
 #: When the tools of builds did not run on this Python yet, and when they no longer had what old packages need.
 TOOLS = ("2020-01-01", "2022-01-01")
@@ -71,13 +85,21 @@ class Index:
 
     def compile(self, argv):
         only = [one.partition("=")[2] for one in argv if one.startswith("--only-binary=")]
+        until = "".join(one.partition("=")[2] for one in argv if one.startswith("--exclude-newer="))
         text = ""
         for line in Path(argv[-1]).read_text().splitlines():
-            name, how, version, below = re.fullmatch(r"(\w+)(>=|==|>)([^,]+)(?:,<(\d+))?", line).groups()
-            found = [one for one in INDEX.get(name, {}) if one == version or (how != "==" and numbers(one, version))]
+            parts = re.fullmatch(r"(\w+)(?:(>=|==|>|<)([^, ]+)(?:,<([\d.]+))?)?(?: ;.*)?", line).groups()
+            name, how, version, below = parts
+            self.refuse_unknown(name, version if how == "==" else "")
+            every = [one for one, about in INDEX[name].items() if not until or about[0] <= until]
+            found = [one for one in every if one == version or (how in (">=", ">") and numbers(one, version))]
             if how == ">":
                 found = [one for one in found if one != version and not numbers(one, below)][::-1]
+            if how in ("<", None):
+                found = [one for one in every if not how or not numbers(one, version)][::-1]
             found = [one for one in found if name not in only or INDEX[name][one][1]]
+            if until and not found:
+                raise self.error(f"Because there are no versions of {name} and you require {name}, we can conclude …")
             if not found:
                 raise self.error(f"Because {name}{how}{version} has no usable wheels and you require {line}, we can …")
             wheel = INDEX[name][found[0]][1]
@@ -96,6 +118,13 @@ class Index:
                 name, version = re.match(r"(\w+)(?:\[\w+\])?(?: ?== ?)?([^ ;]*)", line).groups()
                 versions[name.lower()] = version
         for name, version in versions.items():
+            self.refuse_unknown(name, version)
+            if name == "web" and version == "3.8.3" and versions.get("waits") == "3.0.1":
+                text = "Because web==3.8.3 depends on waits>=4.0.0a3,<5.0 and you require web==3.8.3, we can conclude "
+                text += (
+                    "that you require waits>=4.0.0a3,<5.0.\n  And because you require waits==3.0.1, we can conclude …"
+                )
+                raise self.error(text)
             published, wheel, failure = INDEX[name][version or [*INDEX[name]][-1]]
             if until and published > until and name not in days and version:
                 text = (
@@ -111,6 +140,15 @@ class Index:
                     "installing packages failed", log=f"error: Failed to build `{name}=={version}`\n{failure}"
                 )
 
+    def refuse_unknown(self, name, version):
+        if name not in INDEX:
+            raise self.error(f"Because {name} was not found in the package registry and you require {name}, we can …")
+        if version and version not in INDEX[name]:
+            text = (
+                f"Because there is no version of {name}=={version} and you require {name}=={version}, we can conclude"
+            )
+            raise self.error(text)
+
     def error(self, text):
         return DeploymentError(
             "it failed", log=f"error: No solution found when resolving dependencies\n  cause: {text}"
@@ -118,7 +156,7 @@ class Index:
 
 
 def numbers(one, version):
-    return [int(part) for part in one.split(".")] >= [int(part) for part in version.split(".")]
+    return [int(part) for part in one.split(".")] >= [int(part) for part in re.findall(r"(?<![a-z])\d+", version)]
 
 
 @pytest.fixture
@@ -161,6 +199,11 @@ LXML, PILLOW = {"lxml": ["4.6.3", "4.9.1"]}, {"pillow": ["8.2.0", "9.2.0"]}
         ("yaml==5.4.1\ndjango==3.2.4\n", "2021-02-01", {}, "2021-06-02", ""),
         ("yaml==5.4.1\nforms==1.7.2\n", "2022-06-01", {"yaml": ["5.4.1", "6.0"]}, "", ""),
         ("yaml==5.4.1\nallauth==0.39.1\n", "2021-02-01", {}, "2021-02-01", ""),
+        ("driver==8.0.22\nforms==1.7.2\n", "2021-01-02", {"driver": ["8.0.22", "8.0.23"]}, "", ""),
+        ("parser[fast]==1.4\n", "2021-06-30", {"parser": ["1.4", "1.3"]}, "", ""),
+        ("sums==1.2+cpu\n", "2021-06-30", {"sums": ["1.2+cpu", "1.4"]}, "", ""),
+        ("web==3.7.3\nwaits==3.0.1\n", "", {"web": ["3.7.3", "3.8.3"], "waits": ["3.0.1", "4.0.2"]}, "", ""),
+        ("driver==8.0.22\nlxml==4.6.3\n", "2021-06-30", {"driver": ["8.0.22", "8.0.23"]} | LXML, "", ""),
     ],
 )
 def test_the_kind_of_the_failure_decides_what_gives_way(build, text, day, versions, until, tools):
@@ -176,6 +219,76 @@ def test_requirements_that_can_be_installed_are_not_relaxed(build, index):
 def test_all_pins_without_a_wheel_give_way_at_once(build, index):
     build("lxml==4.6.3\nPillow==8.2.0\nspeedups==1.0\nforms==1.7.2\n")
     assert len(index.installs) == 2 and index.asked == 2
+
+
+def test_all_versions_that_the_index_lacks_give_way_at_once(build, index):
+    found = build("driver==8.0.22\nforms==1.7.2\nsums==1.2\n")
+    assert found["versions"] == {"driver": ["8.0.22", "8.0.23"], "sums": ["1.2", "1.4"]} and len(index.installs) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "day", "offered"),
+    [
+        ("driver==8.0.22\n", "", ["driver==8.0.23"]),
+        ("driver==8.0.22 --hash=sha256:00\n", "2021-06-30", ["driver==8.0.23"]),
+        ("later==2.3\n", "2021-06-30", ["later==2.4"]),
+        ("shifted==4.0\n", "2021-06-30", ["shifted==7.0"]),
+    ],
+)
+def test_a_version_that_may_be_another_packages_or_is_far_is_offered(build, index, text, day, offered):
+    """The nearest version of a package that came to the index after the requirements may be another person's."""
+    with pytest.raises(DeploymentError, match="there is no version of") as error:
+        build(text, day)
+    assert error.value.offered == {"python_packages": offered} and len(index.installs) == 1
+    assert "the nearest versions that the index has are not taken unasked, since" in error.value.hint
+
+
+def test_all_packages_that_the_index_lacks_are_named_with_what_leaves_them_out(build):
+    listed = "forms==1.7.2\nhouse==1.0\nyard[garden]>=2  # ours\nfence @ https://git.example.org/fence.zip\n"
+    with pytest.raises(DeploymentError) as error:
+        build(listed, python_packages=["six"])
+    never = ["house; sys_platform == 'none'", "yard; sys_platform == 'none'"]
+    assert error.value.offered == {"python_packages": ["six", *never]}
+    assert error.value.hint.startswith(
+        "the package index has no packages house, yard: correct the requirements; or set"
+    )
+    assert "django:sites:blog:index to the index" in error.value.hint and "yard; sys_platform" in error.value.hint
+
+
+@pytest.mark.parametrize("name", ["sums", "house"])
+def test_a_version_that_a_distribution_has_built_is_left_out_and_not_replaced(build, index, name):
+    with pytest.raises(DeploymentError) as error:
+        build(f"{name}==1.1+ubuntu2\nforms==1.7.2\n")
+    assert error.value.hint.startswith(f"the package index has no package {name} 1.1+ubuntu2: ")
+    assert error.value.offered == {"python_packages": [f"{name}; sys_platform == 'none'"]} and len(index.installs) == 1
+
+
+def test_an_index_that_refuses_the_login_lacks_no_package(build, monkeypatch, index):
+    hint = "\nhint: An index URL (https://x.org/simple/) could not be queried (401 Unauthorized)."
+    monkeypatch.setattr(
+        index, "error", lambda text: DeploymentError("it failed", log=f"No solution found {text}{hint}")
+    )
+    with pytest.raises(DeploymentError) as error:
+        build("house==1.0\n")
+    assert not error.value.offered
+
+
+def test_packages_of_debian_for_all_that_is_built_are_named_at_once(build, monkeypatch, index):
+    install = index.install
+
+    def failing(argv):
+        try:
+            install(argv)
+        except DeploymentError as error:
+            error.hint = hints.Hint("set", {"packages": ["gcc"]})
+            raise
+
+    monkeypatch.setattr(index, "install", failing)
+    with pytest.raises(DeploymentError) as error:
+        build("psycopg2==2.8.6\nmysqlclient==2.2.8\nforms==1.7.2\n")
+    expected = ["default-libmysqlclient-dev", "gcc", "libc6-dev", "libpq-dev", "pkg-config", "python3-dev"]
+    assert error.value.options["packages"] == expected
+    assert relaxed_pins.lacking(error.value) == "psycopg2"
 
 
 def test_extras_and_markers_of_a_pin_are_kept(make_site, tmp_path, index, monkeypatch):
@@ -258,8 +371,17 @@ def test_the_failure_as_written_is_reported_where_no_day_helps(build, monkeypatc
             "error: No solution found when resolving dependencies\n  cause: Because a==1 depends on b>=2 and …",
             "unsolved",
         ),
-        ("error: No solution found …\n  cause: Because there is no version of a==1 and you require a==1, we …", ""),
-        ("error: No solution found …\n  cause: Because a was not found in the package registry and you …", ""),
+        ("error: No solution found …\n  cause: Because there is no version of a==1 and you require a==1, we …", "gone"),
+        (
+            "error: No solution found …\n  cause: Because there is no version of a[x]==1 and you require a[x]==1, …",
+            "gone",
+        ),
+        ("error: No solution found …\n  cause: Because there are no versions of a and you require a, we …", ""),
+        ("error: No solution found …\n  cause: Because a was not found in the package registry and you …", "unknown"),
+        (
+            "error: No solution found …\n  cause: Because a was not found in the package registry …\n401 Unauthorized",
+            "",
+        ),
         (
             "error: No solution found …\n  cause: Because the requested Python version (>=3.11.2) does not satisfy "
             "Python>=3.7,<3.11 and a==1 depends on Python>=3.7,<3.11, we can conclude that a==1 cannot be used.",
@@ -300,10 +422,10 @@ def test_an_answer_that_is_not_of_packages_is_nothing():
         ["c", "1 --pre", ""],
         ["d", "2", "../d.whl"],
     ]
-    assert dict(relaxed_pins._versions(answer)) == {"a": ("1", "a-1-py3-none-any.whl", ""), "d": ("2", "", "")}
-    assert dict(relaxed_pins._versions({"a": "1"})) == {} == dict(relaxed_pins._versions([["a", 1]]))
-    assert not relaxed_pins._is_pin("a", ["1", "", "\n-r /etc/passwd"])
-    assert not relaxed_pins._is_pin("a b", ["1", "", ""])
+    assert dict(queries._versions(answer)) == {"a": ("1", "a-1-py3-none-any.whl", ""), "d": ("2", "", "")}
+    assert dict(queries._versions({"a": "1"})) == {} == dict(queries._versions([["a", 1]]))
+    assert not queries.is_pin("a", ["1", "", "\n-r /etc/passwd"])
+    assert not queries.is_pin("a b", ["1", "", ""])
 
 
 # Wheels for another Python: nothing is installed
