@@ -460,6 +460,12 @@ def _lacking(config: Mapping[str, Any], found: Mapping[str, Any], step: str) -> 
     files = {path: content for path, content in found.get("files", {}).items() if path not in config["files"]}
     if files:
         yield "files", files
+        texts = [str(content.get("contents", "")) for content in files.values()]
+        words = {name: value for name, value in found.get("environment", {}).items() if isinstance(value, Mapping)}
+        words = {name: value for name, value in words.items() if any(f'"{name}"' in text for text in texts)}
+        variables_of_files = {name: value for name, value in words.items() if name not in config["environment"]}
+        if variables_of_files:
+            yield "environment", variables_of_files
     settings = {name: value for name, value in found.get("settings", {}).items() if name not in config["settings"]}
     if settings:
         yield "settings", settings

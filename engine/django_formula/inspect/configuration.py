@@ -25,6 +25,10 @@ _OF_SITE = re.compile(
 _PLAIN = re.compile(r"[\w./-]+", re.ASCII)
 #: Modules for development, which a live site does without.
 _OF_DEVELOPMENT = re.compile(r"(\w+_)?(dev|devel|develop|development|debug|tests?|testing|ci)(_\w+)?")
+#: What gives a module names that no statement assigns.
+MAKES_NAMES = re.compile(r"\b(globals|vars|locals|exec|setattr)\(")
+#: Settings without which a module is no more than a part of the settings.
+_MAIN = {"INSTALLED_APPS", "MIDDLEWARE", "ROOT_URLCONF", "TEMPLATES"}
 #: A condition that looks for a file first.
 _LOOKS = re.compile(r"\b(exists|is_file|isfile)\(")
 #: Settings that the site knows → the word of the pillar for the variable of that name, and how it is read.
@@ -54,7 +58,7 @@ class Configuration(NamedTuple):
 
     Attributes:
         path: relative to the source.
-        example: the name of the file that it takes its values from.
+        example: the name of the file that it takes its values from; empty where only its names are known.
         contents: its text.
         words: the variables that it reads → the words of the pillar for them.
         unknown: the variables that it reads, and that the site has to set.
@@ -92,10 +96,26 @@ def find(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Conf
                 yield _configuration(path.relative_to(tree), example, _module(example, root))
 
 
+def lacking(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Configuration]:
+    """Yield the file that is not in the source and has to have names which the settings use and do not have.
+
+    They import it where it is there, or in any case. It is none where it would be the main part of the settings.
+    """
+    names = [name for name in settings.undefined if name.isupper()]
+    if not names or _MAIN & {*names} or any(MAKES_NAMES.search(inspect_code.read(path)) for path in settings.files):
+        return
+    paths = [*(tree / path for path in absent(settings, tree, roots)), *settings.optional]
+    for path in [path for path in paths if path.is_relative_to(tree) and not path.exists()][:1]:
+        example = inspect_code.example_of(path)
+        root = next((root for root in roots if path.is_relative_to(root)), path.parent)
+        inside = path.relative_to(tree)
+        yield _copy(inside, example, roots[0]) if example else _with_names(inside, _module(path, root), names)
+
+
 def absent(settings: Settings, tree: Path, roots: Sequence[Path]) -> list[str]:
     """Return the modules, relative to the source, that the settings take every name of and that are not committed.
 
-    An empty one will do: the site's own settings take the place of what the project would have there.
+    One without names will do, but for those that `lacking` has: the site's own settings take the place of the others.
     """
     names = [f"{module.replace('.', '/')}.py" for module in settings.absent]
     paths = [(root / name, name) for name in dict.fromkeys(names) for root in roots]
@@ -103,10 +123,11 @@ def absent(settings: Settings, tree: Path, roots: Sequence[Path]) -> list[str]:
     return [str(path.relative_to(tree)) for path in kept]
 
 
-def ignored(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Configuration]:
-    """Yield the modules that .gitignore keeps out of the source, and that the settings take single names of.
+def missing(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Configuration]:
+    """Yield the modules that are not in the source, and that the settings take single names of.
 
-    A module of Python or of a known package is none of them: a file of its name would hide it.
+    One at the top is the project's where .gitignore has it, and not where it is one of Python or of a known package,
+    which a file of its name would hide.
     """
     texts = [inspect_code.read(folder / ".gitignore") for folder in dict.fromkeys((tree, *roots))]
     patterns = {re.sub(r"^(?:\*{0,2}/)+", "", line.strip()) for text in texts for line in text.splitlines()}
@@ -117,14 +138,15 @@ def ignored(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[C
         name = f"{module.replace('.', '/')}.py"
         paths = [root / name for root in roots if (root / name).parent.is_dir()]
         is_there = any(path.exists() or path.with_suffix("").is_dir() for path in paths)
-        if paths and not is_there and {name, paths[0].name} & patterns:
+        is_own = "." in module and all(one.isupper() for one in names)
+        if paths and not is_there and (is_own or {name, paths[0].name} & patterns):
             yield _with_names(paths[0].relative_to(tree), module, names)
 
 
 def _taken(settings: Settings, roots: Sequence[Path]) -> dict[str, list[str]]:
     """Return the modules that the settings import, each with the names that are taken of it one by one."""
     found: dict[str, list[str]] = {}
-    for path in settings.files:
+    for path in [path for path in settings.files if path not in settings.perhaps]:
         code = inspect_code.tree(path)
         root = next((root for root in roots if path.is_relative_to(root)), path.parent)
         package = ".".join(path.relative_to(root).parent.parts)
@@ -153,7 +175,7 @@ def _with_names(path: Path, module: str, names: Sequence[str]) -> Configuration:
     first += ["from pathlib import Path"] if "BASE_DIR" in values else []
     text = "\n".join([*first, *(f"{name} = {value}" for name, value in values.items()), ""])
     words = {name: _TAKEN[name][0] for name in names if name in _TAKEN}
-    return Configuration(str(path), ".gitignore", text, words, tuple(name for name in names if name not in known))
+    return Configuration(str(path), "", text, words, tuple(name for name in names if name not in known))
 
 
 def _configuration(path: Path, example: Path, module: str) -> Configuration:

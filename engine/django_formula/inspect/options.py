@@ -46,8 +46,6 @@ from django_formula.inspect.values import UNKNOWN, Value, Variable
 from django_formula.knowledge.rows import rows
 from django_formula.untrusted.text import in_pillar
 
-#: What gives a module names that no statement assigns.
-_MAKES_NAMES = re.compile(r"\b(globals|vars|locals|exec|setattr)\(")
 #: The calls of the system that a project may make which changes the owner of a file of its own.
 _WITH_CHOWN = ["@system-service", "~@privileged @resources", "@chown"]
 
@@ -156,9 +154,15 @@ def _part(report: Report, tree: Path, what: str) -> Iterator[None]:
 def _without_errors(report: Report, settings: Settings, roots: Sequence[Path]) -> Settings:
     """Return the settings that the project names, where those guessed for a live site use a name that they lack."""
     module = code.settings_named(roots[0] / "manage.py")
-    if not settings.undefined or "settings_module" not in report.pillar or module == report.settings_module:
+    is_elsewhere = settings.absent or settings.optional  # in a file that is not committed
+    if (
+        not settings.undefined
+        or is_elsewhere
+        or "settings_module" not in report.pillar
+        or module == report.settings_module
+    ):
         return settings
-    makes_names = any(_MAKES_NAMES.search(code.read(path)) for path in settings.files)
+    makes_names = any(configuration.MAKES_NAMES.search(code.read(path)) for path in settings.files)
     named = environment.read(roots, module, report.application) if module else settings
     if makes_names or named.undefined or not named.files:
         return settings
@@ -420,13 +424,20 @@ def _dotenv(report: Report, settings: Settings, tree: Path, root: Path) -> None:
 def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequence[Path]) -> None:
     """Add the files with configuration that the settings import and that are not committed."""
     found = [*configuration.find(settings, tree, roots)]
+    lacking = [
+        one for one in configuration.lacking(settings, tree, roots) if one.path not in {one.path for one in found}
+    ]
+    found += [one for one in lacking if one.example]
     examples = "; ".join(one.example for one in found)
     why = f"not in the source, and needed: with the values of {examples}"
     report.merge("files", {one.path: {"contents": one.contents} for one in found if not one.command}, why)
     for one in found:
         if one.command:
             report.extend("build", [one.command], f"{one.path} is not in the source: made of {one.example}")
-    absent = configuration.absent(settings, tree, roots)
+    of_names = [one for one in lacking if not one.example]
+    why = "not in the source: assigns the names that the settings use and do not have"
+    report.merge("files", {one.path: {"contents": one.contents} for one in of_names}, why)
+    absent = [path for path in configuration.absent(settings, tree, roots) if path not in {one.path for one in lacking}]
     why = "not in the source, and imported by the settings; add settings of this site to it"
     report.merge("files", {path: {"contents": "# settings of this site\n"} for path in absent}, why)
     for one in found:
@@ -435,15 +446,15 @@ def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequen
             text = f"{inspect_project.listed(known)} in {one.path} has the value of {one.example}, which is public"
             how = "write the file in `files`, which comes after `build`" if one.command else "set another in `files`"
             report.remarks.append(f"{text}: {how}")
-    paths = {one.path for one in found}
-    ignored = [one for one in configuration.ignored(settings, tree, roots) if one.path not in paths]
-    why = "imported by the settings, and kept out of the source by .gitignore: assigns the names that they import"
-    report.merge("files", {one.path: {"contents": one.contents} for one in ignored}, why)
-    both = [*found, *ignored]
+    paths = {one.path for one in (*found, *lacking)}
+    missing = [one for one in configuration.missing(settings, tree, roots) if one.path not in paths]
+    why = "imported by the settings, and not in the source: assigns the names that they import"
+    report.merge("files", {one.path: {"contents": one.contents} for one in missing}, why)
+    both = [*found, *of_names, *missing]
     words: dict[str, tuple[Any, str]] = {
         name: ({"from": word}, f"for {one.path}") for one in both for name, word in one.words.items()
     }
-    words |= {name: ("", f"for {one.path}: set it") for one in ignored for name in one.unknown}
+    words |= {name: ("", f"for {one.path}: set it") for one in both for name in one.unknown}
     present = {**report.value("environment", {}), **report.value("secrets", {})}
     own = environment.OWN
     words = {name: word for name, word in words.items() if name not in present and not own.fullmatch(name)}

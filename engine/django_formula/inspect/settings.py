@@ -31,6 +31,7 @@ class Settings:
         application: the WSGI or ASGI module; empty if it is not known.
         undefined: names that the modules use and do not have, and where: a NameError.
         absent: modules of the project that they take every name of, and that the source does not have.
+        optional: files that they take every name of where these are there, and that the source does not have.
         perhaps: the modules among those that were read that another value of a variable may import.
         imports: what `inspect.imports` has found for these settings, by the folders imported from.
     """
@@ -47,6 +48,7 @@ class Settings:
     application: str = ""
     undefined: dict[str, str] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
+    optional: list[Path] = field(default_factory=list)
     perhaps: set[Path] = field(default_factory=set)
     imports: dict[tuple[Path, ...], dict[Path, list[str]]] = field(default_factory=dict)
 
@@ -95,6 +97,7 @@ def read(roots: Sequence[Path], module: str, given: Mapping[str, str], applicati
         application,
         interpreter.undefined,
         interpreter.absent,
+        interpreter.optional,
         interpreter.perhaps,
     )
 

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -36,6 +37,9 @@ _OF_MISSING = {
     *("EnvError", "EnvironmentError", "ValidationError", "ConfigError", "ValueError", "TypeError", "AttributeError"),
 }
 
+
+#: Modules with the settings of one site, which no package has.
+_OF_SITE = re.compile(r"(\w+_)?(local_?settings|settings_?local|local|private_?settings|secret_?settings)")
 
 #: A value of django-configurations → the kind of its variable.
 _OF_CONFIGURATIONS = {
@@ -82,6 +86,7 @@ class Statements(Readers):
         self.handling = 0
         self.sources: dict[str, dict[str, str]] = {}
         self.absent: list[str] = []
+        self.optional: list[Path] = []
 
     # Modules
 
@@ -157,14 +162,17 @@ class Statements(Readers):
     def _run_importfrom(self, node: ast.ImportFrom, frame: Frame) -> None:
         module = code.imported_from(node, frame.module)
         found = self.imported(module)
+        takes_all = any(alias.name == "*" for alias in node.names)
         is_own = node.level or ("." in module and self.module_file(module.partition(".")[0]))
+        is_own = is_own or bool(takes_all and self.guards and _OF_SITE.fullmatch(module))
         if is_own and not found and node.module and self.guards:
+            self._may_have(*(root / f"{module.replace('.', '/')}.py" for root in self.roots if takes_all))
             raise Raised("ImportError", "ModuleNotFoundError")
         for alias in node.names:
             if alias.name == "*":
-                if is_own and not found and node.module and self.certain:
-                    self.absent.append(module)
-                public = found.names.items() if found else [("*", Value())]  # any name
+                is_absent = bool(is_own and not found and node.module and self.certain)
+                self.absent += [module] if is_absent else []
+                public = found.names.items() if found else [] if is_absent else [("*", Value())]  # any name
                 frame.names.update((name, value) for name, value in public if not name.startswith("__"))
                 continue
             value = found.names.get(alias.name) if found else None
@@ -342,15 +350,24 @@ class Statements(Readers):
             name = name.args[0].content if isinstance(name, Called) and name.args else name
             found = code.matching(frame.file.parent, name)
             example = code.example_of(frame.file.parent / name) if needed and not found else None
+            if isinstance(name, str) and not found and not example:
+                self._may_have(frame.file.parent / name)
             for path in [*found, *filter(None, [example])]:
                 if path.is_file() and path not in self.modules and len(self.modules) < _MODULES:
                     self.modules[path] = Namespace(frame.names)
                     self.run(code.tree(path).body, Frame(frame.names, path, frame.module))
 
+    def _may_have(self, *paths: Path) -> None:
+        """Record a file that the settings take every name of where it is there: the first that is in a folder."""
+        found = [path for path in paths if path.parent.is_dir() and path.suffix == ".py" and path.stem.isidentifier()]
+        self.optional += found[:1] if self.certain else []
+
     def _run_try(self, node: ast.Try, frame: Frame) -> None:
         handlers = [handler for handler in node.handlers if _handled(handler) & {*_OF_MISSING, "ImportError", "*"}]
         in_function = bool(frame.called_from)
         handles = [handler for handler in handlers if in_function or not _leaves(handler.body)]
+        does_without = any("NameError" in _handled(one) and not _leaves(one.body) for one in node.handlers)
+        undefined = {**self.undefined}
         self.guards += bool(handles)
         self.handled.append({name for handler in handles for name in _handled(handler)})
         problem: Exception | None = None
@@ -364,6 +381,7 @@ class Statements(Readers):
         finally:
             self.guards -= bool(handles)
             self.handled.pop()
+            self.undefined = undefined if does_without else self.undefined
         if problem:
             self._handle(problem, handles, frame)
         elif not returned:

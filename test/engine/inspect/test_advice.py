@@ -56,6 +56,16 @@ def test_installed_modules_that_import_what_django_no_longer_has_are_found(relea
         assert advice.outdated(configured(), release, {"django": version}) == found
 
 
+def test_a_file_that_the_settings_need_is_named_with_its_variables(release):
+    local = "try:\n    from .local import *\nexcept ImportError:\n    pass\nINSTALLED_APPS = []\n"
+    (release / "source/blog/settings.py").write_text(f"{local}HOSTS = ALLOWED_HOSTS\nKEY = SECRET_KEY\n")
+    lacking = advice.not_in_pillar(configured(), release, FACTS, "start")
+    assert '"blog/local.py": {contents: "import os' in lacking or "blog/local.py: {contents: " in lacking
+    words = {"ALLOWED_HOSTS": {"from": "domains"}, "SECRET_KEY": {"from": "secret_key"}}
+    assert lacking.options["environment"] == words
+    assert "environment" not in advice.not_in_pillar(configured(environment=words), release, FACTS, "x").options
+
+
 def test_paths_below_a_shared_one_are_not_lacking(release):
     (release / "source/logs").symlink_to(release / "shared")
     write_tree(release / "shared", {"own.log": "x", "inner/cache/x": "x"})
