@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from django_formula.database.engines import POSTGIS
 from django_formula.deploy import step_build, step_source
 from django_formula.deploy.deployment import Deployment
 from django_formula.host import commands, daemons, environment_files, file, folders, locks, users
@@ -22,6 +23,7 @@ from django_formula.host.folders import Folder
 from django_formula.inspect import inspection, project
 from django_formula.inspect import report as inspect_report
 from django_formula.knowledge import hints
+from django_formula.knowledge.package import normalised
 from django_formula.observe import completed, observation
 from django_formula.observe import report as observe_report
 from django_formula.observe.observation import Observation
@@ -36,7 +38,7 @@ from django_formula.site.sites import Site
 from django_formula.source import mirror
 from django_formula.untrusted.foreign import Foreign
 from django_formula.untrusted.text import shown, tell
-from django_formula.virtualenv import uv, virtualenvs
+from django_formula.virtualenv import relaxed_pins, requirements, uv, virtualenvs
 
 #: Has a folder for each source: its virtualenv, uv's cache and kept builds, for the next time.
 FOLDER = Path("/var/cache/django-formula/inspected")
@@ -54,7 +56,7 @@ _TAKEN = (
 #: What is in a file that has the secret key.
 _KEY = "asked" * 10
 #: Options that a failed attempt may add, and for how many seconds there is another one.
-_CURES, _BUDGET = {*_TAKEN, "packages"} - {"project", "wsgi", "asgi", "settings", "database", "submodules"}, 240
+_CURES, _BUDGET = {*_TAKEN, "packages"} - {"project", "wsgi", "asgi", "settings", "database", "submodules"}, 600
 #: Options that words of variables need.
 _OF_WORDS = ("secrets", "queue", "cache", "caches")
 #: What of a folder stays for the next time.
@@ -85,21 +87,19 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
         trial = Trial(where, revision, name, root)
         trial.fetch(Path(deploy_key).read_text() if deploy_key else "")
         read = trial.read()
-        remarks, lines = read["remarks"], read["lines"]
+        remarks, lines, told = read["remarks"], read["lines"], list[str | list[str]]()
         try:
             found, options = trial.asked(read["keys"])
         except (DeploymentError, OSError) as error:
-            told: list[str | list[str]] = [
-                *trial.notes,
-                *(f"not observed: {line}" for line in str(error).splitlines()[:12]),
-            ]
+            told = [*trial.notes, *(f"not observed: {line}" for line in str(error).splitlines()[:12])]
             lines = completed.cured(lines, trial.cures)
-            if "packages" in trial.cures:
-                needed = next(line["value"] for line in lines if line["key"] == "packages")
-                told += ["to have it observed, install them, and inspect again:", ["apt-get", "install", *needed]]
         else:
             told = [*trial.notes, *completed.remarks(lines, found, str(trial.source))]
             lines = completed.lines(completed.cured(lines, trial.cures), found, options)
+        if "packages" in trial.cures:
+            needed = next(line["value"] for line in lines if line["key"] == "packages")
+            needed = [*needed, *trial.of_extensions(read["keys"])]
+            told += ["to have all of it observed, install them, and inspect again:", ["apt-get", "install", *needed]]
     return inspect_report.text(where, name, [*remarks, *told], inspect_report.ordered(lines))
 
 
@@ -115,6 +115,7 @@ class Trial:
     Attributes:
         notes: what has been done to build it, for a person.
         cures: the options that a failed build or start has named.
+        unbuilt: the packages that cannot be built without packages of Debian, and that attempts leave out.
     """
 
     def __init__(self, where: str, revision: str, name: str, root: Path):
@@ -123,6 +124,7 @@ class Trial:
         self._is_begun = False
         self.notes: list[str] = []
         self.cures: dict[str, Any] = {}
+        self.unbuilt: list[str] = []
 
     def fetch(self, deploy_key: str) -> None:
         """Export the source as a release does.
@@ -151,6 +153,11 @@ class Trial:
         step_source.export(self._fetched, release)
         return release
 
+    def of_extensions(self, keys: Mapping[str, Any]) -> list[str]:
+        """Return the packages of Debian that an apply installs for extensions of a database, and a start needs."""
+        extensions = (keys.get("database") or {}).get("extensions", [])
+        return [*self._site({}).platform["packages"]["postgis"]] if POSTGIS in extensions else []
+
     @property
     def source(self) -> Path:
         """The folder of its source."""
@@ -167,7 +174,8 @@ class Trial:
 
         It gets none of the words that were read for its variables, and shows them itself. Where it does not start so,
         it is asked again with them, and may write where it has tried to. Where nothing lets it start with this host's
-        Python, the pillar has another one.
+        Python, the pillar has another one. A package that cannot be built without packages of Debian is left out, so
+        that all that are needed are named at once.
 
         Returns:
             What it answers, and the options that the words of its variables need.
@@ -182,24 +190,31 @@ class Trial:
             except DeploymentError as error:
                 program.explain(error)
                 python = python or {key: value for key, value in error.options.items() if key == "python"}
-                if not self._cure(error.offered or error.options, keys, until):
+                if self._cure(error.offered or error.options, keys, until):
+                    self.notes.append(f"{error.message}: asked again with {hints.flow(self.cures)}")
+                elif not self._leave_out(error, until):
                     self.cures = python or hints.merged(self.cures, error.options)
                     raise
-                self.notes.append(f"{error.message}: asked again with {hints.flow(self.cures)}")
             else:
-                if found.stage == "done":
+                if found.stage == "done" or self.unbuilt:  # without these nothing else can be told of a start
                     break
-                if not self._cure(self._cures_of(deployment, found), keys, until):
-                    self.cures = python or self.cures
+                failed = self._failure(deployment, found)
+                if not self._cure(failed.options, keys, until):
+                    self.notes += [f"{found.error}: {line}" for line in failed.hint.splitlines()]
+                    packages = {key: value for key, value in failed.options.items() if key == "packages"}
+                    self.cures = python or hints.merged(self.cures, packages)
                     break
                 self.notes.append(f"{found.error}: asked again with {hints.flow(self.cures)}")
             keys = hints.merged(self.cures, keys)
+        found = found._replace(facts={**found.facts, "missing": []}) if self.unbuilt else found
         wanted = [one for one in found.variables if one.is_required or one.is_together]
         return found, observation.lacking(deployment.site, wanted)
 
     def _attempt(self, keys: Mapping[str, Any]) -> tuple[Deployment, Observation]:
         """Build the project and ask it; where it does not start so, with the words of its variables too."""
         options = {key: keys[key] for key in _TAKEN if key in keys}
+        if self.unbuilt:
+            options["python_packages"] = self._without_unbuilt(options.get("python_packages", []))
         variables = keys.get("environment", {})
         plain = {name: value for name, value in variables.items() if not isinstance(value, dict)}
         deployment = self._begun({**options, "environment": plain})
@@ -218,20 +233,39 @@ class Trial:
     def _cure(self, options: Mapping[str, Any], keys: Mapping[str, Any], until: float) -> bool:
         """Take options that cure a failure; return whether there are new ones with which it can be asked again."""
         known = {key: value for key, value in options.items() if key in _CURES}
+        if self.unbuilt and "python_packages" in known:  # of these only the attempts know
+            left_out = {*map(_never, self.unbuilt)}
+            known["python_packages"] = [one for one in known["python_packages"] if one not in left_out]
         new = {key: value for key, value in known.items() if hints.merged({key: value}, keys)[key] != keys.get(key)}
         is_new = bool(new.keys() & {*_TAKEN} - {"python"}) and time.monotonic() < until
         self.cures = hints.merged(self.cures, new) if is_new else self.cures
         return is_new
 
-    def _cures_of(self, deployment: Deployment, found: Observation) -> dict[str, Any]:
-        """Return the options that cure what has ended a start, as they are for a release that fails so."""
+    def _leave_out(self, error: DeploymentError, until: float) -> bool:
+        """Leave out the package whose build lacks packages of Debian, which are cures; return whether it is new."""
+        name = relaxed_pins.lacking(error)
+        if not name or name in self.unbuilt or "packages" not in error.options or time.monotonic() > until:
+            return False
+        self.unbuilt.append(name)
+        self.cures = hints.merged(self.cures, {"packages": error.options["packages"]})
+        self.notes.append(f"asked without {name}, which cannot be built here: {error.hint}")
+        return True
+
+    def _without_unbuilt(self, packages: list[str]) -> list[str]:
+        """Return the packages of a pillar by which those that cannot be built are left out."""
+        names = {one: normalised(name.partition("[")[0]) for one in packages for name in requirements.names([one])}
+        kept = [one for one in packages if names.get(one) not in self.unbuilt]
+        return [*kept, *map(_never, self.unbuilt)]
+
+    def _failure(self, deployment: Deployment, found: Observation) -> DeploymentError:
+        """Return what has ended a start as the failure of a release, with its hint and its options."""
         site, release, doing = deployment.site, deployment.release, "starting Django"
         assert release  # noqa: S101 - `_begun` has set it
         ended = DeploymentError(f"{doing}: {found.error}", log=found.log)
         error = ask.failed(site, release.path, release.facts, doing, ended)
         with contextlib.suppress(DeploymentError):
             program.explain(error)
-        return error.options
+        return error
 
     def _begun(self, options: Mapping[str, Any]) -> Deployment:
         """Return a deployment of the release with a virtualenv for these options.
@@ -302,6 +336,11 @@ class Trial:
         made = Site(config, compiled["platform"])
         made.at = f"django:sites:{self._name}"
         return made
+
+
+def _never(name: str) -> str:
+    """Return the requirement of a package that no Python installs."""
+    return f"{name}{relaxed_pins.NEVER}"
 
 
 def _grains() -> dict[str, Any]:

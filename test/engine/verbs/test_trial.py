@@ -114,13 +114,61 @@ def inspected(tmp_path, monkeypatch):
     monkeypatch.setattr(trial.Trial, "source", tmp_path)
     monkeypatch.setattr(trial.Trial, "read", lambda _trial: {**read, "remarks": []})
     monkeypatch.setattr(trial.Trial, "_attempt", attempt)
-    monkeypatch.setattr(trial.Trial, "_cures_of", lambda _trial, _deployment, found: {"writable": [found.error]})
+    monkeypatch.setattr(trial.Trial, "_failure", lambda _trial, _deployment, found: ended_by(found.error))
     monkeypatch.setattr(trial.observation, "lacking", lambda *_arguments: {})
     return print_pillar, tried
 
 
 def fails(**options: Any) -> DeploymentError:
     return DeploymentError("it fails", hint=hints.Hint("set", options))
+
+
+def ended_by(error: str) -> DeploymentError:
+    """What ends a start is a folder that is written to, or a library of Debian."""
+    return fails(packages=[error]) if error.startswith("lib") else fails(writable=[error])
+
+
+def unbuilt(name: str, *packages: str) -> DeploymentError:
+    """The failure of a build for which a compiler is missing."""
+    error = fails(packages=[*packages])
+    error.log = f"error: Failed to build `{name}==1.0`\n  error: [Errno 2] No such file or directory: 'gcc'"
+    return error
+
+
+def test_all_packages_of_debian_are_named_by_one_inspection(inspected, monkeypatch):
+    """What cannot be built without them is left out of the next attempt, and of nothing that is printed."""
+    print_pillar, tried = inspected
+    printed = mock.Mock(wraps=trial.inspect_report.text)
+    monkeypatch.setattr(trial.inspect_report, "text", printed)
+    lacking = unbuilt("PyThing", "gcc", "libpq-dev"), unbuilt("other_thing", "gcc", "libxml2-dev")
+    never = ["pything; sys_platform == 'none'", "other-thing; sys_platform == 'none'"]
+    found = observed("setup", "URL")._replace(error="No module named 'pything'", facts={"missing": ["pything"]})
+    pillar = print_pillar(*lacking, fails(python_packages=[*never, "pytz>2018.3"]), found)
+    assert len(tried) == 4 and pillar["python_packages"] == ["pytz>2018.3"]
+    assert pillar["packages"] == ["gcc", "libpq-dev", "libxml2-dev", "libpq5"]
+    assert ["apt-get", "install", *pillar["packages"]] in printed.call_args.args[2]
+
+
+def test_an_attempt_leaves_out_what_cannot_be_built(tmp_path):
+    made = trial.Trial("https://git.example.org/shop.git", "HEAD", "shop", tmp_path)
+    made.unbuilt = ["py-thing"]
+    listed = made._without_unbuilt(["Py_Thing[all]~=2.9", "django~=2.2.0", "py-thing-more"])
+    assert listed == ["django~=2.2.0", "py-thing-more", "py-thing; sys_platform == 'none'"]
+
+
+def test_a_library_that_a_start_lacks_is_in_the_pillar_and_the_command(inspected, monkeypatch):
+    print_pillar, tried = inspected
+    printed = mock.Mock(wraps=trial.inspect_report.text)
+    monkeypatch.setattr(trial.inspect_report, "text", printed)
+    pillar = print_pillar(observed("setup", "URL")._replace(error="libzbar0"))
+    assert len(tried) == 1 and pillar["packages"] == ["libzbar0", "libpq5"]
+    assert {"libzbar0: set"} <= {line for line in printed.call_args.args[2] if isinstance(line, str)}
+
+
+def test_the_command_has_what_an_apply_installs_for_postgis(tmp_path):
+    made = trial.Trial("https://git.example.org/shop.git", "HEAD", "shop", tmp_path)
+    assert made.of_extensions({"database": {"engine": "postgres", "extensions": ["postgis"]}}) == ["gdal-bin"]
+    assert made.of_extensions({"database": {"engine": "sqlite"}}) == []
 
 
 def test_what_a_failure_names_is_tried_and_printed(inspected):
