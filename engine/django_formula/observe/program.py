@@ -190,6 +190,7 @@ def _started(request: Answer, given: dict[str, str], until: str, tells: bool) ->
     os.environ.__class__ = Recording
     sys.addaudithook(_note_path)
     stage, settings, error, told = "", Answer(), None, Answer()
+    printed = sys.stdout = io.StringIO()
     try:
         for stage, run in facts.STAGES:
             found = run(request)
@@ -200,15 +201,19 @@ def _started(request: Answer, given: dict[str, str], until: str, tells: bool) ->
             stage = "done"
             told = facts.facts() if tells else {}
     except BaseException as failure:  # SystemExit too: some settings end the process
-        error = _described(failure)
+        error = _described(failure, printed.getvalue())
     os.environ.__class__ = _base
     answer = {"stage": stage, "settings": settings, "error": error, "asked": _asked, "facts": told}
     return {**answer, "fields": facts.fields_of_pydantic(), "written": sorted(_written)}
 
 
-def _described(error: BaseException) -> Answer:
+def _described(error: BaseException, printed: str) -> Answer:
+    """Return an exception; of a project that ends the process the text is what it has printed before."""
     chain = error.__cause__ or error.__context__
-    text = str(error)[:2000] + (f" <- {type(chain).__name__}: {str(chain)[:300]}" if chain else "")
+    reason = str(error)[:2000]
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        reason = " ".join(printed[-2000:].split("\n")[-4:]).strip() or reason
+    text = reason + (f" <- {type(chain).__name__}: {str(chain)[:300]}" if chain else "")
     frames = [[one.filename, one.lineno] for one in traceback.extract_tb(error.__traceback__)][-25:]
     found: Answer = {"type": type(error).__name__, "text": text, "frames": frames}
     found["log"] = "".join(traceback.format_exception(type(error), error, error.__traceback__))[-_LOG:]

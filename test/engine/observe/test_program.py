@@ -197,6 +197,8 @@ def test_a_variable_near_the_failure_is_tried_and_taken_away_again(tmp_path):
             "Ended",
         ),
         ("raise ValueError('\\ud800\\x1b[31m' + 'x' * 5000)\n", "ValueError: "),
+        ("import sys\nprint('declare it in local.py')\nsys.exit(1)\n", "SystemExit: declare it in local.py"),
+        ("import sys\nprint('bad', file=sys.stderr)\nraise SystemExit('no key')\n", "SystemExit: no key"),
     ],
 )
 def test_hostile_settings_end_nothing_else(tmp_path, settings, error):
