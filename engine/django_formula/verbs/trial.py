@@ -350,9 +350,13 @@ def _grains() -> dict[str, Any]:
 
 
 def _further(first: Observation, second: Observation) -> Observation:
-    """Return the answer of the attempt that got further, with the variables of both."""
+    """Return the answer of the attempt that got further, with the variables of both.
+
+    The second one where it lacks a module, such as one that settings import only for a variable that it has.
+    """
     order = [*observation.STAGES].index
-    better, other = (second, first) if order(second.stage) >= order(first.stage) else (first, second)
+    is_second = order(second.stage) >= order(first.stage) or second.facts.get("missing")
+    better, other = (second, first) if is_second else (first, second)
     known = {one.name for one in better.variables}
     return better._replace(variables=[*better.variables, *(one for one in other.variables if one.name not in known)])
 

@@ -230,6 +230,14 @@ def observed(stage: str, *names: str) -> observation.Observation:
     return observation.parse(json.dumps(said), [])
 
 
+def test_an_attempt_that_lacks_a_module_for_the_words_of_its_variables_counts():
+    first, second = observed("setup", "FLAVOR"), observed("settings", "DATABASE_URL")
+    second = second._replace(facts={"missing": ["dj_database_url"]})
+    found = trial._further(first, second)
+    assert (found.stage, found.facts["missing"]) == ("settings", ["dj_database_url"])
+    assert {one.name for one in found.variables} == {"FLAVOR", "DATABASE_URL"}
+
+
 def test_the_attempt_that_got_further_counts_with_the_variables_of_both():
     first, second = observed("settings", "KEY", "URL"), observed("done", "URL", "MORE")
     for found in (trial._further(first, second), trial._further(second, first)):
