@@ -23,12 +23,12 @@ def add(report: Report, settings: Settings, tree: Path) -> None:
     is_offline = settings.get("COMPRESS_OFFLINE")
     if is_offline is True and has_compressor:
         report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
-    elif _compresses_at_requests(settings) and is_offline is not True:
+    elif _compresses_at_requests(settings) and is_offline is not True and (blocks := _blocks(tree)):
         comment = "django-compressor would write to STATIC_ROOT when a page is requested"
         report.merge("settings", {"COMPRESS_OFFLINE": True}, comment)
         report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
         languages = _languages(settings)
-        if languages and "COMPRESS_OFFLINE_CONTEXT" not in settings.values and _has_language(tree):
+        if languages and "COMPRESS_OFFLINE_CONTEXT" not in settings.values and "LANGUAGE_CODE" in blocks:
             contexts = [{"LANGUAGE_CODE": code} for code in languages]
             report.merge("settings", {"COMPRESS_OFFLINE_CONTEXT": contexts}, "a block to compress has LANGUAGE_CODE")
     precompilers = settings.get("COMPRESS_PRECOMPILERS")
@@ -56,7 +56,7 @@ def _languages(settings: Settings) -> list[str]:
     return known if len(known) == len(codes) else []
 
 
-def _has_language(tree: Path) -> bool:
-    """Return whether a block that is compressed has the language of the page."""
-    paths = (path for path in project.walk(tree, None, _DEPTH) if path.suffix == ".html")
-    return any("LANGUAGE_CODE" in block for path in paths for block in _BLOCK.findall(inspect_code.read(path)))
+def _blocks(tree: Path) -> str:
+    """Return the blocks of templates that are compressed."""
+    paths = (path for path in project.walk(tree, None, _DEPTH) if path.suffix in (".html", ".jinja", ".jinja2", ".txt"))
+    return "\n".join(block for path in paths for block in _BLOCK.findall(inspect_code.read(path)))

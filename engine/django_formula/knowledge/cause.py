@@ -217,6 +217,8 @@ def _of_compressed_block(failure: Failure) -> str:
     is_missing = re.search(r"OfflineGenerationError|missing from offline manifest", failure.text)
     if not is_missing or not any("compress" in command for command in commands):
         return ""
+    if "template tags found" in failure.text:
+        return f"no template has a block to compress: take manage.py compress out of {site.at}:commands:after_static"
     return (
         f"a compressed block has variables of the page: set {site.at}:settings: "
         "{COMPRESS_OFFLINE_CONTEXT: [{LANGUAGE_CODE: en}]}, with an entry for all that they may be"

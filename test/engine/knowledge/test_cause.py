@@ -334,6 +334,10 @@ def test_a_compressed_block_that_depends_on_the_page():
         "[{LANGUAGE_CODE: en}]}, with an entry for all that they may be"
     )
     assert knowledge_cause.hint(site, "TemplateSyntaxError") == ""
+    none = "compressor.exceptions.OfflineGenerationError: No 'compress' template tags found in templates."
+    assert knowledge_cause.hint(site, none) == (
+        f"no template has a block to compress: take manage.py compress out of {AT}:commands:after_static"
+    )
 
 
 def test_a_store_that_the_site_has_is_to_be_used():
