@@ -1,6 +1,6 @@
-"""Long products of cases that one kind of code has: every n-th case by default, and each of them with --all."""
+"""Long products of cases that one kind of code has: some of the cases by default, and each of them with --all."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
@@ -16,4 +16,13 @@ def each(step: int, cases: Iterable[Any]) -> list[Any]:
     return [
         case if place % step == 0 else full(*(case if isinstance(case, tuple) else (case,)))
         for place, case in enumerate(cases)
+    ]
+
+
+def pairs(first: Iterable[Any], second: Collection[Any]) -> list[Any]:
+    """Every pair of two, the first one's in turn; by default each of the first is in one, with the second in turn."""
+    return [
+        (one, other) if place % len(second) == turn else full(one, other)
+        for place, one in enumerate(first)
+        for turn, other in enumerate(second)
     ]

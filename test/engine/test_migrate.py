@@ -13,6 +13,7 @@ import time
 import in_django
 import pytest
 from specimen import ROOT
+from thinned import full
 
 pytestmark = pytest.mark.slow  # migrations by real processes
 
@@ -199,7 +200,7 @@ def test_lock_ends_with_killed_process(project):
     assert {path.name for path in project.folder.glob("db.*")} == {"db.sqlite3"}
 
 
-@pytest.mark.parametrize("how", ["IMMEDIATE", "EXCLUSIVE"])
+@pytest.mark.parametrize("how", ["IMMEDIATE", full("EXCLUSIVE")])
 def test_migration_waits_for_lock(project, how):
     project.migrate()
     project.add("0002_note", SECOND)
@@ -251,8 +252,8 @@ def test_failed_migration_named(project):
     ("operation", "repeated"),
     [
         ("migrations.AddField('post', 'title', models.TextField(null=True))", "blog.Post.title"),
-        (f"{SECOND}, {SECOND}", "blog.Post.note"),
-        (FIRST, "blog.Post"),
+        full(f"{SECOND}, {SECOND}", "blog.Post.note"),
+        full(FIRST, "blog.Post"),
         (f"migrations.RemoveField('post', 'title'), {SECOND}, migrations.RunPython(fail)", ""),
     ],
 )
@@ -343,7 +344,7 @@ class Blog(AppConfig):
     ("query", "text"),
     [
         ("SELECT title FROM blog_post", "no such table: blog_post"),
-        ("SELECT note FROM blog_post", "no such column: note"),
+        full("SELECT note FROM blog_post", "no such column: note"),
     ],
 )
 def test_application_that_reads_what_migrations_make(project, query, text):
@@ -411,7 +412,7 @@ def test_tables_and_columns_that_no_migration_makes_are_named(project):
     assert not any(text.startswith("no migration makes") for text in project.migrate()["checks"])
 
 
-@pytest.mark.parametrize(("migrated", "query"), [(True, "SELECT 1 FROM nowhere"), (False, "SELECT FROM")])
+@pytest.mark.parametrize(("migrated", "query"), [(True, "SELECT 1 FROM nowhere"), full(False, "SELECT FROM")])
 def test_application_that_no_migration_makes_ready(project, migrated, query):
     if migrated:
         project.migrate()
@@ -507,6 +508,7 @@ def test_default_kept_when_later_migration_fails(project):
     assert inserted(project, "two") == (7,), "as the rows before"
 
 
+@pytest.mark.full
 def test_no_default_kept_in_empty_database(project):
     project.add("0002_price", PRICE)
     project.migrate()
@@ -514,6 +516,7 @@ def test_no_default_kept_in_empty_database(project):
         inserted(project, "one")
 
 
+@pytest.mark.full
 def test_manage_migrate_keeps_default(project):
     project.migrate()
     project.add("0002_price", PRICE)
@@ -607,6 +610,7 @@ def test_manage_migrate_does_not_stall_requests(project):
     assert code and "other" in errors
 
 
+@pytest.mark.full
 def test_lock_file_of_another_program_awaited(project):
     """As a program of another make would: the file is the database's name and `.migrating`."""
     project.migrate()

@@ -29,6 +29,7 @@ TEARS = {
     "other bytes": lambda whole: b"\xff" * 100,
     "brackets": lambda whole: b"[" * 200_000,
 }
+SHORT = ("nothing", "half", "NULs")
 FILES = {
     "current/release.json": "released",
     "previous/release.json": "nothing",
@@ -64,10 +65,12 @@ def blog(world):
     return world
 
 
-@pytest.mark.parametrize("tears", [("nothing", "half", "NULs"), full((*TEARS,))], ids=["a third", "all"])
+@pytest.mark.parametrize("tears", ["one", full("all")])
 @pytest.mark.parametrize("name", FILES)
 def test_a_torn_file(blog, name, tears):
-    for tear in tears:
+    """By default one of three tears, in turn."""
+    turn = [*FILES].index(name) % len(SHORT)
+    for tear in TEARS if tears == "all" else [SHORT[turn]]:
         check_a_tear(blog, name, tear)
 
 
@@ -101,7 +104,7 @@ def check_a_tear(blog, name, tear):
     blog.check()
 
 
-@pytest.mark.parametrize("tear", TEARS)
+@pytest.mark.parametrize("tear", each(3, TEARS))
 def test_what_was_torn_is_read_past(blog, tear):
     path = blog.site.deploys
     path.write_bytes(TEARS[tear](path.read_bytes()))
@@ -282,7 +285,10 @@ def test_a_record_of_wrong_types_is_healed_by_an_apply(blog, which, key):
     assert blog.apply() == {} and blog.releases[blog.live] == "good"
 
 
-@pytest.mark.parametrize("key", ["application", "folder", "databases", "migrations", "python_path", "checks"])
+FACTS = ["application", "folder", "databases", "migrations", "python_path", "checks"]
+
+
+@pytest.mark.parametrize("key", each(3, FACTS))
 def test_facts_of_wrong_types_are_healed_by_an_apply(blog, key):
     path = (blog.site.current / "release.json").resolve()
     record = json.loads(path.read_text())
@@ -301,7 +307,7 @@ def test_a_configuration_of_wrong_types_is_written_anew(blog):
     assert list(blog.apply()) == ["site"] and blog.apply() == {}
 
 
-@pytest.mark.parametrize("wrong", each(3, WRONG))
+@pytest.mark.parametrize("wrong", each(6, WRONG))
 def test_attempts_of_wrong_types_are_passed_over(blog, wrong):
     whole = blog.site.deploys.read_text()
     last = json.loads(whole.splitlines()[-1])
@@ -311,7 +317,7 @@ def test_attempts_of_wrong_types_are_passed_over(blog, wrong):
     assert blog.apply() == {}
 
 
-@pytest.mark.parametrize("wrong", each(3, WRONG))
+@pytest.mark.parametrize("wrong", each(6, WRONG))
 def test_a_manifest_of_a_backup_of_wrong_types_counts_as_none(blog, wrong):
     site = blog.site
     blog.server.databases["blog"] = {"rows": {"public.guest": 3}, "migrations": []}

@@ -24,7 +24,7 @@ from django_formula.source import commits
 from django_formula.source import folder as source_folder
 from django_formula.verbs import operations
 from specimen import contract
-from thinned import full
+from thinned import each, full, pairs
 from world import commit
 
 ONE, TWO, THREE = commit("one"), commit("two"), commit("three")
@@ -287,7 +287,7 @@ CHANGES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", each(2, CHANGES))
 def test_a_dry_run_tells_what_the_apply_then_does(world, change):
     world.apply()
     world.options, template, instance, nginx = CHANGES[change]
@@ -602,9 +602,8 @@ ERRORS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", BUILT)
+@pytest.mark.parametrize(("step", "error"), pairs(BUILT, ERRORS))
 @pytest.mark.parametrize("first", [full(True), False], ids=["first", "second"])
-@pytest.mark.parametrize("error", ERRORS)
 def test_step_failing_before_the_switch_keeps_the_active_release(world, monkeypatch, step, first, error):
     if not first:
         world.apply()
@@ -644,9 +643,8 @@ def test_step_failing_before_the_switch_keeps_the_active_release(world, monkeypa
     assert world.apply() == {}
 
 
-@pytest.mark.parametrize("step", AFTER)
+@pytest.mark.parametrize(("step", "error"), pairs(AFTER, ERRORS))
 @pytest.mark.parametrize("first", [full(True), False], ids=["first", "second"])
-@pytest.mark.parametrize("error", ERRORS)
 def test_step_failing_after_the_switch_keeps_the_new_release(world, monkeypatch, step, first, error):
     if not first:
         world.apply()
@@ -939,10 +937,11 @@ def test_a_virtualenv_whose_interpreter_is_gone_is_built_anew(world):
 
 
 TORN = {"empty": lambda old: b"", "half": lambda old: old[: len(old) // 2], "zeros": lambda old: b"\0" * len(old)}
+FILES = ["site.json", "deploys.jsonl", "secrets/environment", "releases/{live}/config/instance.json"]
 TORN |= {"garbage": lambda old: old + b"}", "all but its end": lambda old: old[:-2]}
 
 
-@pytest.mark.parametrize("how", TORN)
+@pytest.mark.parametrize("how", each(2, TORN))
 def test_a_torn_record_of_the_live_release(world, how):
     """The release goes on serving until the next apply has another, with the next number."""
     world.apply()
@@ -959,10 +958,7 @@ def test_a_torn_record_of_the_live_release(world, how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", TORN)
-@pytest.mark.parametrize(
-    "name", ["site.json", "deploys.jsonl", "secrets/environment", "releases/{live}/config/instance.json"]
-)
+@pytest.mark.parametrize(("name", "how"), pairs(FILES, TORN))
 def test_a_torn_file_is_written_anew_or_left(world, how, name):
     world.apply()
     path = world.site.root / name.format(live=world.live)
@@ -975,7 +971,7 @@ def test_a_torn_file_is_written_anew_or_left(world, how, name):
     assert world.live == f"0002-{TWO[:12]}"
 
 
-@pytest.mark.parametrize("how", TORN)
+@pytest.mark.parametrize("how", each(2, TORN))
 def test_a_torn_secret_key_is_an_error(world, how):
     world.apply()
     path = world.site.secrets / "secret_key.json"

@@ -5,8 +5,8 @@ import subprocess
 
 import in_django
 import pytest
+import thinned
 from specimen import ROOT
-from thinned import full
 
 RELEASE = "0042-3f2a9c1b77de"
 #: A project of one module, with its own view of errors.
@@ -110,6 +110,10 @@ def ask_async(*paths, proof="9/07"):
 """
 
 
+#: How a project is asked, and its further middleware.
+ASK, MIDDLEWARE = ("ask", "ask_async"), ("[]", '["shop.older"]')
+
+
 @pytest.fixture
 def said(tmp_path):
     """Run a program in the project; return the words of the lines that it printed."""
@@ -140,16 +144,14 @@ def each(*paths: str, ask: str = "ask", proof: str = "9/07") -> str:
 NEVER, ALWAYS = (f"import django_formula_said\ndjango_formula_said._chance = lambda: {value}\n" for value in (1, 0))
 
 
-@pytest.mark.parametrize("django", in_django.DJANGOS)
-@pytest.mark.parametrize("ask", ["ask", "ask_async"])
+@pytest.mark.parametrize(("ask", "django"), thinned.pairs(ASK, in_django.DJANGOS))
 def test_response_names_release_route_cpu_queries_of_all_databases_and_no_exception(said, ask, django):
     (release, route, cpu, queries, exception), *_more = said(each("/item/7/", ask=ask), django=django)
     assert (release, route, queries, exception) == (RELEASE, "item/<int:number>/", "3", "-")
     assert cpu[0] == "~" and 20 <= float(cpu[1:]) < 200
 
 
-@pytest.mark.parametrize("ask", ["ask", "ask_async"])
-@pytest.mark.parametrize("middleware", ["[]", '["shop.older"]'])
+@pytest.mark.parametrize(("ask", "middleware"), thinned.pairs(ASK, MIDDLEWARE))
 def test_exception_has_its_class_and_the_function_of_the_project(said, ask, middleware):
     lines = said(each("/boom/", "/db/", "/403/", "/nowhere/", ask=ask), middleware=middleware)
     assert [(line[1], line[4]) for line in lines] == [
@@ -215,9 +217,8 @@ print(Client(HTTP_X_DJANGO_PROOF="9/07").get("/outer/")["x-django-said"])
     assert [line[3] for line in said(NEVER + program)] == ["1"]
 
 
-@pytest.mark.parametrize("django", in_django.DJANGOS)
-@pytest.mark.parametrize("ask", ["ask", "ask_async"])
-@pytest.mark.parametrize("middleware", ["[]", '["shop.older"]'])
+@pytest.mark.parametrize("django", [in_django.DJANGOS[0], thinned.full(in_django.DJANGOS[1])])
+@pytest.mark.parametrize(("ask", "middleware"), thinned.pairs(ASK, MIDDLEWARE))
 def test_request_while_no_proof_is_on_has_its_release_route_and_exception(said, ask, middleware, django):
     paths = ("/item/7/", "/boom/", "/item/7/", "/boom/", "/nowhere/", "/forged/", "/stream/")
     lines = said(NEVER + each(*paths, ask=ask, proof=""), middleware=middleware, django=django)
@@ -260,8 +261,8 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("ask", ["ask", full("ask_async")])
-@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("ask", ["ask", thinned.full("ask_async")])
+@pytest.mark.parametrize("broken", thinned.each(3, BROKEN))
 def test_failure_of_the_middleware_changes_no_page(said, broken, ask):
     status = "answer.status_code" if ask == "ask" else "len(answer) > 0"
     program = f"""

@@ -8,6 +8,7 @@ from typing import Any
 import in_django
 import pytest
 from django_formula.observe import observation
+from thinned import full
 
 #: A reader as libraries have it: found in site-packages, with a default that is not None, and a type.
 LIBRARY = """
@@ -92,14 +93,14 @@ def parsed(text):
     ("settings", "variables"),
     [
         ("SECRET_KEY = os.environ['KEY']\n", {"KEY": {"SECRET_KEY": "whole"}}),
-        ("SECRET_KEY = os.getenv('KEY')\nassert SECRET_KEY, 'no key'\n", {"KEY": {"SECRET_KEY": "whole"}}),
+        full("SECRET_KEY = os.getenv('KEY')\nassert SECRET_KEY, 'no key'\n", {"KEY": {"SECRET_KEY": "whole"}}),
         ("SECRET_KEY = os.environ.get('KEY', 'a')\nTOKEN = os.environ.get('TOKEN')\n", {}),
-        ("A = os.environ['A_B']\nC = int(os.environ['C'])\n", {"A_B": {"A": "whole"}, "C": {"C": "whole"}}),
+        full("A = os.environ['A_B']\nC = int(os.environ['C'])\n", {"A_B": {"A": "whole"}, "C": {"C": "whole"}}),
         (
             "from reader import config\nSITE_KEY = config('A')\nB = config('B', default='')\n",
             {"A": {"SITE_KEY": "whole"}},
         ),
-        (
+        full(
             "from reader import config\nUSE_IT = config.bool('USE_IT')\nN = config('N', cast=int)\n",
             {"USE_IT": {}, "N": {"N": "whole"}},
         ),
@@ -124,19 +125,19 @@ def parsed(text):
             "if not (KEY and SECRET):\n    raise RuntimeError('set KEY and SECRET')\n",
             {"KEY": {"KEY": "whole"}, "SECRET": {"SECRET": "whole"}},
         ),
-        (
+        full(
             "def taken(name):\n    text = os.environ.get(name)\n    if text:\n        return text\n"
             "    raise RuntimeError('not complete')\nB, C, A = taken('B'), taken('C'), taken('A')\n",
             {"B": {"B": "whole"}, "C": {"C": "whole"}, "A": {"A": "whole"}},
         ),
-        (
+        full(
             "from urllib.parse import urlsplit\nURL = urlsplit(os.environ['STORE'])\nSECRET_KEY = os.environ['KEY']\n"
             "KINDS = {'postgres': 'postgresql'}" + 20 * "\n" + "ENGINE = 'django.db.backends.' + KINDS[URL.scheme]\n"
             "DATABASES = {'default': {'ENGINE': ENGINE.replace('postgresql', 'sqlite3'), 'HOST': URL.hostname}}\n",
             {"KEY": {"SECRET_KEY": "whole"}, "STORE": {"URL": "element", "DATABASES:default:HOST": "part"}},
         ),
-        ("try:\n    A = os.environ['A']\nexcept KeyError:\n    A = ''\n", {}),
-        ("import sys\nif 'A_B' not in os.environ:\n    sys.exit('A_B is missing')\n", {"A_B": {}}),
+        full("try:\n    A = os.environ['A']\nexcept KeyError:\n    A = ''\n", {}),
+        full("import sys\nif 'A_B' not in os.environ:\n    sys.exit('A_B is missing')\n", {"A_B": {}}),
         ("from elsewhere import nothing\n", {}),
     ],
 )
@@ -190,13 +191,13 @@ def test_a_variable_near_the_failure_is_tried_and_taken_away_again(tmp_path):
     ("settings", "error"),
     [
         ("import os, signal\nos.kill(os.getppid(), 0)\nos.kill(os.getpid(), signal.SIGKILL)\n", "Ended: no answer"),
-        ("print('x' * 10_000_000)\nraise ValueError('loud')\n", "ValueError: loud"),
+        full("print('x' * 10_000_000)\nraise ValueError('loud')\n", "ValueError: loud"),
         ("A = 'x' * 100_000_000\nraise ValueError('large')\n", "ValueError: large"),
         (
             FORGED,
             "Ended",
         ),
-        ("raise ValueError('\\ud800\\x1b[31m' + 'x' * 5000)\n", "ValueError: "),
+        full("raise ValueError('\\ud800\\x1b[31m' + 'x' * 5000)\n", "ValueError: "),
         ("import sys\nprint('declare it in local.py')\nsys.exit(1)\n", "SystemExit: declare it in local.py"),
         ("import sys\nprint('bad', file=sys.stderr)\nraise SystemExit('no key')\n", "SystemExit: no key"),
     ],
@@ -310,9 +311,9 @@ def test_variables_of_a_project_that_does_not_start_are_those_asked_so_far(tmp_p
     ("reading", "separator"),
     [
         ("os.environ['HOSTS'].split(',')", ","),
-        ("os.environ['HOSTS'].split()", " "),
+        full("os.environ['HOSTS'].split()", " "),
         ("[one for one in os.environ.get('HOSTS', '').split(';') if one]", ";"),
-        ("['localhost', *os.environ.get('HOSTS', 'x').split('|')]", "|"),
+        full("['localhost', *os.environ.get('HOSTS', 'x').split('|')]", "|"),
         ("[os.environ['HOSTS']]", ""),
     ],
 )
@@ -326,10 +327,10 @@ def test_what_separates_the_entries_of_a_list_is_tried(tmp_path, reading, separa
     ("statement", "written"),
     [
         ("os.makedirs('data/logs', exist_ok=True)", ["data", "data/logs"]),
-        ("open('settings.log', 'a').close()", ["settings.log"]),
+        full("open('settings.log', 'a').close()", ["settings.log"]),
         ("open(os.path.join(os.path.dirname(__file__), 'none/x'), 'w')", ["none/x"]),
-        ("import sqlite3; sqlite3.connect('db.sqlite3').close()", ["db.sqlite3"]),
-        ("open('manage.txt', 'w').close() if False else open(__file__).close()", []),
+        full("import sqlite3; sqlite3.connect('db.sqlite3').close()", ["db.sqlite3"]),
+        full("open('manage.txt', 'w').close() if False else open(__file__).close()", []),
         ("open('/tmp/obs-elsewhere', 'w').close()", []),
     ],
 )

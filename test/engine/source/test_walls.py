@@ -12,6 +12,7 @@ import pytest
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
 from django_formula.source import commits, git, mirror, submodule
+from thinned import pairs
 from upstream import Upstream
 
 pytestmark = pytest.mark.slow  # transfers that wait
@@ -289,8 +290,10 @@ def test_path_of_a_submodule_refused(path):
         submodule._refuse_path(path)
 
 
-@pytest.mark.parametrize("name", [b"..", b".git", b".GIT", b"git~1", b".git. ", ".g\u200cit".encode()])
-@pytest.mark.parametrize("kind", ["submodule", "file", "folder"])
+NAMES = [b"..", b".git", b".GIT", b"git~1", b".git. ", ".g\u200cit".encode()]
+
+
+@pytest.mark.parametrize(("name", "kind"), pairs(NAMES, ["submodule", "file", "folder"]))
 def test_hostile_name_in_a_tree_refused(cloned, upstream, tmp_path, without_fsck, name, kind):
     library = Upstream(tmp_path / "library")
     file = blob(upstream, "x")

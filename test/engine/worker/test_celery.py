@@ -158,7 +158,7 @@ def retries(self, number):
 )
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", full("threads"), full("solo")])
 def test_worker_reports_how_tasks_have_ended(lab, pool):
     release(lab, "0001", FAILING)
     lab.activate("0001")
@@ -173,6 +173,7 @@ def test_worker_reports_how_tasks_have_ended(lab, pool):
     assert worker.state["done"] == 9
 
 
+@pytest.mark.full
 def test_parked_task_of_another_name_stays_parked(lab):
     release(lab, "0001")
     release(lab, "0002", NEW)
@@ -215,6 +216,7 @@ def test_tasks_in_hand_end_when_the_queue_refuses_writes(lab, refuses):
     assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(range(4), 1)
 
 
+@pytest.mark.full
 def test_tasks_with_a_countdown_run_in_the_new_release(lab):
     for number in ("0001", "0002"):
         release(lab, number)
@@ -233,6 +235,7 @@ def test_tasks_with_a_countdown_run_in_the_new_release(lab):
     assert second.is_fetching
 
 
+@pytest.mark.full
 def test_stopped_worker_holds_nothing_more_while_others_take_tasks(lab):
     """What it gives back is a transaction that is tried again when others have taken a task meanwhile."""
     release(lab, "0001")
@@ -246,6 +249,7 @@ def test_stopped_worker_holds_nothing_more_while_others_take_tasks(lab):
     assert waiting(lab) == 60 and lab.redis("KEYS", "unacked_held:*").strip() == ""
 
 
+@pytest.mark.full
 def test_killed_worker_takes_tasks_again_after_its_restart(lab):
     release(lab, "0001")
     lab.activate("0001")
@@ -311,6 +315,7 @@ def test_what_a_killed_worker_had_taken_is_given_back(lab, late):
     assert len(lab.redis("HGETALL", "unacked_holders").splitlines()) == 4  # names and numbers of two
 
 
+@pytest.mark.full
 def test_what_a_worker_had_taken_by_a_connection_that_was_lost_is_given_back(lab):
     release(lab, "0001", LONG.replace("LATE", "True"))
     lab.activate("0001")
@@ -412,7 +417,7 @@ def test_pool_of_the_settings_is_used_unless_the_pillar_has_one(lab):
 
 @pytest.mark.parametrize(
     ("pool", "cause"),
-    [("gevent", "needs the option pool: gevent of the worker"), ("eventlet", "is not supported: 'eventlet'")],
+    [full("gevent", "needs the option pool: gevent of the worker"), ("eventlet", "is not supported: 'eventlet'")],
 )
 def test_pool_of_the_settings_that_cannot_be_used_is_refused(lab, pool, cause):
     release(lab, "0001", **{"project/settings.py": f"{SETTINGS}\nCELERY_WORKER_POOL = {pool!r}"})

@@ -67,6 +67,7 @@ def test_beat_is_handed_over_without_a_doubled_or_a_missed_run(lab):
     assert [worker.wait() for worker in lab.workers[:-1]] == [0] * 4
 
 
+@pytest.mark.full
 def test_interval_longer_than_the_time_between_releases_runs(lab):
     numbers = [f"000{number}" for number in range(1, 5)]
     for number in numbers:

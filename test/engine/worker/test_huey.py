@@ -64,7 +64,7 @@ def send_twenty(lab: Lab, place: int) -> None:
     send(lab, "0001", f"for number in range({place * 20}, {place * 20 + 20}): old(number, 0.1)")
 
 
-@pytest.fixture(params=["workers", "workers-huey-2"])
+@pytest.fixture(params=["workers", full("workers-huey-2")])
 def version(request: pytest.FixtureRequest, lab: Lab) -> None:
     """A lab with each version of huey."""
     lab.python = python(request.param)
@@ -111,7 +111,7 @@ def test_task_of_a_module_that_only_views_import_is_run(lab):
     until(lambda: lab.counts("end") == {1: 1})
 
 
-@pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.parametrize("kind", ["thread", full("process")])
 @pytest.mark.usefixtures("version")
 def test_consumer_reports_how_tasks_have_ended(lab, kind):
     release(lab, "0001")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from background import SETTINGS, Lab, lab, until
+from thinned import full
 
 pytestmark = pytest.mark.slow  # workers that run for seconds
 
@@ -198,10 +199,10 @@ def test_app_is_reported_with_its_tasks_and_limits(lab):
     ("setting", "variable", "uses"),
     [
         ("broker_write_url = 'redis://:hunter2@elsewhere/1'", "redis://localhost", False),
-        ("broker_read_url = 'redis://:hunter2@elsewhere/1'", "redis://localhost", False),
-        ("broker_write_url = 'redis://:hunter2@elsewhere/1'", "redis://:hunter2@elsewhere/1", True),
+        full("broker_read_url = 'redis://:hunter2@elsewhere/1'", "redis://localhost", False),
+        full("broker_write_url = 'redis://:hunter2@elsewhere/1'", "redis://:hunter2@elsewhere/1", True),
         ("broker_url = 'redis://:hunter2@elsewhere/1'", "redis://localhost", True),
-        ("broker_url = 'redis://:hunter2@elsewhere/1'", "", True),
+        full("broker_url = 'redis://:hunter2@elsewhere/1'", "", True),
     ],
 )
 def test_broker_that_is_not_that_of_the_environment_is_reported_without_its_password(lab, setting, variable, uses):
@@ -213,11 +214,11 @@ def test_broker_that_is_not_that_of_the_environment_is_reported_without_its_pass
     ("url", "reported"),
     [
         ("redis://:hunter2@nowhere.invalid:6379/1", "nowhere.invalid:6379: Name or service not known"),
-        ("redis://127.0.0.1:9/1", "127.0.0.1:9: Connection refused"),
-        ("redis+socket:///nowhere/socket", "/nowhere/socket: No such file or directory"),
+        full("redis://127.0.0.1:9/1", "127.0.0.1:9: Connection refused"),
+        full("redis+socket:///nowhere/socket", "/nowhere/socket: No such file or directory"),
         ("redis+socket://{socket}", ""),
-        ("db+sqlite:///results.sqlite", ""),
-        ("", ""),
+        full("db+sqlite:///results.sqlite", ""),
+        full("", ""),
     ],
 )
 def test_server_of_results_that_does_not_answer_is_reported(lab, url, reported):
@@ -238,7 +239,7 @@ class Shop(AppConfig):
     ("files", "named"),
     [
         ({"project/celery_app.py": APP}, ""),
-        ({"shop/background.py": APP}, "shop.background"),
+        full({"shop/background.py": APP}, "shop.background"),
         ({"shop/background.py": APP.replace("app", "other")}, "shop.background:other"),
         ({"shop/background.py": APP, "shop/apps.py": IN_APPS}, ""),
     ],

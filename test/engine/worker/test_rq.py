@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from background import Lab, Worker, lab, until
 from specimen import ROOT
+from thinned import full
 
 pytestmark = pytest.mark.slow  # workers that run for seconds
 
@@ -108,7 +109,7 @@ def test_process_that_is_killed_is_replaced(lab):
     until(lambda: lab.counts("end")[1] == 1)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [full(1), 2])
 def test_worker_reports_how_jobs_have_ended(lab, processes):
     release(lab, "0001")
     lab.activate("0001")
