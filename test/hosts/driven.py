@@ -15,7 +15,7 @@ class Driven(Host):
     """
 
     def __init__(self, host: Host, by: Host, command: Sequence[str]):
-        super().__init__(host.container, host.name, host.address, host.init)
+        super().__init__(host.container, host.name, host.address, host.init, host.identity)
         HOSTS.remove(self)  # its seconds of CPU are those of the other object of the same container
         self.by, self.command, self.minion = by, command, host.name
 
@@ -27,11 +27,12 @@ class Driven(Host):
         function: str,
         *arguments: str,
         timeout: float = 900,
+        log_level: str = "warning",
         environment: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Result:
         named = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
-        argv = [*self.command, "--out=json", "--log-level=warning", self.minion, function, *arguments, *named]
+        argv = [*self.command, "--out=json", f"--log-level={log_level}", self.minion, function, *arguments, *named]
         return self.by.run(argv, check=False, timeout=timeout, environment=environment)
 
     def printed(self, function: str, *arguments: str) -> str:
@@ -42,7 +43,8 @@ class Driven(Host):
 def reachable_by_ssh(desk: Host, *hosts: Host) -> None:
     """Let root of a host log in as root of others."""
     desk.run(
-        "apt-get -qq install --no-install-recommends openssh-client", environment={"DEBIAN_FRONTEND": "noninteractive"}
+        "command -v ssh-keygen || apt-get -qq install --no-install-recommends openssh-client",
+        environment={"DEBIAN_FRONTEND": "noninteractive"},
     )
     desk.run("mkdir -p -m 700 /root/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
     for host in hosts:

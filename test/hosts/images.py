@@ -1,7 +1,7 @@
-"""The images that hosts start from: Debian as it is installed, and the same with Salt.
+"""The images that hosts start from: Debian as it is installed, the same with Salt, and each with packages of Debian.
 
 An image is made once, from a recipe of which its tag is the hash, and kept twice: by podman, and as a file in the cache
-folder, from which a machine without it loads it.
+folder, from which a machine without it loads it. Those with packages podman alone keeps.
 """
 
 import fcntl
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,10 @@ KEPT_DAYS = 30
 #: Of images of prepared hosts: the label, and for how many seconds they are new enough for a run, which takes less than
 #: the hours after which they are dropped.
 PREPARED_LABEL, PREPARED_FRESH, PREPARED_KEPT = "django-formula.prepared", 3600, "4h"
+#: Of images with packages of Debian.
+PACKAGES_LABEL = "django-formula.packages"
+#: Packages that clients need, and that the formula installs on each host.
+TOOLS = ("git", "openssh-client", "python3-venv", "sqlite3")
 
 MMDEBSTRAP = (
     "mmdebstrap",
@@ -49,17 +53,28 @@ def pins(group: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Image:
-    """What hosts start from: a Debian release, "bare" or with the Salt of a dependency group ("salt", "salt-3007")."""
+    """What hosts start from: a Debian release, "bare" or with the Salt of a dependency group ("salt", "salt-3007").
+
+    packages: of Debian, which are installed in it besides
+    """
 
     release: str
     kind: str = "salt"
+    packages: tuple[str, ...] = ()
 
     @property
     def bare(self) -> "Image":
         return Image(self.release, "bare")
 
     @property
+    def without_packages(self) -> "Image":
+        return Image(self.release, self.kind)
+
+    @property
     def recipe(self) -> str:
+        if self.packages:
+            recipe = (HERE / "Containerfile.packages").read_text()
+            return "\n".join((self.without_packages.key, recipe, *self.packages))
         if self.kind == "bare":
             return "\n".join((*MMDEBSTRAP, self.release))
         return "\n".join((self.bare.key, (HERE / "Containerfile").read_text(), *pins(self.kind)))
@@ -99,6 +114,10 @@ class Image:
             quiet("podman", "load", "--input", str(self.archive))
 
     def make(self, say: Callable[[str], object]) -> None:
+        if self.packages:
+            told = [f"ORIGIN={self.without_packages.require(say)}", f"PACKAGES={' '.join(self.packages)}"]
+            self.build("Containerfile.packages", told, "--label", f"{PACKAGES_LABEL}=yes")
+            return
         part = self.archive.with_suffix(".part")
         part.unlink(missing_ok=True)
         if self.kind == "bare":
@@ -106,35 +125,30 @@ class Image:
             part.rename(self.archive)
             self.load()
         else:
-            self.build(self.bare.require(say))
+            self.build_salt(self.bare.require(say))
             quiet("podman", "save", "--output", str(part), self.tag)
             part.rename(self.archive)
 
-    def build(self, bare: str) -> None:
+    def build_salt(self, bare: str) -> None:
         uv = shutil.which("uv")
         if not uv:
             raise FileNotFoundError("uv is not on PATH: run the tests by test/run")
         packages = cache_folder() / "packages"
         packages.mkdir(exist_ok=True)
         (requirement,) = pins(self.kind)
+        mounts = (f"{Path(uv).resolve()}:/usr/local/bin/uv:ro", f"{packages}:/root/.cache/uv")
+        told = [f"BARE={bare}", f"SALT={requirement}"]
+        self.build("Containerfile", told, *(f"--volume={mount}" for mount in mounts))
+
+    def build(self, recipe: str, told: Sequence[str], *options: str) -> None:
+        """Make the image from a file of this folder, with arguments for it."""
         quiet(
-            *(
-                "podman",
-                "--runtime",
-                "runc",
-                "build",
-                "--quiet",
-                "--layers=false",
-                "--format",
-                "docker",
-                "--tag",
-                self.tag,
-            ),
+            *("podman", "--runtime", "runc", "build", "--quiet", "--layers=false", "--format", "docker"),
+            *("--tag", self.tag),
             *("--network", "host", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
-            *("--build-arg", f"BARE={bare}", "--build-arg", f"SALT={requirement}"),
-            *("--volume", f"{certificates()}:{CERTIFICATES}:ro"),
-            *("--volume", f"{Path(uv).resolve()}:/usr/local/bin/uv:ro", "--volume", f"{packages}:/root/.cache/uv"),
-            *("--file", str(HERE / "Containerfile"), str(HERE)),
+            *(f"--build-arg={argument}" for argument in told),
+            *("--volume", f"{certificates()}:{CERTIFICATES}:ro", *options),
+            *("--file", str(HERE / recipe), str(HERE)),
         )
 
 
@@ -156,9 +170,13 @@ def certificates() -> str:
 
 
 def drop_old() -> None:
-    """Drop images that no test has asked for in KEPT_DAYS, and of prepared hosts those that are PREPARED_KEPT old."""
-    filters = [f"--filter=label={PREPARED_LABEL}", f"--filter=until={PREPARED_KEPT}"]
-    subprocess.run(["podman", "image", "prune", "--all", "--force", *filters], check=False, capture_output=True)
+    """Drop images that no test has asked for in KEPT_DAYS, and of prepared hosts those that are PREPARED_KEPT old.
+
+    Those with packages are made anew after KEPT_DAYS.
+    """
+    for label, kept in ((PREPARED_LABEL, PREPARED_KEPT), (PACKAGES_LABEL, f"{KEPT_DAYS * 24}h")):
+        filters = [f"--filter=label={label}", f"--filter=until={kept}"]
+        subprocess.run(["podman", "image", "prune", "--all", "--force", *filters], check=False, capture_output=True)
     limit = time.time() - KEPT_DAYS * 86400
     for archive in (cache_folder() / "images").glob("*.tar"):
         if archive.stat().st_mtime < limit:

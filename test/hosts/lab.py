@@ -28,6 +28,7 @@ from images import (
     PREPARED_FRESH,
     PREPARED_LABEL,
     RELEASES,
+    TOOLS,
     Image,
     age,
     cache_folder,
@@ -50,6 +51,13 @@ def process(pid: int | str) -> str:
 
 #: How the hosts are prepared of which an image is made for all others of a kind: from which kind, and by what.
 PREPARED: dict[str, tuple[str, Callable[["Host"], None]]] = {}
+#: What of Debian is in the image that the hosts of a kind are prepared from.
+PREPARED_FROM: dict[str, tuple[str, ...]] = {}
+#: Lists of packages, which the formula fetches anew where they are five minutes old. Those of prepared hosts count as
+#: new when a host starts: they are of this run.
+APT_LISTS = "/var/lib/apt/lists"
+#: Fetches them where a host is not a prepared one.
+APT_UPDATE = f"{{ find {APT_LISTS} -maxdepth 0 -mmin -60 | grep -q . || apt-get -qq update; }}"
 #: What of the tests runs on hosts.
 PROGRAMS = ("test/hosts/chromium.py", "test/hosts/preloaded_salt.py")
 #: All hosts of this process, those too that are removed.
@@ -239,8 +247,10 @@ class Host:
     #: The name under which answers of `salt` come.
     minion = "local"
 
-    def __init__(self, container: str, name: str, address: str, init: bool):
+    def __init__(self, container: str, name: str, address: str, init: bool, identity: tuple[str, str]):
         self.container = container
+        #: The container's number and the name of its control group, which it keeps.
+        self.identity = identity
         self.name = name
         self.address = address
         self.init = init
@@ -253,12 +263,6 @@ class Host:
 
     def __repr__(self) -> str:
         return f"<host {self.name}: podman exec -it {self.container} bash>"
-
-    @functools.cached_property
-    def identity(self) -> tuple[str, str]:
-        """The container's number and the name of its control group, which it keeps."""
-        number, group = podman("inspect", "--format={{.Id}} {{.State.CgroupPath}}", self.container).stdout.split()
-        return number, group
 
     @property
     def id(self) -> str:
@@ -354,13 +358,14 @@ class Host:
         function: str,
         *arguments: str,
         timeout: float = 900,
+        log_level: str = "warning",
         environment: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Result:
         """`salt-call --local`, masterless; options that are no strings are passed as JSON."""
         named = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
         salt_call = ["python3", "-ISB", "/srv/formula/test/hosts/preloaded_salt.py"]
-        argv = [*salt_call, "--local", "--out=json", "--log-level=warning", function, *arguments, *named]
+        argv = [*salt_call, "--local", "--out=json", f"--log-level={log_level}", function, *arguments, *named]
         return self.run(argv, check=False, timeout=timeout, environment=environment)
 
     def call(self, function: str, *arguments: str, **options: Any) -> Any:
@@ -447,6 +452,8 @@ def install(host: Host) -> None:
 
 
 PREPARED["ready"] = ("salt", install)
+# What it installs but the web server, of which only a fresh one gets no default site.
+PREPARED_FROM["ready"] = TOOLS
 
 
 class Browser(requests.Session):
@@ -480,9 +487,12 @@ class Lab:
             mount_hierarchies()
             allow_watching()
         podman("network", "create", f"--label={LABEL}={OWNER}", self.name)
-        self.subnet = ipaddress.ip_network(
-            json.loads(podman("network", "inspect", self.name).stdout)[0]["subnets"][0]["subnet"]
-        )
+        (network,) = json.loads(podman("network", "inspect", self.name).stdout)
+        self.subnet = ipaddress.ip_network(network["subnets"][0]["subnet"])
+        #: The folder in /sys of the network's bridge.
+        self.bridge = Path("/sys/class/net", network["network_interface"])
+        #: The control group of a container, with ID in place of its number; known once there is one.
+        self.group = ""
         try:
             self.require_containers()
         except (LabUnavailable, CommandFailed):
@@ -496,12 +506,13 @@ class Lab:
         if run.returncode:
             raise LabUnavailable(f"podman cannot run a container here: {run.stderr.strip()}")
 
-    def image(self, release: str, kind: str) -> str:
+    def image(self, release: str, kind: str, packages: Sequence[str] = ()) -> str:
         """The tag of an image; one that could not be made is not tried again in this run."""
-        image = Image(release, kind)
+        image = Image(release, kind, tuple(packages))
         if image not in self.images:
             try:
-                self.images[image] = self.prepared(release, kind) if kind in PREPARED else image.require(self.say)
+                is_prepared = kind in PREPARED and not packages
+                self.images[image] = self.prepared(release, kind) if is_prepared else image.require(self.say)
             except CommandFailed as failure:
                 self.images[image] = failure
             except subprocess.CalledProcessError as error:
@@ -514,12 +525,13 @@ class Lab:
     def prepared(self, release: str, kind: str) -> str:
         """An image of a host that is prepared as PREPARED has it, for all runs of this work tree within the hour."""
         origin, prepare = PREPARED[kind]
-        sources = [self.image(release, origin), inspect.getsource(sys.modules[prepare.__module__])]
+        packages = PREPARED_FROM.get(kind, ())
+        sources = [self.image(release, origin, packages), inspect.getsource(sys.modules[prepare.__module__])]
         made_of = hashlib.sha256("\n".join(sources).encode() + tree())
         tag = f"localhost/django-formula/{release}-{kind}:{made_of.hexdigest()[:12]}"
         with locked(cache_folder() / "images" / f"{release}-{kind}.lock"):
             if age(tag) > PREPARED_FRESH:
-                host = self.start(release, kind=origin, name=kind)
+                host = self.start(release, kind=origin, packages=packages, name=kind)
                 prepare(host)
                 host.kill()
                 label = f"--change=LABEL {PREPARED_LABEL}=yes"
@@ -532,6 +544,7 @@ class Lab:
         release: str = "bookworm",
         *,
         kind: str = "salt",
+        packages: Sequence[str] = (),
         name: str | None = None,
         init: bool = True,
         command: Sequence[str] = ("sleep", "infinity"),
@@ -542,12 +555,13 @@ class Lab:
 
         kind: "salt" (masterless, as pinned), "salt-3007", "bare" (Debian as it is installed), "ready" ("salt" after the
             formula has installed what every site needs), or "live" ("ready" with a release of the bundled example)
+        packages: of Debian, which a test would install by itself; not for a prepared kind
         init: False for a host without systemd, of which `command` is the first process
         options: more of podman run's, as --volume=OUTSIDE:INSIDE
         rights: CONTAINER; MACHINE where systemd has to mount; ENGINE for a host that runs podman or Docker itself.
             The fixtures give a file's hosts those of its `NEEDS`.
         """
-        image = self.image(release, kind)
+        image = self.image(release, kind, packages)
         self.started += 1
         name = name or f"host{self.started}"
         container, address = f"{self.name}-{self.started}", str(self.subnet[9 + self.started])
@@ -555,7 +569,7 @@ class Lab:
         hardware = "02:" + ":".join(f"{byte:02x}" for byte in (0, *map(int, address.split("."))))
         # podman's own server of names misses some while hosts come and go.
         others = [host for host in self.named if not host.is_removed]
-        podman(
+        number = podman(
             *(
                 *RUN,
                 *(("--systemd=always", *rights) if init else ()),
@@ -571,9 +585,12 @@ class Lab:
             *(f"--env={key}={value}" for key, value in ENVIRONMENT.items()),
             *("--volume", f"{certificates()}:{CERTIFICATES}:ro", *options),
             *((image,) if init else (image, *command)),
-        )
+        ).stdout.strip()
         self.keep_bridge()
-        host = Host(container, name, address, init)
+        if not self.group:
+            group = podman("inspect", "--format={{.State.CgroupPath}}", container).stdout.strip()
+            self.group = group.replace(number, "ID")
+        host = Host(container, name, address, init, (number, self.group.replace("ID", number)))
         for other in others:
             other.run(f"echo '{address} {name}' >>/etc/hosts", check=False)
         self.named = [*others, host]
@@ -583,6 +600,8 @@ class Lab:
             host.write("/etc/salt/minion", json.dumps(MINION | {"id": name}))
             host.pillar({})
         host.wait_for_boot()
+        if kind in PREPARED:
+            host.run(["touch", APT_LISTS])
         return host
 
     def keep_bridge(self) -> None:
@@ -591,16 +610,9 @@ class Lab:
         By itself it takes the lowest one of its ports. When that host goes, the others send to an address that is gone
         for up to 45 s, until their neighbour tables time out: "operation timed out" on the way to a package index.
         """
-        bridge = self.bridge()
-        if (bridge / "addr_assign_type").read_text().strip() != SET_BY_US:
-            address = (bridge / "address").read_text().strip()
-            subprocess.run(["ip", "link", "set", "dev", bridge.name, "address", address], check=True)
-
-    def bridge(self) -> Path:
-        """The folder in /sys of the network's bridge."""
-        return Path(
-            "/sys/class/net", json.loads(podman("network", "inspect", self.name).stdout)[0]["network_interface"]
-        )
+        if (self.bridge / "addr_assign_type").read_text().strip() != SET_BY_US:
+            address = (self.bridge / "address").read_text().strip()
+            subprocess.run(["ip", "link", "set", "dev", self.bridge.name, "address", address], check=True)
 
     def keep(self, hosts: Sequence[Host]) -> None:
         """Leave these hosts running when the lab closes; the next run removes them."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from certificates import Authority
 from images import CERTIFICATES
-from lab import Host
+from lab import APT_UPDATE, Host
 
 DIRECTORY = "https://acme.example.org:14000/dir"
 EAB = {"key_id": "kid-1", "key": "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"}
@@ -47,9 +47,8 @@ def start(host: Host, *, rejected: int = 20, **changes: Any) -> None:
 
     rejected: how many of a hundred good nonces it refuses
     """
-    host.run(
-        "DEBIAN_FRONTEND=noninteractive apt-get -qq update && apt-get -qq install curl pebble >/dev/null", timeout=300
-    )
+    install = "DEBIAN_FRONTEND=noninteractive apt-get -qq install curl pebble >/dev/null"
+    host.run(f"{APT_UPDATE} && {install}", timeout=300)
     authority = Authority()
     server = authority.sign("acme.example.org")
     host.write("/etc/pebble/server.pem", server.certificate)

@@ -135,6 +135,11 @@ class Site:
         return dict(json.loads(self.host.read(f"{self.root}/releases/{release or self.live}/release.json")))
 
     @property
+    def last_attempt(self) -> dict[str, Any]:
+        """What deploys.jsonl says of the last deployment."""
+        return dict(json.loads(self.host.read(f"{self.root}/deploys.jsonl").splitlines()[-1]))
+
+    @property
     def unit(self) -> str:
         """The name of the live release's units, without suffix."""
         return f"django-{self.name}-{self.live.split('-')[0]}"

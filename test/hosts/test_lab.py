@@ -50,14 +50,14 @@ def test_hosts_reach_each_other_by_name_and_the_internet(host, hosts):
 @pytest.mark.full
 def test_way_out_keeps_its_address_while_hosts_come_and_go(host, hosts, lab):
     """The bridge would take the lowest hardware address of its ports, and another one when that port goes."""
-    seen = {(lab.bridge() / "address").read_text()}
+    seen = {(lab.bridge / "address").read_text()}
     for _round in range(2):
         other = hosts(kind="bare")
-        seen.add((lab.bridge() / "address").read_text())
+        seen.add((lab.bridge / "address").read_text())
         other.remove()
-        seen.add((lab.bridge() / "address").read_text())
+        seen.add((lab.bridge / "address").read_text())
     assert len(seen) == 1
-    assert (lab.bridge() / "addr_assign_type").read_text().strip() == SET_BY_US
+    assert (lab.bridge / "addr_assign_type").read_text().strip() == SET_BY_US
 
 
 @pytest.mark.full

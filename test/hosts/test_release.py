@@ -31,6 +31,14 @@ def handler500(request):
     raise RuntimeError("no paper either")
 """
 
+#: A health page that fails once its release is live.
+TURNS = """
+def health(request):
+    if os.readlink("/srv/django/blog/current").endswith(os.environ["DJANGO_RELEASE"]):
+        raise RuntimeError("out of ink")
+    return HttpResponse("ok")
+"""
+
 #: What is committed (a text that begins with + is appended), the state that fails, and what it says.
 BROKEN = {
     "syntax error": (
@@ -97,7 +105,7 @@ def load(blog: Site, **options: object) -> Load:
 
 @pytest.mark.smoke
 def test_commit_is_activated_without_losing_a_request(good):
-    old = good.live
+    old, virtualenv = good.live, good.record()["virtualenv"]
     good.repository.commit(version("2.0"))
     with load(good) as requests:
         requests.wait(200)
@@ -107,6 +115,14 @@ def test_commit_is_activated_without_losing_a_request(good):
     assert requests.releases == [old, good.live]
     assert good.answering["version"] == "2.0"
     assert applied.changed.keys() == CODE_ONLY
+    assert applied["blog has its virtualenv"].changes["virtualenv"] == f"{virtualenv}, shared"
+    assert good.record()["virtualenv"] == virtualenv
+    assert good.host.run(["ls", f"{good.root}/virtualenvs"]).stdout.split() == [virtualenv]
+    assert applied["blog has its source"].changes["gapless"] == "yes"
+    report = applied["blog is live"].changes["receipt"]
+    assert report["sent"] >= 4 and report["failed"] == report["cut"] == 0 and report["through"] == "proxy"
+    assert 0 < report["latency_before"] < 5 and 0 < report["latency_after"] < 5
+    assert good.record()["receipt"] == good.last_attempt["receipt"] == report
     assert not good.apply().changed
 
 
@@ -136,14 +152,6 @@ def test_slow_requests_are_answered_by_the_release_that_they_reached(good):
         for thread in slow.threads:
             thread.join(20)
     assert slow.failed == [] and slow.releases == [old]
-
-
-def test_a_code_only_commit_shares_the_virtualenv(good):
-    before = good.record()["virtualenv"]
-    good.repository.commit(version("2.2"))
-    assert good.deploy()["blog has its virtualenv"].changes["virtualenv"] == f"{before}, shared"
-    assert good.record()["virtualenv"] == before
-    assert good.host.run(["ls", f"{good.root}/virtualenvs"]).stdout.split() == [before]
 
 
 def test_pages_of_the_release_before_find_their_static_files(good):
@@ -207,6 +215,30 @@ def test_a_broken_commit_leaves_the_old_release_serving(good, cause):
     good.host.run(["systemctl", "restart", f"{good.unit}.service"])
     assert good.answering["release"] == old
     assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
+
+
+def test_a_page_that_fails_once_it_is_live_brings_the_release_before_back(good):
+    old = good.live
+    good.repository.append("guestbook/views.py", TURNS)
+    with load(good, connections=4, pause=0.08) as requests:
+        applied = good.apply()
+    comment = applied.failed["blog is live"]
+    assert re.search(
+        rf"requests for the health page /healthz failed .*returned 500.*: RuntimeError: out of ink .*; {old} is live",
+        comment,
+    )
+    assert lines(comment) <= 10 and applied.returncode != 0
+    assert requests.failed == [], "all other pages were answered"
+    assert good.live == good.answering["release"] == old
+    assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
+    assert good.last_attempt["result"] == "failed" and good.last_attempt["receipt"]["failed"] >= 1
+
+    again = good.apply()
+    assert "failed before" in again.failed["blog has its source"] and good.live == old
+    good.repository.git("checkout", "--quiet", good.repository.first, "--", "guestbook")
+    good.repository.commit(version("2.1"))
+    good.deploy()
+    assert good.answering["version"] == "2.1"
 
 
 @pytest.mark.full
