@@ -1,4 +1,7 @@
-"""Containers: a site in images of podman and of Docker, from its first apply to its way out of them."""
+"""Containers: a site in images of podman and of Docker, from its first apply to its way out of them.
+
+The cell of the default run has the oldest Salt that is supported: it is one story for both.
+"""
 
 import json
 import re
@@ -24,11 +27,13 @@ from contained import (
     wait_for,
     watch_arguments,
 )
+from images import pins
 from products import shortened
 from sites import Site, release_of, version
 
 NEEDS = lab.Needs(lab.ENGINE, "podman and Docker run on them")
 
+DEFAULT = "podman-bookworm"
 #: What is committed (a text that begins with + is appended), and what the failing state reports.
 FAILING = {
     "requirements": ({"requirements.txt": "+\nno-such-package-9137\n"}, "no-such-package-9137"),
@@ -49,14 +54,17 @@ FAILING = {
 }
 
 
-@pytest.fixture(scope="module", params=shortened(CELLS, "podman-bookworm"))
+@pytest.fixture(scope="module", params=shortened(CELLS, DEFAULT))
 def blog(request: pytest.FixtureRequest, module_hosts: Hosts, repositories: Repositories) -> Site:
-    """A site in containers of each engine on each release of Debian."""
+    """A site in containers of each engine on each release of Debian, after a dry run of a bare host."""
     engine, release = request.param.split("-")
-    host = module_hosts(release)
-    host.run("apt-get -qq update && apt-get -qq install --no-install-recommends git >/dev/null")
+    salt = "salt-3007" if request.param == DEFAULT else "salt"
+    host = module_hosts(release, kind=salt, packages=("git",))
+    assert [f"salt=={host.call('test.version')}"] == pins(salt)
     blog = Site(host, repositories(host), server={"kind": "gunicorn"}, container={"engine": engine})
-    blog.deploy(resources={"MemoryMax": "300M", "TasksMax": 100})
+    foreseen = blog.apply(test=True, resources={"MemoryMax": "300M", "TasksMax": 100})
+    assert not foreseen.failed and foreseen["blog has its source"].result is None, foreseen
+    blog.deploy()
     return blog
 
 
@@ -67,6 +75,7 @@ def test_second_apply_changes_nothing(blog: Site) -> None:
     (row,) = blog.host.call("django.status", "blog")
     assert row["running"] and row["container"].startswith(f"{engine_of(blog)}: localhost/django/blog:{blog.live} (")
     assert blog.host.call("django.drift", "blog")["drift"] == []
+    assert blog.host.salt("django.manage", "blog", "lacking").returncode != 0, "no success of Salt"
 
 
 def test_a_process_has_the_sites_uid_and_nothing_else(blog: Site) -> None:

@@ -56,6 +56,7 @@ def test_the_formula_comes_by_gitfs(hosts, repositories, formula, way):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_salt_3007_does_the_same(hosts, repositories):
     host = hosts(kind="salt-3007")
     assert [f"salt=={host.call('test.version')}"] == pins("salt-3007")
