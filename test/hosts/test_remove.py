@@ -9,14 +9,14 @@ DATA = {"backups", "database", "deploys.jsonl", "log", "media", "secrets", "shar
 @pytest.fixture(scope="module")
 def shop(module_hosts, repositories) -> Site:
     """A site that stays."""
-    host = module_hosts(kind="ready")
+    host = module_hosts(kind="live")
     return Site(host, repositories(host), "shop")
 
 
 @pytest.fixture
 def blog(shop) -> Site:
-    """A site with an upload, to be removed."""
-    shop.host.run("pkill -u blog || true")
+    """A site with an upload, to be removed: that of the host's image first."""
+    shop.host.run("test -e /srv/django/blog/current || pkill -u blog || true")
     blog = Site(shop.host, shop.repository, "blog", neighbour=shop)
     blog.deploy(state=None, remove_data=None)
     blog.host.write(f"{blog.root}/media/picture.txt", "kept", owner="blog", group="www-data")

@@ -9,6 +9,7 @@ from conftest import Hosts, Repositories
 from driven import Driven
 from fleet import await_minions, start_salt
 from lab import MINION, ROOT, Host
+from products import shortened
 from sites import Site
 
 PAGE = (ROOT / "docs/guides/secrets.md").read_text()
@@ -53,12 +54,13 @@ def restart(host: Host) -> None:
         await_minions(host, [host])
 
 
-@pytest.fixture(
-    scope="module",
-    params=["masterless", *(pytest.param(way, marks=pytest.mark.full) for way in ("master", "salt-3007"))],
-)
+#: The hosts that the site of each way begins on.
+KINDS = {"masterless": "live", "master": "ready", "salt-3007": "salt-3007"}
+
+
+@pytest.fixture(scope="module", params=shortened(KINDS, "masterless"))
 def blog(request: pytest.FixtureRequest, module_hosts: Hosts, repositories: Repositories) -> Site:
-    host = module_hosts(kind="salt-3007" if request.param == "salt-3007" else "ready", name="web1")
+    host = module_hosts(kind=KINDS[request.param], name="web1")
     if request.param == "master":
         start_salt(host, "master", MASTER)
         start_salt(host, "minion", {"id": "web1", "master": "localhost"})

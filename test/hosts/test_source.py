@@ -54,7 +54,7 @@ def known(server) -> list[str]:
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
     """Return a site with a release, deployed from a repository on its own host."""
-    host = module_hosts(kind="ready", name="web1")
+    host = module_hosts(kind="live", name="web1")
     blog = Site(host, repositories(host))
     blog.deploy()
     return blog
@@ -98,7 +98,7 @@ UNAVAILABLE = {
 }
 
 
-@pytest.mark.parametrize("case", shortened(UNAVAILABLE, "unknown branch", "login"))
+@pytest.mark.parametrize("case", shortened(UNAVAILABLE, "login"))
 def test_first_deployment_fails_with_the_cause(server, shop, case):
     options, error = UNAVAILABLE[case]
     refused(shop.apply(**options), error)
@@ -127,6 +127,7 @@ def test_unknown_host_key_is_refused(server, known, remote, shop):
     refused(shop.apply(**ssh(server, [])), r"the host key of git1 is not known\n(.*\n)*.*known_hosts")
 
 
+@pytest.mark.full
 def test_changed_host_key_is_refused(server, known, remote, shop):
     other = [f"git1 {' '.join(server.read('/root/stranger.pub').split()[:2])}"]
     refused(shop.apply(**ssh(server, other)), r"the host key of git1 is not the pinned one")
@@ -303,6 +304,7 @@ def test_submodule_of_this_host_refused_unless_the_pillar_lists_it(hostile, url)
     assert not hostile.host.run(f"find {hostile.root} -name password.txt").stdout
 
 
+@pytest.mark.full
 def test_submodule_through_a_link_of_another_one_refused(hostile, repositories, tmp_path):
     """A tree with two entries of one name: one submodule brings a link, the path of the other goes through it."""
     repository = hostile.repository

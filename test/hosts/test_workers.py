@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from lab import Host
+from lab import APT_UPDATE, Host
 from sites import Site
 
 BROKER = "redis://127.0.0.1:6390/0"
@@ -112,8 +112,8 @@ def redis(host: Host, *words: str) -> str:
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
     """A site with Celery, whose queue is a Redis that the project's own environment names."""
-    host = module_hosts(kind="ready")
-    host.run("apt-get -qq update && apt-get -qq install --no-install-recommends redis-tools >/dev/null", timeout=300)
+    host = module_hosts(kind="live")
+    host.run(f"{APT_UPDATE} && apt-get -qq install --no-install-recommends redis-tools >/dev/null", timeout=300)
     argv = "exec -a redis-server /usr/bin/redis-check-rdb --port 6390 --save '' --dir /tmp"
     host.run(["systemd-run", "--quiet", "--unit=elsewhere", "bash", "-c", argv])
     blog = Site(host, repositories(host))
