@@ -101,7 +101,7 @@ class Fleet:
         began = time.monotonic()
         while self.states()[host.name] != state:
             assert time.monotonic() < began + timeout, (host.name, state, self.states())
-            time.sleep(0.05)
+            time.sleep(0.25)
         return round(time.monotonic() - began, 1)
 
     def backend(self, *arguments: str) -> Any:

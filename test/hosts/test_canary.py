@@ -84,7 +84,12 @@ def proof(blog: Site) -> dict:
 
 
 def ended(blog: Site, within: float = 60) -> dict:
-    return until(lambda: (found := proof(blog)).get("ended") and found, within)
+    def found() -> dict:
+        time.sleep(2)  # each look is a call of Salt
+        seen = proof(blog)
+        return seen if seen.get("ended") else {}
+
+    return until(found, within)
 
 
 def serves(blog: Site) -> bool:

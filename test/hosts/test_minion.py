@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from driven import Driven
+from fleet import await_minions
 from lab import Host
 from sites import Site, version
 
@@ -66,7 +67,7 @@ def blog(master, module_hosts, repositories) -> Site:
     key, token = f"{CANARY}-secret-key-of-the-pillar", f"{CANARY}-token"
     blog = Site(web1, repositories(minion), secret_key=key, secrets={"API_TOKEN": token})
     blog.configure(packages=["libmagic1"])  # which libmagic1t64 provides on Debian 13
-    master.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=180)
+    await_minions(master, [minion])
     listen = f"exec salt-run state.event tagmatch='django/*' count=-1 >{EVENTS}"
     master.run(["systemd-run", "--unit=events", "--setenv=PYTHONUNBUFFERED=1", "sh", "-c", listen])
     master.run("until pgrep -f state.event; do sleep 0.2; done; sleep 5", timeout=60)

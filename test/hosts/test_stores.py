@@ -59,7 +59,8 @@ def limit(site: Site, part: str = "queue") -> int:
 
 def processes(site: Site) -> dict[str, str]:
     """Return the main process of each store."""
-    return {unit: site.host.run(["systemctl", "show", "-PMainPID", unit]).stdout.strip() for unit in UNITS}
+    shown = site.host.run(["systemctl", "show", "-PMainPID", *UNITS]).stdout.split()
+    return dict(zip(UNITS, shown, strict=True))
 
 
 def await_restart(site: Site, before: dict[str, str]) -> None:
@@ -67,7 +68,7 @@ def await_restart(site: Site, before: dict[str, str]) -> None:
     deadline = time.monotonic() + 60
     while {*before.values(), "0"} & {*processes(site).values()} or not is_active(site):
         assert time.monotonic() < deadline, "the stores were not started again within 60 s"
-        time.sleep(0.1)
+        time.sleep(0.5)
 
 
 def is_active(site: Site) -> bool:

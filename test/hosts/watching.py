@@ -132,4 +132,4 @@ class Watched(Site):
             if found:
                 return found[-1], time.monotonic() - began
             assert time.monotonic() - began < within, self.messages
-            time.sleep(0.3)
+            time.sleep(min(1, within / 100))
