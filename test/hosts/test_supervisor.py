@@ -213,7 +213,8 @@ def test_files_that_site_puts_in_its_folder_block_nothing(blog, what):
 GONE = ("{run}.sockets/*", "{run}", "/run/django {run}*")
 
 
-@pytest.mark.parametrize("gone", shortened(GONE, "/run/django {run}*"))
+@pytest.mark.full
+@pytest.mark.parametrize("gone", GONE)
 def test_apply_restores_what_was_deleted_in_run(blog, gone):
     live = blog.live
     time.sleep(3)  # what supervisor has just begun is waited for

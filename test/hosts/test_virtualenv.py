@@ -241,6 +241,7 @@ def test_missing_system_packages_are_named(blog):
     blog.deploy()
 
 
+@pytest.mark.full
 def test_missing_interpreter_is_named(blog):
     before = blog.live
     comment = blog.apply(python="python3.99").failed["blog has its virtualenv"]
