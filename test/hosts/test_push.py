@@ -7,6 +7,7 @@ import time
 
 import pytest
 from conftest import Hosts, Repositories, full
+from images import TOOLS
 from lab import Host, Result
 from sites import Site, version
 
@@ -49,10 +50,7 @@ class Pushed(Site):
 @pytest.fixture(scope="module")
 def blog(module_hosts: Hosts, repositories: Repositories) -> Pushed:
     """A site to which nothing was pushed yet, and a client with a key and the example in a work tree."""
-    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    client, host = module_hosts(name="laptop"), module_hosts(kind="ready", name="web1")
-    client.run("apt-get -qq install git openssh-client >/dev/null", environment=quiet, timeout=300)
-    host.run("apt-get -qq install openssh-server strace >/dev/null", environment=quiet, timeout=300)
+    client, host = module_hosts(name="laptop", packages=TOOLS), module_hosts(kind="ready", name="web1")
     client.run("ssh-keygen -q -t ed25519 -N '' -C alice@laptop -f /root/key")
     repository = repositories(client)
     blog = Pushed(host, None, revision="main", releases={"size": "1G", "keep": 3, "drain": "1s"})
@@ -240,6 +238,8 @@ def files_of_pushes(trace: str) -> list[tuple[bool, str]]:
 @pytest.mark.full
 def test_hostile_repository_runs_nothing_and_root_opens_no_file_of_it(blog: Pushed) -> None:
     repository = f"{blog.root}/push.git"
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    blog.host.run("apt-get -qq install strace >/dev/null", environment=quiet, timeout=300)
     blog.host.run(
         ["setpriv", "--reuid=blog-push", "--clear-groups", "sh", "-ec", HOSTILE.format(repository=repository)]
     )

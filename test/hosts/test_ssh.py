@@ -8,6 +8,7 @@ import subprocess
 import pytest
 import yaml
 from driven import Driven, reachable_by_ssh
+from images import TOOLS
 from lab import ROOT
 from repository import EXAMPLE
 from sites import Site, version
@@ -20,7 +21,7 @@ TEMPLATE = "DOMAIN = {{ site.domains[0] | tojson }}\nTOKEN = {{ environment.API_
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
     """A site of a host that salt-ssh had never seen, after the first dry run and the first apply."""
-    desk = module_hosts(name="desk")
+    desk = module_hosts(name="desk", packages=TOOLS)
     bare = module_hosts(kind="bare", name="web1")
     bare.run(["rm", "-r", "/srv/formula"])
     reachable_by_ssh(desk, bare)
