@@ -56,7 +56,7 @@ def test_an_apply_after_a_deployment_changes_nothing(fleet):
 
 
 def test_deployments_and_a_rollback_lose_no_request(fleet):
-    with fleet.lossless(pause=0.1) as load:
+    with fleet.lossless() as load:
         newer = fleet.release("2.0")
         back = fleet.run("rollback")
     assert back.returncode == 0, back
