@@ -55,10 +55,10 @@ def not_running(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, s
     Args:
         python: the version of Python that they are installed for; empty if it is not known.
     """
-    replaced = set()
+    replaced = set[str]()
     for name, series in rows("on_python").items():
         known = [row for row in series if python and not _is_before(python, row["python"])]
-        is_due = known and known[-1].get("beside") in (None, *replaced)
+        is_due = known and known[-1].get("with") in (None, *replaced)
         if is_due and _is_before(pinned.get(name, ""), known[-1]["since"]):
             replaced.add(name)
             yield name, known[-1]["to"]

@@ -168,7 +168,7 @@ def test_a_pinned_package_that_a_python_cannot_import_is_replaced(pinned, python
 def test_package_of_each_row_is_replaced_from_its_python_on(name):
     """The version that replaces it has no row of its own, and on an older Python nothing is replaced."""
     for row in rows("on_python")[name]:
-        pinned = {name: "0.1", **({row["beside"]: "0.1"} if "beside" in row else {})}
+        pinned = {name: "0.1", **({row["with"]: "0.1"} if "with" in row else {})}
         assert dict(requirements.not_running(pinned, row["python"]))[name] == row["to"]
         assert [*requirements.not_running({name: row["to"]}, row["python"])] == []
         assert [*requirements.not_running({name: row["since"]}, row["python"])] == []

@@ -273,7 +273,7 @@ def test_each_variable_that_is_asked_for_has_the_settings_that_it_is_in(tmp_path
     }
 
 
-def test_checks_that_fail_and_middleware_that_is_not_read_are_told(tmp_path):
+def test_answer_has_checks_that_fail_and_middleware_that_is_not_read(tmp_path):
     names = [
         "django.middleware.common.CommonMiddleware",
         "django.contrib.auth.middleware.SessionAuthenticationMiddleware",
