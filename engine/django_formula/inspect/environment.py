@@ -300,7 +300,7 @@ def of(settings: Settings, context: Context) -> Environment:
         if name in settings.set_by_application:
             given = settings.set_by_application[name]  # workers and commands of manage.py do not import that module
             result.environment[name] = (given, f"set by {context.application}")
-        elif known is None and _HOST.fullmatch(name) and _LOCAL.fullmatch(variable.default):
+        elif known is None and _is_another_domain(variable, context.domain):
             result.environment[name] = (context.domain, f"{place}: {variable.default} by default")
         elif known is None and (url := _url(variable, context.domain)):
             result.environment[name] = (url, f"{place}: https with a certificate")
@@ -338,6 +338,12 @@ def of(settings: Settings, context: Context) -> Environment:
         else:
             (result.optional if variable.is_read else result.presence).append(name)
     return result
+
+
+def _is_another_domain(variable: Variable, domain: str) -> bool:
+    """Return whether the site's own domain is by default that of another site, or of a developer's own machine."""
+    is_local = _HOST.fullmatch(variable.name) and _LOCAL.fullmatch(variable.default)
+    return bool(is_local or (_DOMAIN.fullmatch(variable.name) and unusable.is_of_others(variable.default, domain)))
 
 
 def _accepted(variable: Variable, examples: Mapping[str, Example]) -> str:
