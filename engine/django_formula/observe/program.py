@@ -155,7 +155,6 @@ def _attempt(request: Answer, given: dict[str, str], until: str = "", tells: boo
         nothing = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(nothing, number)
-        sys.stdout = sys.__stdout__  # a file, of which projects take the buffer
         with os.fdopen(writer, "w") as out:
             json.dump(_started(request, given, until, tells), out, default=repr)
         os._exit(0)
@@ -190,7 +189,8 @@ def _started(request: Answer, given: dict[str, str], until: str, tells: bool) ->
     os.environ.__class__ = Recording
     sys.addaudithook(_note_path)
     stage, settings, error, told = "", Answer(), None, Answer()
-    printed = sys.stdout = io.StringIO()
+    printed = io.BytesIO()
+    standard = sys.stdout = io.TextIOWrapper(printed, encoding="utf-8", write_through=True)
     try:
         for stage, run in facts.STAGES:
             found = run(request)
@@ -201,18 +201,19 @@ def _started(request: Answer, given: dict[str, str], until: str, tells: bool) ->
             stage = "done"
             told = facts.facts() if tells else {}
     except BaseException as failure:  # SystemExit too: some settings end the process
-        error = _described(failure, printed.getvalue())
+        error = _described(failure, b"" if printed.closed else printed.getvalue())
+    del standard  # until now, for projects replace `sys.stdout` by another one of the same buffer
     os.environ.__class__ = _base
     answer = {"stage": stage, "settings": settings, "error": error, "asked": _asked, "facts": told}
     return {**answer, "fields": facts.fields_of_pydantic(), "written": sorted(_written)}
 
 
-def _described(error: BaseException, printed: str) -> Answer:
+def _described(error: BaseException, printed: bytes) -> Answer:
     """Return an exception; of a project that ends the process the text is what it has printed before."""
     chain = error.__cause__ or error.__context__
     reason = str(error)[:2000]
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
-        reason = " ".join(printed[-2000:].split("\n")[-4:]).strip() or reason
+        reason = " ".join(printed[-2000:].decode(errors="replace").split("\n")[-4:]).strip() or reason
     text = reason + (f" <- {type(chain).__name__}: {str(chain)[:300]}" if chain else "")
     frames = [[one.filename, one.lineno] for one in traceback.extract_tb(error.__traceback__)][-25:]
     found: Answer = {"type": type(error).__name__, "text": text, "frames": frames}
