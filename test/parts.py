@@ -19,8 +19,9 @@ import pytest
 KEPT = Path(__file__).with_name("seconds.json")
 #: Projects from outside are a part of their own: they are long, and change by themselves.
 OUTSIDE = "test_projects"
-#: Seconds of CPU of one test above which --quick leaves its function out; of one that looks at all of the code.
-SLOW, SLOW_STYLE = 0.04, 2.0
+#: Seconds of CPU of one test above which --quick leaves its function out; of one that looks at all of the code; and
+#: seconds that one lasts, which may be waiting.
+SLOW, SLOW_STYLE, LASTS = 0.04, 2.0, 0.3
 #: Of which files of the other layers the seconds are kept.
 LONG = 2.0
 #: What a test of the other layers takes, where nothing of its file is kept.
@@ -74,7 +75,7 @@ class Seconds(NamedTuple):
         default: the seconds of CPU of stories, of what runs by default; of files of other layers, those from LONG on.
         full: those of stories of which --all runs more, whole; half of those by the clock where that is more.
         lasts: the seconds by the clock of those that wait: they begin first.
-        slow: functions that are not on hosts and take more than SLOW seconds; --quick leaves them out.
+        slow: functions that are not on hosts and that `is_slow` leaves out of --quick.
     """
 
     default: dict[str, float]
@@ -194,8 +195,8 @@ class Meter:
         measured: Any = dict(report.user_properties)["seconds"]
         names, default, every, seconds = measured
         self.sizes[names[0]] = (default, every)
-        self.lasts[names[0]] = self.lasts.get(names[0], 0.0) + report.duration
         for name in names:
+            self.lasts[name] = self.lasts.get(name, 0.0) + report.duration
             self.sums[name] = self.sums.get(name, 0.0) + seconds
             self.ran.setdefault(name, set()).add(report.nodeid)
 
@@ -207,8 +208,8 @@ class Meter:
         for name, ran in self.ran.items():
             seconds = round(self.sums[name], 1)
             if ".py::" in name:  # a function
-                limit = SLOW_STYLE if name.startswith("style/") else SLOW
-                (slow.add if self.sums[name] / len(ran) > limit else slow.discard)(name)
+                left_out = is_slow(name, self.sums[name] / len(ran), self.lasts[name] / len(ran))
+                (slow.add if left_out else slow.discard)(name)
                 continue
             default, every = self.sizes[name]
             if default < len(ran) == every:
@@ -218,6 +219,13 @@ class Meter:
                 keep(measured.lasts, name, round(self.lasts[name], 1))
         kept_now = measured._replace(slow=sorted(slow))._asdict()
         KEPT.write_text(json.dumps(kept_now, indent=1, sort_keys=True) + "\n")
+
+
+def is_slow(name: str, seconds: float, lasts: float) -> bool:
+    """Whether --quick leaves a function out, by the CPU that one of its tests takes and how long it lasts."""
+    if name.startswith("style/"):
+        return seconds > SLOW_STYLE
+    return seconds > SLOW or lasts > LASTS
 
 
 def keep(numbers: dict[str, float], name: str, seconds: float) -> None:

@@ -70,6 +70,13 @@ def test_what_is_no_part_is_refused(which):
         parts.part(SECONDS, which)
 
 
+def test_quick_leaves_out_what_takes_or_waits_long():
+    takes = {"proxy/test_relay.py::test_hold": (0.01, 1.0), "host/test_file.py::test_write": (0.01, 0.02)}
+    takes |= {"render/test_fuzz.py::test_texts": (0.5, 0.5), "style/test_style.py::test_types": (1.9, 40.0)}
+    slow = [name for name, (seconds, lasts) in takes.items() if parts.is_slow(name, seconds, lasts)]
+    assert slow == ["proxy/test_relay.py::test_hold", "render/test_fuzz.py::test_texts"]
+
+
 def test_measured_stories_are_stories_of_today():
     """Of files that are there; `test/run --measure` writes them."""
     files = {path.stem for path in (parts.KEPT.parent).rglob("test_*.py")}
