@@ -15,9 +15,9 @@ from django_formula.knowledge import cause_package, hints
 from django_formula.knowledge.package import normalised
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log
-from django_formula.virtualenv import lock, queries, requirements
-from django_formula.virtualenv.queries import NAME, VERSION, Queries
+from django_formula.virtualenv import lock, requirements, versions_of_index
 from django_formula.virtualenv.uv import Uv
+from django_formula.virtualenv.versions_of_index import NAME, VERSION, Queries
 
 log = Log.of(__name__)
 
@@ -80,9 +80,9 @@ class Ladder:
         self.uv, self.site, self.day = uv, uv.site, day
         self.is_fixed = prepared["is_fixed"] is True
         self.queries, self.files = Queries(uv, prepared["options"]), prepared["files"]
-        self.pins = {name: Pin(*pin) for name, pin in prepared["pins"].items() if queries.is_pin(name, pin)}
+        self.pins = {name: Pin(*pin) for name, pin in prepared["pins"].items() if versions_of_index.is_pin(name, pin)}
         names = prepared["names"].items()
-        self.names = {name: marker for name, marker in names if queries.is_pin(name, ["0", "", marker])}
+        self.names = {name: marker for name, marker in names if versions_of_index.is_pin(name, ["0", "", marker])}
         self.versions: dict[str, tuple[str, str]] = {}
         self.until = ""
         self.tools: dict[str, str] = {}
@@ -170,12 +170,12 @@ class Ladder:
         """
         found = {normalised(one) for pair in _TOOLS.findall(self._log) for one in pair if one} - {normalised(name)}
         tools, self._tool_days = sorted(found)[:_MOST_TOOLS], self._tool_days + 1
-        day = queries.day_of(max(self.tools.values(), default=""))
+        day = versions_of_index.day_of(max(self.tools.values(), default=""))
         if day:
             day = day + _YEAR if self._depends_on_tools(name) else None
         elif version and tools and not self.until:
             asked = self.queries.ask([f"{normalised(name)}=={version}"]).found
-            day = queries.day_of(asked.get(normalised(name), ("", "", ""))[2])
+            day = versions_of_index.day_of(asked.get(normalised(name), ("", "", ""))[2])
         is_usable = bool(tools and day and day < datetime.date.today() and self._tool_days <= _DAYS)
         self.tools = dict.fromkeys(sorted({*tools, *self.tools}), str(day)) if is_usable else {}
         return is_usable
@@ -184,17 +184,17 @@ class Ladder:
         """Bind what has no version by the day of the requirements."""
         if self.until or (self.is_fixed and kind == "unsolved"):
             return False
-        return self._bind(queries.day_of(self.day()))
+        return self._bind(versions_of_index.day_of(self.day()))
 
     def _a_year_later(self, _kind: str, name: str, _version: str) -> bool:
         """Bind it by a later day: the tools of builds of that day do not run on this Python either."""
-        day = queries.day_of(self.until)
+        day = versions_of_index.day_of(self.until)
         self._days += 1
         return self._days <= _DAYS and self._depends_on_tools(name) and self._bind(day and day + _YEAR)
 
     def _as_of_younger(self, _kind: str, _name: str, day: str) -> bool:
         """Bind it by the day of a version that the requirements pin, where that is later."""
-        return bool(self.until) and self._bind(queries.day_of(day))
+        return bool(self.until) and self._bind(versions_of_index.day_of(day))
 
     def _without_day(self, _kind: str, name: str, _version: str) -> bool:
         """Leave a package unbound that one of the nearest versions requires."""
@@ -219,7 +219,7 @@ class Ladder:
         found = self._find_nearest(name, version)
         compiled = {one: new for one, (new, is_compiled) in found.items() if is_compiled or one == name}
         old = {name: version, **{one: pin.version for one, pin in self.pins.items()}}
-        near = {one: (old[one], new) for one, new in compiled.items() if queries.is_near(old[one], new)}
+        near = {one: (old[one], new) for one, new in compiled.items() if versions_of_index.is_near(old[one], new)}
         if self.is_fixed or name not in near:
             is_offered = self.is_fixed or (name in found and found[name][1])
             self._offered = {one: (old[one], new) for one, new in compiled.items() if is_offered and found[one][1]}
@@ -234,7 +234,7 @@ class Ladder:
             self._find_nearest(normalised(name), version) if version and normalised(name) not in self._kept() else {}
         )
         new, is_compiled = found.get(normalised(name), ("", False))
-        return is_compiled and queries.majors(version, new) == 0 and self._nearest(kind, name, version)
+        return is_compiled and versions_of_index.majors(version, new) == 0 and self._nearest(kind, name, version)
 
     def _nearest_of_today(self, kind: str, name: str, version: str) -> bool:
         """Replace it, and bind nothing by a day any more, which did not help."""
@@ -259,7 +259,7 @@ class Ladder:
             or name in self._find_nearest(name, version)
         ):
             return False
-        for below in (int(major[0]) + 1, int(major[0]) + queries.MAJORS + 1):
+        for below in (int(major[0]) + 1, int(major[0]) + versions_of_index.MAJORS + 1):
             found = self.queries.ask([f"{name}>{version},<{below}"]).found
             if name in found and found[name][0] != version:
                 self.versions[name] = (old, found[name][0])
@@ -283,7 +283,7 @@ class Ladder:
         absent = self.queries.ask([f"{one}=={pin.version} {pin.marker}".rstrip() for one, pin in pins.items()]).absent
         gone = {name: version, **{one: pins[one].version for one in sorted(absent & pins.keys())}}
         near, far = self.queries.present(gone)
-        day = str(queries.day_of(self.day()) or "")
+        day = str(versions_of_index.day_of(self.day()) or "")
         known = self.queries.ask([*near], [f"--exclude-newer={day}"]).found if day else {}
         taken = {one: (gone[one], new) for one, new in near.items() if one in known}
         if self.is_fixed or name not in taken:
@@ -304,7 +304,7 @@ class Ladder:
                 continue
             found = self.queries.ask([f"{name}{versions}"], ["--resolution=lowest"]).found
             new = found[name][0] if name in found else ""
-            if new and queries.is_near_either_way(pin.version, new):
+            if new and versions_of_index.is_near_either_way(pin.version, new):
                 self.versions[name] = (pin.version, new)
                 self._write()
                 return True
@@ -349,7 +349,7 @@ class Ladder:
     def _write(self) -> None:
         pins = {name: self.pins.get(name, Pin("", "", "")) for name in sorted(self.versions)}
         lines = [f"{name}{pin.extras}=={self.versions[name][1]}{pin.marker}" for name, pin in pins.items()]
-        self.queries.as_builder(queries.write_lines, str(Path(self.uv.work) / _RELAXED), lines)
+        self.queries.as_builder(versions_of_index.write_lines, str(Path(self.uv.work) / _RELAXED), lines)
         changed = [[name, *versions] for name, versions in self.versions.items()]
         self.queries.as_builder(_replace_pins, self.uv.work, self.files, changed)
 
@@ -383,7 +383,7 @@ class Ladder:
     def _why_not(self) -> str:
         """Return why the offered versions are not taken."""
         offered = sorted(self._offered.items())
-        far = [f"{name} {new}" for name, (old, new) in offered if not queries.is_near_either_way(old, new)]
+        far = [f"{name} {new}" for name, (old, new) in offered if not versions_of_index.is_near_either_way(old, new)]
         if self.is_fixed:
             return "since the requirements are a lock or have hashes"
         if far:
@@ -413,19 +413,19 @@ def failure(text: str, site: Site | None = None) -> tuple[str, str, str]:
         return _kind_of_build(text, site), unbuilt[1], unbuilt[2] or ""
     if "No solution found" not in text:
         return "", "", ""
-    unknown = queries.UNKNOWN.search(text)
+    unknown = versions_of_index.UNKNOWN.search(text)
     if unknown or "not found in the package registry" in text:
-        return ("unknown", unknown[1], "") if unknown and not queries.REFUSED.search(text) else ("", "", "")
+        return ("unknown", unknown[1], "") if unknown and not versions_of_index.REFUSED.search(text) else ("", "", "")
     younger = _YOUNGER.findall(text)
     if younger:
         return "younger", "", max(younger)
     filtered = _FILTERED.search(text)
     if filtered:
         return "filtered", filtered[1], ""
-    python = queries.UNFIT.search(text)
+    python = versions_of_index.UNFIT.search(text)
     if python:
         return "python", python[1], python[2]
-    gone = queries.GONE.search(text)
+    gone = versions_of_index.GONE.search(text)
     if gone or re.search(r"[Bb]ecause there (is|are) no versions? of", text):
         return ("gone", gone[1], gone[2]) if gone else ("", "", "")
     return "unsolved", "", ""

@@ -13,8 +13,8 @@ from django_formula.knowledge import package
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate
 from django_formula.virtualenv import virtualenvs
-from django_formula.virtualenv.queries import Queries
 from django_formula.virtualenv.uv import Uv
+from django_formula.virtualenv.versions_of_index import Queries
 
 #: The tag of a wheel that is for one Python, in the file of the package that was installed from it.
 _COMPILED = re.compile(r"(?m)^Tag: [\w.]+-(?!none-any$)")

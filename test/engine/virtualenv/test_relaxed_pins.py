@@ -10,7 +10,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.knowledge import hints
 from django_formula.process import build_user
 from django_formula.virtualenv import interpreter as virtualenv_interpreter
-from django_formula.virtualenv import queries, relaxed_pins, virtualenvs, wheels
+from django_formula.virtualenv import relaxed_pins, versions_of_index, virtualenvs, wheels
 from trees import write_tree
 
 #: What uv prints of a build that fails, after its first line.
@@ -422,10 +422,10 @@ def test_an_answer_that_is_not_of_packages_is_nothing():
         ["c", "1 --pre", ""],
         ["d", "2", "../d.whl"],
     ]
-    assert dict(queries._versions(answer)) == {"a": ("1", "a-1-py3-none-any.whl", ""), "d": ("2", "", "")}
-    assert dict(queries._versions({"a": "1"})) == {} == dict(queries._versions([["a", 1]]))
-    assert not queries.is_pin("a", ["1", "", "\n-r /etc/passwd"])
-    assert not queries.is_pin("a b", ["1", "", ""])
+    assert dict(versions_of_index._versions(answer)) == {"a": ("1", "a-1-py3-none-any.whl", ""), "d": ("2", "", "")}
+    assert dict(versions_of_index._versions({"a": "1"})) == {} == dict(versions_of_index._versions([["a", 1]]))
+    assert not versions_of_index.is_pin("a", ["1", "", "\n-r /etc/passwd"])
+    assert not versions_of_index.is_pin("a b", ["1", "", ""])
 
 
 # Wheels for another Python: nothing is installed
