@@ -36,8 +36,11 @@ _TRUSTED = {
 }
 #: Ends of names of settings with folders.
 _OF_FOLDERS = re.compile(r"(DIR|DIRECTORY|PATH|ROOT|FOLDER|HOME|BASE)$")
-#: Folders of the system, in which no project has data, and those that every process may write to.
-_OF_SYSTEM = r"/(bin|boot|dev|etc|lib\w*|proc|run|sbin|sys|tmp|usr|var/tmp)/"
+#: Folders of the system, of people and of other sites, in which no project has data, and those that every process may
+#: write to.
+_OF_OTHERS = (
+    r"/+(bin|boot|dev|etc|home|lib\w*|proc|root|run|sbin|srv/django|sys|tmp|usr|var/(backups|mail|run|spool|tmp))/"
+)
 #: How every SQLite file begins.
 _SQLITE = b"SQLite format 3\0"
 _PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README", "README.md", "README.txt", ".placeholder", "__init__.py"}
@@ -95,7 +98,7 @@ def _folder_of_log(settings: Settings, tree: Path, path: PurePosixPath, *, is_lo
 def elsewhere(settings: Settings, tree: Path) -> dict[str, str]:
     """Return the settings that name a folder for data outside of the source, and these folders, unless by a variable.
 
-    Not those of Django, which the formula knows, and none of the system.
+    Not those of Django, which the formula knows, and none of the system, of people or of other sites.
     """
     found = {}
     for name, value in settings.values.items():
@@ -103,7 +106,7 @@ def elsewhere(settings: Settings, tree: Path) -> dict[str, str]:
         is_path = isinstance(path, str | PurePosixPath) and re.fullmatch(r"/[\w./@+-]+", str(path))
         if is_path and not value.taint and _OF_FOLDERS.search(name) and not _READ.fullmatch(name):
             folder = PurePosixPath(os.path.normpath(path))
-            is_elsewhere = not folder.is_relative_to(tree) and not re.match(_OF_SYSTEM, f"{folder}/")
+            is_elsewhere = not folder.is_relative_to(tree) and not re.match(_OF_OTHERS, f"{folder}/")
             if is_elsewhere and any(map(_DATA.search, (name, folder.name))):
                 found[name] = str(folder)
     return found
