@@ -367,6 +367,53 @@ def test_postgresql_stays_while_it_has_databases(tmp_path, databases, clusters, 
     assert ("PostgreSQL has databases, or does not answer, and stays" in done.stderr) == stays
 
 
+PURGING = """
+dpkg-query() { printf 'config-files nginx\\ninstalled git\\n'; }
+apt-get() {
+    echo "apt-get ${@: -2}"
+    [[ " $* " != *" locales "* ]] || rm -r "$etc/default" "$etc/locale.conf"
+    [[ " $* " != *" damaged "* ]]
+}
+note_what_is_here
+touch "$etc/own"
+"""
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_was_in_etc_is_there_after_a_purge(tmp_path, damaged):
+    """That of packages which were removed once, and what belongs to no package, such as the locale of the machine."""
+    etc = write_tree(tmp_path / "etc", {"locale.conf": "LANG=de\n", "default/shop": "1", "passwd": "root\n"})
+    (etc / "default/locale").symlink_to("../locale.conf")
+    (etc / "locale.conf").chmod(0o640)
+    script = f"etc={etc}; text=purge\n{PURGING}purge_packages nginx locales{' damaged' if damaged else ''}"
+    done = in_bash(script, tmp_path)
+    assert done.returncode == damaged, done.stderr
+    assert (etc / "default/locale").readlink() == Path("../locale.conf")
+    assert (etc / "locale.conf").read_text() == "LANG=de\n" and (etc / "locale.conf").stat().st_mode & 0o777 == 0o640
+    assert (etc / "default/shop").read_text() == "1"
+    assert ran(tmp_path) == ["apt-get remove nginx", "apt-get damaged locales" if damaged else "apt-get purge locales"]
+    assert not (tmp_path / "etc.tar").exists()
+
+
+def test_purge_that_deletes_nothing_else_writes_nothing(tmp_path):
+    etc = write_tree(tmp_path / "etc", {"locale.conf": "LANG=de\n"})
+    changed = (etc / "locale.conf").stat().st_ctime_ns
+    assert in_bash(f"etc={etc}; text=purge\n{PURGING}purge_packages git", tmp_path).returncode == 0
+    assert (etc / "locale.conf").stat().st_ctime_ns == changed
+
+
+def ran(folder: Path) -> list[str]:
+    return [line for line in (folder / "log").read_text().splitlines() if line.startswith("apt-get")]
+
+
+def test_what_a_killed_purge_has_deleted_comes_back_with_the_next_run(tmp_path):
+    etc = write_tree(tmp_path / "etc", {"locale.conf": "LANG=de\n"})
+    script = f"etc={etc}; text=purge\n{PURGING}put_back() {{ exit 9; }}; purge_packages locales"
+    assert in_bash(script, tmp_path).returncode == 9 and not (etc / "locale.conf").exists()
+    assert in_bash(f"etc={etc}; start_log", tmp_path).returncode == 0
+    assert (etc / "locale.conf").read_text() == "LANG=de\n" and (etc / "own").exists()
+
+
 def test_no_user_can_hold_a_lock_of_quickstart(tmp_path):
     """uv makes its lock with mode 0666, whatever the umask is; a lock that can be read can be held."""
     (tmp_path / "bin").mkdir()

@@ -22,10 +22,8 @@ from trees import write_tree
 PILLAR = "/etc/django-formula/pillar/django.sls"
 LOG = "/var/lib/django-formula/quickstart/log"
 OFFLINE = {"PIP_FIND_LINKS": "/wheels", "PIP_NO_INDEX": "1"}
-#: What apt, dpkg, ldconfig and systemd write on their own account.
-NOT_OURS = (
-    "/(proc|sys|run|tmp|wheels|srv/(formula|git))|/var/(log|tmp|lib/(apt|dpkg|systemd)|cache/(apt|debconf|ldconfig))"
-)
+#: What apt, dpkg, ucf, ldconfig and systemd write on their own account.
+NOT_OURS = "/(proc|sys|run|tmp|wheels|srv/(formula|git))|/var/(log|tmp|backups|lib/(apt|dpkg|systemd|ucf)|cache/(apt|debconf|ldconfig))"
 
 
 class Machine:
@@ -325,7 +323,7 @@ def test_a_pillar_is_completed_by_what_a_failed_release_asks_for(machines, repos
     assert machine.host.browser(None, machine.port).get("/").json()["region"] == "north"
     assert "Nothing had to be changed" in machine.quickstart().stdout
     machine.quickstart("--remove", "--remove-data")
-    assert machine.list_packages() == machine.packages
+    assert machine.list_packages() == machine.packages and machine.list_files() == machine.files
 
 
 @pytest.mark.full
