@@ -51,7 +51,8 @@ class Machine:
         """The files of which content, owner or mode have changed since a file was written."""
         newer = ["find", "/", "-xdev", "-regextype", "egrep", "-regex", NOT_OURS, "-prune", "-o"]
         listed = self.host.run([*newer, "-type", "f", "-newercm", since, "-print"]).stdout.splitlines()
-        own = ("/var/lib/django-formula/quickstart/", "/var/cache/django-formula/")
+        watch = "/var/lib/django-formula/watch/"  # looks by a timer of its own
+        own = ("/var/lib/django-formula/quickstart/", "/var/cache/django-formula/", watch)
         open_files = ("-wal", "-shm")  # of a database: the running site keeps them next to it
         return [path for path in listed if not path.startswith(own) and not path.endswith(open_files)]
 
