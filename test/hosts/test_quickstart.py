@@ -23,7 +23,10 @@ PILLAR = "/etc/django-formula/pillar/django.sls"
 LOG = "/var/lib/django-formula/quickstart/log"
 OFFLINE = {"PIP_FIND_LINKS": "/wheels", "PIP_NO_INDEX": "1"}
 #: What apt, dpkg, ucf, ldconfig and systemd write on their own account.
-NOT_OURS = "/(proc|sys|run|tmp|wheels|srv/(formula|git))|/var/(log|tmp|backups|lib/(apt|dpkg|systemd|ucf)|cache/(apt|debconf|ldconfig))"
+NOT_OURS = (
+    "/(proc|sys|run|tmp|wheels|srv/(formula|git))|"
+    "/var/(log|tmp|backups|lib/(apt|dpkg|systemd|ucf)|cache/(apt|debconf|ldconfig))"
+)
 
 
 class Machine:
