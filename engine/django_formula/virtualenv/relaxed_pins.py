@@ -217,8 +217,10 @@ class Ladder:
         if not version or name in self.versions or name in self._kept():
             return False
         found = self._find_nearest(name, version)
-        compiled = {one: new for one, (new, is_compiled) in found.items() if is_compiled or one == name}
         old = {name: version, **{one: pin.version for one, pin in self.pins.items()}}
+        compiled = {
+            one: new for one, (new, is_compiled) in found.items() if one == name or (is_compiled and one in old)
+        }
         near = {one: (old[one], new) for one, new in compiled.items() if versions_of_index.is_near(old[one], new)}
         if self.is_fixed or name not in near:
             is_offered = self.is_fixed or (name in found and found[name][1])

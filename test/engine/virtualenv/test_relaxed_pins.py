@@ -57,6 +57,9 @@ INDEX = {
     # A version that replaces a pin depends on a newer one of another pin.
     "waits": {"3.0.1": ("2018-10-09", "py3-none-any", ""), "4.0.2": ("2021-12-01", "py3-none-any", "")},
     "web": {"3.7.3": ("2020-11-18", "", NO_COMPILER), "3.8.3": ("2022-09-21", "cp311-cp311-linux", "")},
+    # Of these other packages require an older version.
+    "drawn": {"1.4": ("2022-01-01", "cp311-cp311-linux", ""), "1.0": ("2020-01-01", "", NOT_COMPILED)},
+    "woven": {"2.4": ("2022-01-01", "cp311-cp311-linux", ""), "2.0": ("2020-01-01", "", NOT_COMPILED)},
     "later": {"2.0": ("2024-01-01", "py3-none-any", ""), "2.4": ("2025-01-01", "py3-none-any", "")},
 }
 #: When the tools of builds did not run on this Python yet, and when they no longer had what old packages need.
@@ -125,7 +128,8 @@ class Index:
                     "that you require waits>=4.0.0a3,<5.0.\n  And because you require waits==3.0.1, we can conclude …"
                 )
                 raise self.error(text)
-            published, wheel, failure = INDEX[name][version or [*INDEX[name]][-1]]
+            newest = [*INDEX[name]][-1]
+            published, wheel, failure = INDEX[name][version or newest]
             if until and published > until and name not in days and version:
                 text = (
                     f"Because there is no version of {name}=={version} and you require it, we can conclude that …\n\n"
@@ -137,7 +141,7 @@ class Index:
                 failure = "" if TOOLS[0] <= tools < TOOLS[1] else OLDER_TOOLS if tools < TOOLS[0] else failure
             if not wheel and failure:
                 raise DeploymentError(
-                    "installing packages failed", log=f"error: Failed to build `{name}=={version}`\n{failure}"
+                    "installing packages failed", log=f"error: Failed to build `{name}=={version or newest}`\n{failure}"
                 )
 
     def refuse_unknown(self, name, version):
@@ -203,6 +207,7 @@ LXML, PILLOW = {"lxml": ["4.6.3", "4.9.1"]}, {"pillow": ["8.2.0", "9.2.0"]}
         ("parser[fast]==1.4\n", "2021-06-30", {"parser": ["1.4", "1.3"]}, "", ""),
         ("sums==1.2+cpu\n", "2021-06-30", {"sums": ["1.2+cpu", "1.4"]}, "", ""),
         ("web==3.7.3\nwaits==3.0.1\n", "", {"web": ["3.7.3", "3.8.3"], "waits": ["3.0.1", "4.0.2"]}, "", ""),
+        ("drawn\nwoven\n", "", {"drawn": ["1.0", "1.4"], "woven": ["2.0", "2.4"]}, "", ""),
         ("driver==8.0.22\nlxml==4.6.3\n", "2021-06-30", {"driver": ["8.0.22", "8.0.23"]} | LXML, "", ""),
     ],
 )
