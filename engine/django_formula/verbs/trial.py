@@ -90,8 +90,9 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
         remarks, lines, told = read["remarks"], read["lines"], list[str | list[str]]()
         try:
             found, options = trial.asked(read["keys"])
-        except (DeploymentError, OSError) as error:
-            told = [*trial.notes, *(f"not observed: {line}" for line in str(error).splitlines()[:12])]
+        except Exception as error:  # whatever it is, what was read is printed
+            cause = str(error) if isinstance(error, (DeploymentError, OSError)) else f"{type(error).__name__}: {error}"
+            told = [*trial.notes, *(f"not observed: {line}" for line in cause.splitlines()[:12])]
             lines = completed.cured(lines, trial.cures)
         else:
             told = [*trial.notes, *completed.remarks(lines, found, str(trial.source))]

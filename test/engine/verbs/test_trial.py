@@ -97,7 +97,7 @@ def inspected(tmp_path, monkeypatch):
     def attempt(_trial: trial.Trial, keys: dict[str, Any]) -> Any:
         tried.append(dict(keys))
         end = ends.pop(0)
-        if isinstance(end, DeploymentError):
+        if isinstance(end, Exception):
             raise end
         return mock.Mock(), end
 
@@ -133,6 +133,14 @@ def unbuilt(name: str, *packages: str) -> DeploymentError:
     error = fails(packages=[*packages])
     error.log = f"error: Failed to build `{name}==1.0`\n  error: [Errno 2] No such file or directory: 'gcc'"
     return error
+
+
+def test_what_was_read_is_printed_whatever_ends_the_attempt(inspected, monkeypatch, tmp_path):
+    print_pillar, _tried = inspected
+    assert print_pillar(KeyError("pyyaml")) == {"packages": ["libpq5"]}
+    monkeypatch.setattr(trial.inspect_report, "text", lambda _where, _name, remarks, _lines: {"shop": remarks})
+    monkeypatch.setattr(trial.Trial, "_attempt", mock.Mock(side_effect=KeyError("pyyaml")))
+    assert trial.inspect("https://git.example.org/shop.git")["shop"] == ["not observed: KeyError: 'pyyaml'"]
 
 
 def test_all_packages_of_debian_are_named_by_one_inspection(inspected, monkeypatch):
