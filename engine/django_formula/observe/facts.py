@@ -23,7 +23,15 @@ def _settings(_request: Answer) -> Answer:
 
 
 def _setup(_request: Answer) -> None:
-    importlib.import_module("django").setup()
+    """Set up Django; without its logs where their files cannot be written here, which says nothing of a release."""
+    django = importlib.import_module("django")
+    try:
+        django.setup()
+    except ValueError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        _own_settings().LOGGING_CONFIG = None
+        django.setup()
 
 
 def _checks(_request: Answer) -> None:

@@ -346,9 +346,30 @@ def test_settings_of_the_pillar_replace_those_of_the_project(tmp_path):
         file = {"class": "logging.FileHandler", "filename": "/nonexistent/a.log"}
         LOGGING = {"version": 1, "handlers": {"file": file}}
     """
-    assert observe(tmp_path / "alone", settings)["stage"] == "setup"
     answer = observe(tmp_path / "over", settings, everything=True, over={"LOGGING": {"version": 1}})
     assert (answer["stage"], answer["facts"]["logs"]) == ("done", [])
+
+
+@pytest.mark.parametrize("file", ["/nonexistent/a.log", "django.log"])
+def test_log_that_cannot_be_written_here_keeps_nothing_from_being_asked(tmp_path, file):
+    """What a release does with it is told: its file, and the path in the source."""
+    settings = f"""
+        LOGGING = {{"version": 1, "handlers": {{"file": {{"class": "logging.FileHandler", "filename": "{file}"}}}}}}
+        SECRET_KEY, ROOT_URLCONF = os.environ["KEY"], "urls"
+    """
+    (tmp_path / "source/django.log").mkdir(parents=True)  # in the place of a file that may not be written
+    answer = observe(tmp_path, settings, everything=True)
+    assert (answer["stage"], answer["facts"]["logs"]) == ("done", [file])
+    assert [one["name"] for one in answer["variables"]] == ["KEY"]
+    assert answer["facts"]["written"] == ([] if file.startswith("/") else [file])
+
+
+def test_handler_of_logs_that_is_wrong_ends_the_setup(tmp_path):
+    settings = """
+        LOGGING = {"version": 1, "handlers": {"file": {"class": "logging.NoHandler"}}}
+    """
+    answer = observe(tmp_path, settings)
+    assert answer["stage"] == "setup" and answer["error"].startswith("ValueError: Unable to configure handler 'file'")
 
 
 def test_project_may_replace_its_standard_output(tmp_path):
