@@ -640,3 +640,21 @@ def test_every_missing_module_is_named(project_commands, release):
             with pytest.raises(DeploymentError) as error:
                 program.start(configured(python_packages=["drf[x]"]), release, FACTS, [])
             assert error.value.hint == hint
+
+
+def test_cause_that_only_the_frames_name_is_known(project_commands, release):
+    """The exception alone does not say which setting has no value; the frame of a package that reads it does."""
+    cause = 'TypeError: can only concatenate str (not "NoneType") to str'
+    frames = (
+        'Traceback\n  File "/x/site-packages/mails/settings.py", line 23, in <module>\n'
+        f"    'https://' + MAILS_ENDPOINT)\n    ~~~~~~~~~~~^~~~~~~~~~~~~~~\n{cause}\n"
+    )
+    (release / "source/blog/settings.py").write_text("INSTALLED_APPS = []\n")
+    log = f"{frames}cause: {cause} (blog/wsgi.py:16)\n"
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
+    with pytest.raises(DeploymentError) as error:
+        program.start(configured(), release, FACTS, [])
+    assert error.value.hint == (
+        "MAILS_ENDPOINT has no value: set django:sites:blog:settings:MAILS_ENDPOINT, or in "
+        "django:sites:blog:environment the variable that the settings read it from"
+    )
