@@ -23,7 +23,6 @@ from django_formula.host.folders import Folder
 from django_formula.inspect import inspection, project
 from django_formula.inspect import report as inspect_report
 from django_formula.knowledge import hints
-from django_formula.knowledge.package import normalised
 from django_formula.observe import completed, observation
 from django_formula.observe import report as observe_report
 from django_formula.observe.observation import Observation
@@ -254,8 +253,7 @@ class Trial:
 
     def _without_unbuilt(self, packages: list[str]) -> list[str]:
         """Return the packages of a pillar by which those that cannot be built are left out."""
-        names = {one: normalised(name.partition("[")[0]) for one in packages for name in requirements.names([one])}
-        kept = [one for one in packages if names.get(one) not in self.unbuilt]
+        kept = [one for one in packages if requirements.without_extras([one]).isdisjoint(self.unbuilt)]
         return [*kept, *map(_never, self.unbuilt)]
 
     def _failure(self, deployment: Deployment, found: Observation) -> DeploymentError:

@@ -346,7 +346,7 @@ class Ladder:
         return self._named_by("python_packages") | self._named_by("constraints")
 
     def _named_by(self, option: str) -> set[str]:
-        return {normalised(name.partition("[")[0]) for name in requirements.names(self.site.config[option])}
+        return requirements.without_extras(self.site.config[option])
 
     def _write(self) -> None:
         pins = {name: self.pins.get(name, Pin("", "", "")) for name in sorted(self.versions)}
@@ -391,6 +391,11 @@ class Ladder:
         if far:
             return f"since {', '.join(far)} is more than two major versions newer than what is required"
         return f"since {', '.join(sorted(self._offered))} may be others of these names than the requirements mean"
+
+
+def left_out(packages: Iterable[str]) -> set[str]:
+    """Return the packages that `python_packages` has the build leave out, by a marker that is true nowhere."""
+    return requirements.without_extras(one for one in packages if one.endswith(NEVER))
 
 
 def bound_by(name: str, day: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
+from django_formula.knowledge.package import normalised
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate
 from django_formula.virtualenv import local as virtualenv_local
@@ -247,6 +248,11 @@ def package_names(source: Path, names: list[str]) -> list[str]:
 def names(requirements: Iterable[str]) -> list[str]:
     """Return the packages of requirements such as ``django>=5.2``, in lower case, with their extras."""
     return _normalised(found.group() for line in requirements if (found := _REQUIREMENT.match(line.strip())))
+
+
+def without_extras(requirements: Iterable[str]) -> set[str]:
+    """Return the normalised names of the packages of requirements: ``psycopg[binary]>=3`` is of ``psycopg``."""
+    return {normalised(name.partition("[")[0]) for name in names(requirements)}
 
 
 def _normalised(packages: Iterable[str]) -> list[str]:

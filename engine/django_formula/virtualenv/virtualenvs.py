@@ -186,7 +186,9 @@ def _install(
     doing = "looking for the packages of the source"
     delegate.ask(site.build_user, _resolve, uv.work, prepared["required"], doing=doing, timeout=120)
     present, gave_way = _install_relaxed(uv, prepared, site.config["python_packages"], day)
-    added = [*_missing_drivers(site, uv.folder), *_missing_modules(site, uv.folder)]
+    lacking = [*_missing_drivers(site, uv.folder), *_missing_modules(site, uv.folder)]
+    left_out = relaxed_pins.left_out(site.config["python_packages"])
+    added = [one for one in lacking if left_out.isdisjoint(requirements.without_extras([one]))]
     for requirement in added:
         _add_missing(uv, present, requirement, prepared["limit"])
     server = servers.requirements(site, packages(uv.folder))
