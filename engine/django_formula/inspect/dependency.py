@@ -28,6 +28,8 @@ _OF_PYTHON = re.compile(
     r"|No module named '(?P<missing>imp|cgi|asynchat|asyncore|telnetlib)'"
     r"|initialization of (?P<compiled>\w+) raised"
 )
+#: How many major versions newer one that replaces another may be.
+_MAJORS = 3
 _PYTHON = re.compile(r"/python(3\.\d+)/site-packages/")
 _FRAME = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
 _PACKAGE = re.compile(r"/site-packages/([A-Za-z_]\w*)(?:/|\.py$)")
@@ -55,7 +57,7 @@ def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) ->
     known = dict(requirements.not_running(installed, python[1] if python else "3.99"))
     newer = [f"{one}~={known[one]}" for one in known if one not in replacing] if package in known else []
     supported = interpreter.newer_django(version, python[1] if python else "") if package == "django" else ""
-    newer = newer or [f"{package}~={supported}.0" if supported else f"{package}>{version}"]
+    newer = newer or [f"{package}~={supported}.0" if supported else _newer(package, version)]
     gone = found["missing"] or f"{found['of'] or found['module']}.{found['name'] or found['attribute']}"
     what = f"uses {gone}, which this Python no longer has"
     what = "does not run on this Python" if found["compiled"] else what
@@ -67,6 +69,12 @@ def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) ->
         f"{site.config['python']} now"
     )
     return hints.Hint(text, cure)
+
+
+def _newer(package: str, version: str) -> str:
+    """Return the requirement of a newer version, which is not so new that it lacks what the project imports of it."""
+    major = re.match(r"\d+", version)
+    return f"{package}>{version}{f',<{int(major[0]) + _MAJORS + 1}' if major else ''}"
 
 
 def _importing(log: str) -> str:

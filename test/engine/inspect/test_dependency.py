@@ -38,14 +38,14 @@ OLDER_ALL = OLDER.replace("version replaces the one", "versions replace those")
             "AttributeError: module 'collections' has no attribute 'Hashable'",
             [],
             "pyyaml 3.1 uses collections.Hashable, which this Python no longer has: set "
-            f"django:sites:blog:python_packages: ['pyyaml>3.1']{OLDER}",
+            f"django:sites:blog:python_packages: ['pyyaml>3.1,<7']{OLDER}",
         ),
         (
             "one.py",
             "ModuleNotFoundError: No module named 'cgi'",
             [],
             "one 1.4 uses cgi, which this Python no longer has: set "
-            f"django:sites:blog:python_packages: ['one>1.4']{OLDER}",
+            f"django:sites:blog:python_packages: ['one>1.4,<5']{OLDER}",
         ),
         (
             "vine/five.py",
