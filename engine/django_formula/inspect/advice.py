@@ -144,6 +144,8 @@ def _by_port(site: Site, name: str) -> str:
 def named_variables(site: Site, release: Path, facts: Mapping[str, Any], log: str) -> str:
     """Return a hint with the variable that an error which a project prints names, and the site does not set; or empty.
 
+    The error may name a key of a setting, whose variable has a longer name: ``ROOT`` of ``SHOP_ROOT``.
+
     Args:
         log: the output of the project.
     """
@@ -151,12 +153,14 @@ def named_variables(site: Site, release: Path, facts: Mapping[str, Any], log: st
     words = dict.fromkeys(word for line in lines for word in _VARIABLE.findall(line))
     names = [word for word in words if word not in _given(site)][:_ERRORS]
     read: dict[str, str] = (_asked(site, release, _reading, own(release, facts), names) if names else {}) or {}
-    name = next((name for name in names if name in read), "")
-    if not name:
+    longer = ((name, one) for name in names for one in sorted(read) if one.endswith(f"_{name}"))
+    name, variable = next(((name, name) for name in names if name in read), next(longer, ("", "")))
+    if not name or variable in _given(site):
         return ""
-    at = f"{hints.at(site)}:environment:{name}"
-    value = f"{at}: {{from: shared}}, or to a folder that {site.user} may write to" if _FOLDER.search(name) else at
-    return f"the error names {name}, which {read[name]} takes from the environment: set {value}"
+    value = f"{hints.at(site)}:environment:{variable}"
+    if name == variable and _FOLDER.search(name):
+        value += f": {{from: shared}}, or to a folder that {site.user} may write to"
+    return f"the error names {name}, which {read[variable]} takes from the environment: set {value}"
 
 
 def refused_setting(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
@@ -193,9 +197,10 @@ def _made_of(source: Path, facts: Mapping[str, Any], names: Collection[str]) -> 
 
 
 def _reading(source: Path, facts: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
-    """Return which of the variables a project reads, and the file that does."""
+    """Return the file in which a project reads each variable; longer ones too, with such a name at their end."""
     roots = _roots(source, facts)
-    reads = re.compile(rf"(?:environ|getenv|\benv)[\w.]*\s*[\[(]\s*[\"']({'|'.join(names)})[\"']")
+    name = rf"(?:[A-Z0-9]+_)*(?:{'|'.join(names)})"
+    reads = re.compile(rf"(?:environ|getenv|\benv)[\w.]*\s*[\[(]\s*[\"']({name})[\"']")
     found: dict[str, str] = {}
     for path in dict.fromkeys(path for root in roots for path in project.walk(root, None, depth=5)):
         for name in reads.findall(code.read(path)) if path.suffix == ".py" else ():
