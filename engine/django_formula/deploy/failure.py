@@ -7,12 +7,14 @@ from django_formula.container import images
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.inspect import advice as inspect_advice
+from django_formula.inspect import dependency
 from django_formula.knowledge import hints
 from django_formula.observe import observation
 from django_formula.project import failure as project_failure
 from django_formula.project import page
 from django_formula.release import health, instances, releases
 from django_formula.release.releases import Release
+from django_formula.virtualenv import virtualenvs
 
 #: The steps in which the project starts: where another one fails, its settings were imported before.
 _STARTS = ("static", "instance")
@@ -30,7 +32,9 @@ def advice(release: Release, step: str, error: DeploymentError, masked: list[str
     about = release.site, release.path, release.facts
     error.hint = inspect_advice.with_fixtures(*about, error.hint)
     if error.hint.startswith(health.GENERAL):
-        error.hint = inspect_advice.unset_variables(*about, error.message) or error.hint
+        packages = virtualenvs.packages(release.path / "virtualenv")
+        of_python = dependency.of_python(release.site, error.message, error.log, packages)
+        error.hint = of_python or inspect_advice.unset_variables(*about, error.message) or error.hint
     routes = [] if has_page else page.routes(*about, masked)
     lacking = inspect_advice.not_in_pillar(*about, step, error.hint, has_page=has_page, routes=routes)
     pages = "" if "health:path: " in lacking else page.named(routes)

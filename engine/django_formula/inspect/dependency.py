@@ -27,6 +27,7 @@ _OF_PYTHON = re.compile(
     r"'(?P<attribute>\w+)'"
     r"|No module named '(?P<missing>imp|cgi|asynchat|asyncore|telnetlib)'"
     r"|initialization of (?P<compiled>\w+) raised"
+    r"|cannot pickle 'FrameLocalsProxy'"
 )
 #: How many major versions newer one that replaces another may be.
 _MAJORS = 3
@@ -58,9 +59,9 @@ def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) ->
     newer = [f"{one}~={known[one]}" for one in known if one not in replacing] if package in known else []
     supported = interpreter.newer_django(version, python[1] if python else "") if package == "django" else ""
     newer = newer or [f"{package}~={supported}.0" if supported else _newer(package, version)]
-    gone = found["missing"] or f"{found['of'] or found['module']}.{found['name'] or found['attribute']}"
-    what = f"uses {gone}, which this Python no longer has"
-    what = "does not run on this Python" if found["compiled"] else what
+    of, name = found["of"] or found["module"], found["name"] or found["attribute"]
+    gone = found["missing"] or (of and f"{of}.{name}")
+    what = f"uses {gone}, which this Python no longer has" if gone else "does not run on this Python"
     cure = hints.extended(site, "python_packages", newer)
     text = (
         f"{package} {version} {what}: set {cure}, "

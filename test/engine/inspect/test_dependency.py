@@ -34,6 +34,12 @@ OLDER_ALL = OLDER.replace("version replaces the one", "versions replace those")
             f"'kombu~=5.4.0', 'vine~=5.1']{OLDER_ALL}",
         ),
         (
+            "one/utils.py",
+            "TypeError: cannot pickle 'FrameLocalsProxy' object",
+            [],
+            f"one 1.4 does not run on this Python: set django:sites:blog:python_packages: ['one>1.4,<5']{OLDER}",
+        ),
+        (
             "yaml/x.py",
             "AttributeError: module 'collections' has no attribute 'Hashable'",
             [],
