@@ -352,12 +352,12 @@ def test_settings_of_the_pillar_replace_those_of_the_project(tmp_path):
 
 @pytest.mark.parametrize("file", ["/nonexistent/a.log", "django.log"])
 def test_log_that_cannot_be_written_here_keeps_nothing_from_being_asked(tmp_path, file):
-    """What a release does with it is told: its file, and the path in the source."""
+    """The answer has its file, and the path in the source."""
     settings = f"""
         LOGGING = {{"version": 1, "handlers": {{"file": {{"class": "logging.FileHandler", "filename": "{file}"}}}}}}
         SECRET_KEY, ROOT_URLCONF = os.environ["KEY"], "urls"
     """
-    (tmp_path / "source/django.log").mkdir(parents=True)  # in the place of a file that may not be written
+    (tmp_path / "source/django.log").mkdir(parents=True)  # root may write any file
     answer = observe(tmp_path, settings, everything=True)
     assert (answer["stage"], answer["facts"]["logs"]) == ("done", [file])
     assert [one["name"] for one in answer["variables"]] == ["KEY"]
