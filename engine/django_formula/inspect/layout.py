@@ -170,14 +170,13 @@ def _is_live(roots: list[Path], module: str) -> bool:
 
 
 def _is_part(roots: list[Path], named: str, module: str) -> bool:
-    """Return whether a module has some settings only, which the named package imports with the others."""
-    if not module.startswith(f"{named}."):
-        return False
+    """Return whether a module has some settings only, which the named package or module imports with the others."""
     names = [{*inspect_settings.read(roots, one, {}).values} for one in (named, module)]
     files = [file for root in roots if (file := python_path.module_file(root, module))]
     texts = [code.read(file) for file in files]
     is_whole = any(re.search(r"^\s*from\s.+\simport\s+\*|\bROOT_URLCONF\b", text, re.MULTILINE) for text in texts)
-    return not is_whole or "ROOT_URLCONF" in names[0] - names[1]
+    has_pages = "ROOT_URLCONF" in names[0] - names[1]
+    return not is_whole or has_pages if module.startswith(f"{named}.") else not is_whole and has_pages
 
 
 def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from django_formula.site.sites import Site
 #: How clients report that they do not reach Redis, Memcached, or a broker of Celery.
 _REDIS = re.compile(r"Error -?\d+ (?:while )?connecting to (?P<at>[\w.-]+:\d+)\b")
 _MEMCACHED = re.compile(r"pymemcache[\s\S]{0,2000}(Connection refused|Name or service not known|name resolution)")
-_BROKER = re.compile(r"kombu\.exceptions\.OperationalError: (\[Errno -?\d+\]|Error -?\d+)")
+_BROKER = re.compile(r"kombu\.exceptions\.OperationalError: (\[Errno -?\d+\]|Error -?\d+)|consumer: Cannot connect to ")
 _OF_CACHE = re.compile(r"django_redis|django/core/cache|django\.core\.cache")
 #: How npm, Vite, yarn and pnpm report the versions of Node.js that a package is for.
 _NODE = re.compile(
