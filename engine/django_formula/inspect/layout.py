@@ -175,8 +175,10 @@ def _is_part(roots: list[Path], named: str, module: str) -> bool:
     files = [file for root in roots if (file := python_path.module_file(root, module))]
     texts = [code.read(file) for file in files]
     is_whole = any(re.search(r"^\s*from\s.+\simport\s+\*|\bROOT_URLCONF\b", text, re.MULTILINE) for text in texts)
-    has_pages = "ROOT_URLCONF" in names[0] - names[1]
-    return not is_whole or has_pages if module.startswith(f"{named}.") else not is_whole and has_pages
+    lacks_pages = "ROOT_URLCONF" in names[0] - names[1]
+    if module.startswith(f"{named}."):
+        return not is_whole or lacks_pages
+    return not is_whole and lacks_pages
 
 
 def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> tuple[str, str]:
