@@ -243,7 +243,7 @@ def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) 
     Where there are no such versions, those of the pillar replace what the project requires of the same packages, so
     that one which cannot be built for this Python is not built, and one of a repository that is out of reach not
     fetched; then also what packages require of them. Where other requirements of the project exclude them, they are
-    installed over these.
+    installed over these. What the pillar leaves out is never installed.
 
     Returns:
         The arguments of ``uv pip install`` that the virtualenv complies with.
@@ -255,7 +255,8 @@ def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) 
             uv.install(*(required or limit), *(more if packages else []))
         return [*(required or limit), *more]
     with_override = [*required, *override, *more]
-    if not _unsolved(uv, [*required, *more], packages, may_replace=bool(override)):
+    leaves_out = bool(override and relaxed_pins.left_out(packages))  # else the requirements would install it
+    if not leaves_out and not _unsolved(uv, [*required, *more], packages, may_replace=bool(override)):
         return [*required, *more]
     doing, as_builder = "reading the requirements", functools.partial(delegate.ask, uv.site.build_user)
     if override and not prepared["is_fixed"]:

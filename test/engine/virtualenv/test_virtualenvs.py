@@ -493,7 +493,7 @@ def test_package_that_a_marker_leaves_out_need_not_be_in_the_index(make_site, uv
     uv.contradiction, uv.absent = r"requirements\.txt (?!.*--overrides)", "ufw"
     left_out = "ufw; sys_platform == 'none'"
     virtualenvs.build(make_site(python_packages=[left_out]), source, ["requirements.txt"], "key")
-    argv = [argv for argv, _folder in uv.calls if "install" in argv][2]
+    argv = [argv for argv, _folder in uv.calls if "install" in argv][1]
     assert "--overrides" in argv and argv[-2:] == ["--", left_out]
 
 
@@ -521,6 +521,22 @@ def test_an_option_of_pip_after_a_requirement_is_one_of_all(tmp_path):
     work = write_tree(tmp_path / "work", {"requirements.txt": "-r base.txt\n", "base.txt": text})
     virtualenvs._rewrite(work, ["requirements.txt"], virtualenvs._OPTION, r"\1\n\2")
     assert (work / "base.txt").read_text() == text.replace(" --no-binary psycopg2", "\n--no-binary psycopg2", 1)
+
+
+def test_what_the_pillar_leaves_out_is_not_installed_though_a_requirement_has_it(make_site, uv, tmp_path, monkeypatch):
+    """The two contradict each other in nothing, so that uv alone would install the package."""
+    packages, text = ["a; sys_platform == 'none'"], []
+    run = uv.run
+
+    def reading(site, argv, **options):
+        if "install" in argv and "--requirement" in argv:
+            text.append(Path(argv[argv.index("--requirement") + 1]).read_text())
+        return run(site, argv, **options)
+
+    monkeypatch.setattr(build_user, "run_as_build_user", reading)
+    source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\nb==1\n"})
+    virtualenvs.build(make_site(python_packages=packages), source, ["requirements.txt"], "key")
+    assert text and not any("a==1" in one for one in text) and all("b==1" in one for one in text)
 
 
 def test_a_failure_of_another_kind_is_not_tried_with_overrides(make_site, uv, tmp_path):
