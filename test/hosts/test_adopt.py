@@ -74,6 +74,7 @@ APPS = {"forum": "vassals/forum.ini", "wiki": "apps-available/wiki.ini", "shelf"
 PLAIN = EMPEROR.replace("--emperor /etc/uwsgi/vassals", "--ini /etc/uwsgi/shelf.ini")
 STATE = "find /etc/nginx /etc/systemd/system /etc/supervisor /etc/uwsgi /home/elspeth/sites /opt/shop /home/ray/club"
 STATE += " /srv/django /var/lib/django-formula /run/django -not -name '*.pyc' -not -name '__pycache__'"
+STATE += " -not -path '*/django-formula/watch/*'"  # it looks by a timer of its own
 STATE += " -printf '%p %u %m %l\\n' 2>/dev/null | sort; getent passwd | cut -d: -f1"
 
 
