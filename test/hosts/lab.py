@@ -58,6 +58,8 @@ PREPARED_FROM: dict[str, tuple[str, ...]] = {}
 APT_LISTS = "/var/lib/apt/lists"
 #: Fetches them where a host is not a prepared one.
 APT_UPDATE = f"{{ find {APT_LISTS} -maxdepth 0 -mmin -60 | grep -q . || apt-get -qq update; }}"
+#: What the watch writes by a timer of its own: no test that compares files knows when.
+WATCH = "/var/lib/django-formula/watch"
 #: What of the tests runs on hosts.
 PROGRAMS = ("test/hosts/chromium.py", "test/hosts/preloaded_salt.py")
 #: All hosts of this process, those too that are removed.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from client import Load, Writer
-from lab import MACHINE, Host, Needs
+from lab import MACHINE, WATCH, Host, Needs
 from old_sites import APT, entries, old_site, sign_before, until
 from sites import Site, lines, release_of
 
@@ -74,7 +74,7 @@ APPS = {"forum": "vassals/forum.ini", "wiki": "apps-available/wiki.ini", "shelf"
 PLAIN = EMPEROR.replace("--emperor /etc/uwsgi/vassals", "--ini /etc/uwsgi/shelf.ini")
 STATE = "find /etc/nginx /etc/systemd/system /etc/supervisor /etc/uwsgi /home/elspeth/sites /opt/shop /home/ray/club"
 STATE += " /srv/django /var/lib/django-formula /run/django -not -name '*.pyc' -not -name '__pycache__'"
-STATE += " -not -path '*/django-formula/watch/*'"  # it looks by a timer of its own
+STATE += f" -not -path '{WATCH}/*'"
 STATE += " -printf '%p %u %m %l\\n' 2>/dev/null | sort; getent passwd | cut -d: -f1"
 
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import Hosts, Repositories
 from images import cache_folder, locked, pins
-from lab import Host, Lab, Result
+from lab import WATCH, Host, Lab, Result
 from repository import Repository
 from trees import write_tree
 
@@ -54,8 +54,7 @@ class Machine:
         """The files of which content, owner or mode have changed since a file was written."""
         newer = ["find", "/", "-xdev", "-regextype", "egrep", "-regex", NOT_OURS, "-prune", "-o"]
         listed = self.host.run([*newer, "-type", "f", "-newercm", since, "-print"]).stdout.splitlines()
-        watch = "/var/lib/django-formula/watch/"  # looks by a timer of its own
-        own = ("/var/lib/django-formula/quickstart/", "/var/cache/django-formula/", watch)
+        own = ("/var/lib/django-formula/quickstart/", "/var/cache/django-formula/", f"{WATCH}/")
         open_files = ("-wal", "-shm")  # of a database: the running site keeps them next to it
         return [path for path in listed if not path.startswith(own) and not path.endswith(open_files)]
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import requests
 from conftest import EACH_RELEASE
-from lab import Host
+from lab import WATCH, Host
 from sites import Site, ownership
 
 PNG = bytes.fromhex(
@@ -51,7 +51,7 @@ def files(host: Host) -> str:
     """Everything on the host's disk but logs and caches (and apt's index, which Salt refreshes), with its times."""
     left_out = " -o ".join(
         f"-path {path}"
-        for path in ("/var/cache", "/var/lib/apt/lists", "/var/log", "/var/lib/systemd", "/tmp", "/opt/salt")
+        for path in ("/var/cache", "/var/lib/apt/lists", "/var/log", "/var/lib/systemd", "/tmp", "/opt/salt", WATCH)
     )
     return host.run(f"find / -xdev \\( {left_out} \\) -prune -o -type f -printf '%p %s %m %T@\\n' | sort").stdout
 
