@@ -48,8 +48,9 @@ _UNCOMPILED = re.compile(
 _OF_SYSTEM = re.compile(r"\+(?:ubuntu|deb|dfsg)")
 #: The most attempts to install, the most days, and how far apart these are.
 _ATTEMPTS, _DAYS, _YEAR = 24, 6, datetime.timedelta(days=365)
-#: What makes a requirement one that no Python installs.
+#: What makes a requirement one that no Python installs, and how people write it.
 NEVER = "; sys_platform == 'none'"
+_NEVER = re.compile(r";\s*sys_platform\s*==\s*(['\"])none\1\s*$")
 #: What is not bound by a day.
 _ALWAYS = "2100-01-01"
 
@@ -395,7 +396,7 @@ class Ladder:
 
 def left_out(packages: Iterable[str]) -> set[str]:
     """Return the packages that `python_packages` has the build leave out, by a marker that is true nowhere."""
-    return requirements.without_extras(one for one in packages if one.endswith(NEVER))
+    return requirements.without_extras(one for one in packages if _NEVER.search(one))
 
 
 def bound_by(name: str, day: str) -> str:

@@ -523,9 +523,12 @@ def test_an_option_of_pip_after_a_requirement_is_one_of_all(tmp_path):
     assert (work / "base.txt").read_text() == text.replace(" --no-binary psycopg2", "\n--no-binary psycopg2", 1)
 
 
-def test_what_the_pillar_leaves_out_is_not_installed_though_a_requirement_has_it(make_site, uv, tmp_path, monkeypatch):
+@pytest.mark.parametrize("left_out", ["a; sys_platform == 'none'", 'A ;sys_platform=="none"'])
+def test_what_the_pillar_leaves_out_is_not_installed_though_a_requirement_has_it(
+    make_site, uv, tmp_path, monkeypatch, left_out
+):
     """The two contradict each other in nothing, so that uv alone would install the package."""
-    packages, text = ["a; sys_platform == 'none'"], []
+    text = []
     run = uv.run
 
     def reading(site, argv, **options):
@@ -535,7 +538,7 @@ def test_what_the_pillar_leaves_out_is_not_installed_though_a_requirement_has_it
 
     monkeypatch.setattr(build_user, "run_as_build_user", reading)
     source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\nb==1\n"})
-    virtualenvs.build(make_site(python_packages=packages), source, ["requirements.txt"], "key")
+    virtualenvs.build(make_site(python_packages=[left_out]), source, ["requirements.txt"], "key")
     assert text and not any("a==1" in one for one in text) and all("b==1" in one for one in text)
 
 
