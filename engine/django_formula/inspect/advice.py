@@ -153,9 +153,11 @@ def named_variables(site: Site, release: Path, facts: Mapping[str, Any], log: st
     words = dict.fromkeys(word for line in lines for word in _VARIABLE.findall(line))
     names = [word for word in words if word not in _given(site)][:_ERRORS]
     read: dict[str, str] = (_asked(site, release, _reading, own(release, facts), names) if names else {}) or {}
-    longer = ((name, one) for name in names for one in sorted(read) if one.endswith(f"_{name}"))
-    name, variable = next(((name, name) for name in names if name in read), next(longer, ("", "")))
-    if not name or variable in _given(site):
+    unset = sorted({*read} - {*_given(site)})
+    whole = [(name, name) for name in names if name in read]
+    longer = [(name, one) for name in names for one in unset if one.endswith(f"_{name}")]
+    name, variable = next(iter([*whole, *longer]), ("", ""))
+    if not name:
         return ""
     value = f"{hints.at(site)}:environment:{variable}"
     if name == variable and _FOLDER.search(name):

@@ -145,9 +145,15 @@ def test_a_fixture_whose_name_is_more_than_a_name_is_in_no_command(release, name
             "KeyError: 'PAGE_ROOT'\n",
             {},
             "the error names PAGE_ROOT, which blog/paths.py takes from the environment: set "
+            "django:sites:blog:environment:ALL_PAGE_ROOT",
+        ),
+        ("KeyError: 'PAGE_ROOT'\n", {"SITE_PAGE_ROOT": "/x", "ALL_PAGE_ROOT": "/x"}, ""),
+        (
+            "KeyError: 'PAGE_ROOT'\n",
+            {"ALL_PAGE_ROOT": "/x"},
+            "the error names PAGE_ROOT, which blog/paths.py takes from the environment: set "
             "django:sites:blog:environment:SITE_PAGE_ROOT",
         ),
-        ("KeyError: 'PAGE_ROOT'\n", {"SITE_PAGE_ROOT": "/x"}, ""),
         ("KeyError: 'AGE_ROOT'\n", {}, ""),
         ("Error: DATA_DIR is wrong\n", {"DATA_DIR": "/x"}, ""),
         ("DATA_DIR is /srv\n  Error: DATA_DIR\n", {}, ""),
@@ -157,6 +163,7 @@ def test_a_fixture_whose_name_is_more_than_a_name_is_in_no_command(release, name
 def test_variable_that_an_error_of_the_project_names(release, log, environment, expected):
     paths = 'import os\nDATA_DIR = os.environ.get("DATA_DIR", os.getcwd())\nNAME = os.getenv("SITE_NAME", "")\n'
     paths += "if 'SITE_PAGE_ROOT' in os.environ:\n    PAGES = {'PAGE_ROOT': os.environ.get('SITE_PAGE_ROOT')}\n"
+    paths += "OTHERS = os.environ.get('ALL_PAGE_ROOT')\n"
     write_tree(release / "source", {"blog/paths.py": paths})
     site = configured(environment=environment)
     assert advice.named_variables(site, release, FACTS, log) == expected
