@@ -367,6 +367,26 @@ def test_variable_that_a_page_lacks_is_named_where_nothing_else_is_known(world, 
     assert error.value.hint.splitlines()[0] == (found if general and found else hint)
 
 
+def test_package_that_breaks_a_page_on_this_python_is_named(world, monkeypatch):
+    """The frames of the page's exception have the package; its version is that of the virtualenv."""
+    monkeypatch.setattr(advice, "not_in_pillar", lambda *about, **more: "")
+    monkeypatch.setattr(virtualenvs, "packages", lambda folder: {"errors": "1.4"})
+    cause = "TypeError: cannot pickle 'FrameLocalsProxy' object"
+    frame = 'File "/srv/x/virtualenv/lib/python3.13/site-packages/errors/utils.py", line 3, in vars'
+    general = "correct the project, or set django:sites:blog:health (path)"
+
+    def check(site, release, explain):
+        message = f"health check failed: GET / on release {release.name} returned 500: {cause}"
+        raise DeploymentError(message, log=f"Traceback\n  {frame}\n    copy(frame.f_locals)\n{cause}\n", hint=general)
+
+    monkeypatch.setattr(health, "check", check)
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    cure = "errors 1.4 does not run on this Python: set django:sites:blog:python_packages: ['errors>1.4,<5']"
+    assert error.value.hint.startswith(cure)
+    assert error.value.options == {"python_packages": ["errors>1.4,<5"]}
+
+
 @pytest.mark.parametrize("found", ["", "found in the source, and not in django:sites:blog: health:path: /up/"])
 def test_page_is_looked_for_where_the_health_check_meets_none(world, monkeypatch, found):
     """Inspection names one that the code shows and Django has; else some of Django's routes are named."""
