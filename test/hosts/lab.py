@@ -305,6 +305,20 @@ class Host:
         argv = ["exec", "--interactive", f"--user={user}", *told, self.container, *bounded]
         return podman(*argv, check=check, stdin=stdin, timeout=timeout + 60)
 
+    def type(self, command: str, prompt: str, typed: str, *, timeout: float = 120) -> Result:
+        """Run a command in a terminal, and type a line once it shows its prompt: `host.type("passwd ada", "New", "x")`.
+
+        The terminal stays open until the command ends, however long the machine takes. Returns the command's exit code,
+        and what the terminal showed as `stdout`.
+        """
+        steps = (
+            "cd $(mktemp -d) && mkfifo keys",
+            f"script -qec {shlex.quote(command)} /dev/null <>keys >shown & terminal=$!",
+            f"until grep -qF -- {shlex.quote(prompt)} shown || ! kill -0 $terminal; do sleep 0.1; done",
+            f"echo {shlex.quote(typed)} >keys & wait $terminal; code=$?; cat shown; exit $code",
+        )
+        return self.run("\n".join(steps), check=False, timeout=timeout)
+
     def mount(self, *arguments: str) -> None:
         """Mount in the host's file system, as this machine may: `host.mount("-t", "tmpfs", "none", "/srv/small")`."""
         pid = podman("inspect", "--format={{.State.Pid}}", self.container).stdout.strip()

@@ -79,6 +79,9 @@ def test_commands_run_at_once_and_leave_processes_behind_and_end_with_the_host(h
     with ThreadPoolExecutor(4) as pool:
         told = pool.map(host.run, [meet.format(number) for number in range(4)])
     assert [result.stdout for result in told] == ["0\n", "1\n", "2\n", "3\n"]
+    typed = host.type("read -p 'Who? ' who; sleep 1; stty size; echo hello $who; exit 3", "Who? ", "ada")
+    assert typed.returncode == 3 and "hello ada" in typed.stdout, typed
+    assert host.type("exit 4", "never", "").returncode == 4
     assert host.run("(sleep 600; echo late) & echo soon", timeout=60).stdout == "soon\n"
     assert host.run("head -c 3000000 /dev/zero; echo $WORD >&2", environment={"WORD": "ö"}).stderr == "ö\n"
     with ThreadPoolExecutor(1) as pool:
