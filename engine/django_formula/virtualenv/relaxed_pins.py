@@ -439,6 +439,18 @@ def failure(text: str, site: Site | None = None) -> tuple[str, str, str]:
     return "unsolved", "", ""
 
 
+def is_of_bound(error: DeploymentError, bound: Collection[str]) -> bool:
+    """Return whether packages that are bound by a day may be the cause: none suits, or one of them cannot be built.
+
+    Args:
+        bound: their arguments, as `bound_by` makes them.
+    """
+    text = _cause(error).log
+    unbuilt = _UNBUILT.search(text)
+    names = {argument.split("=")[1] for argument in bound}
+    return normalised(unbuilt[1]) in names if unbuilt else "No solution found" in text
+
+
 def lacking(error: DeploymentError) -> str:
     """Return the normalised name of the package whose build lacks a header or a program of this host; else nothing."""
     kind, name, _version = failure(_cause(error).log)

@@ -209,14 +209,15 @@ def _install_relaxed(
     required, bound = prepared["required"], _of_their_django(packages, ladder.pins)
     while True:
         try:
-            asked = [*required, *ladder.arguments(), *bound]
-            present = _install_packages(uv, {**prepared, "required": asked}, packages)
+            asked = {"required": [*required, *ladder.arguments(), *bound], "limit": [*prepared["limit"], *bound]}
+            present = _install_packages(uv, {**prepared, **asked}, packages)
         except DeploymentError as error:
             if not required:
                 raise
-            if not bound:
+            if bound and relaxed_pins.is_of_bound(error, bound):
+                bound = []
+            else:
                 ladder.give_way(error)
-            bound = []
         else:
             gave_way = {"versions": ladder.versions, "until": ladder.until, "tools": ladder.tools}
             return ladder.without_tools(present), gave_way if any(gave_way.values()) else {}

@@ -12,9 +12,9 @@ from django_formula.knowledge.hints import Hint
 from django_formula.process import build_user
 from django_formula.server import uwsgi
 from django_formula.virtualenv import interpreter as virtualenv_interpreter
+from django_formula.virtualenv import relaxed_pins, virtualenvs
 from django_formula.virtualenv import requirements as virtualenv_requirements
 from django_formula.virtualenv import uv as virtualenv_uv
-from django_formula.virtualenv import virtualenvs
 from trees import write_tree
 
 CHAIN = {
@@ -168,6 +168,26 @@ def test_package_for_a_replaced_django_is_of_its_days(make_site, uv, tmp_path, m
         uv.contradiction = "exclude-newer-package"
         virtualenvs.build(site, source, ["requirements.txt"], "key")
         assert "exclude" not in str(uv.calls[-2])
+        uv.calls.clear()
+        uv.contradiction = "requirements.txt.* -- "  # then the pillar's packages are installed over the project's
+        virtualenvs.build(site, source, ["requirements.txt"], "key")
+        assert f"--exclude-newer-package=django-beat={bound}" in uv.calls[-2][0]
+
+
+@pytest.mark.parametrize(
+    ("log", "is_so"),
+    [
+        ("error: No solution found when resolving dependencies\n", True),
+        ("error: Failed to build `pillow==6.2.0`\n", False),
+        ("error: Failed to build `Django_beat==1.3.0`\n", True),
+        ("error: Failed to build `pillow==6.2.0`\n  cause: No solution found when resolving: `setuptools`\n", False),
+    ],
+)
+def test_day_may_be_the_cause_where_no_version_suits_or_its_package_is_not_built(log, is_so):
+    error = DeploymentError("no versions suit", log="error: No solution found when resolving dependencies\n")
+    error.__cause__ = DeploymentError("installing packages failed (exit 1)", log=log)
+    bound = [relaxed_pins.bound_by("django-beat", "2022-04-11")]
+    assert relaxed_pins.is_of_bound(error, bound) is is_so
 
 
 def test_virtualenv_is_built_from_requirements_packages_and_server(make_site, uv, tmp_path, monkeypatch):
