@@ -183,8 +183,8 @@ def _install(
         exported += [f"--package={member}"] if member else []
         exported += [f"--group={group}" for group in groups]
         uv.run(*exported, "--output-file", target, doing="reading uv.lock", folder=str(Path(lock).parent))
-    doing = "looking for the packages of the source"
-    delegate.ask(site.build_user, _resolve, uv.work, prepared["required"], doing=doing, timeout=120)
+    doing, of_source = "looking for the packages of the source", (uv.work, prepared["required"], prepared["files"])
+    prepared = {**prepared, **delegate.ask(site.build_user, _resolve, *of_source, doing=doing, timeout=120)}
     present, gave_way = _install_relaxed(uv, prepared, site.config["python_packages"], day)
     lacking = [*_missing_drivers(site, uv.folder), *_missing_modules(site, uv.folder)]
     left_out = relaxed_pins.left_out(site.config["python_packages"])
@@ -359,7 +359,7 @@ def _prepare(site: Site, source: Path, copy: Foreign, files: list[str], folder: 
         ``limit``, the arguments for the constraints, which are among them; ``override``, those by which the versions of
         the pillar's packages replace the project's;
         ``exports``, each uv.lock, the path that uv exports it to, the groups that a site needs and the member of a
-        workspace that the site is; ``indexes``, whether the project configures indexes of uv.
+        workspace that the site is; ``indexes``, whether the project configures indexes of uv; ``files``, as given.
     """
     work = copy.path
     file.remove_tree(work)
@@ -375,17 +375,7 @@ def _prepare(site: Site, source: Path, copy: Foreign, files: list[str], folder: 
     exports = [_export(path, os.path.relpath(work / folder, path.parent)) for path in locks]
     indexes = project_indexes.are_configured(work, files)
     found = {"required": required, "limit": _limit(site, work), "override": _override(site, work)}
-    return {**found, "exports": exports, "indexes": indexes, **_pins_facts(work, files)}
-
-
-def _pins_facts(work: Path, files: list[str]) -> dict[str, Any]:
-    """Return what is known of the requirements where some of them have to give way."""
-    paths = {path for name in files for path in requirements.with_included(work, work / name, set())}
-    texts = [path.read_text(errors="replace") for path in sorted(paths) if path.suffix in (".txt", ".in")]
-    is_fixed = relaxed_pins.is_fixed(files, texts)
-    options = relaxed_pins.index_options(texts)
-    pins, names = relaxed_pins.pins(work, files), relaxed_pins.markers(work, files)
-    return {"pins": pins, "names": names, "options": options, "is_fixed": is_fixed, "files": files}
+    return {**found, "exports": exports, "indexes": indexes, "files": files}
 
 
 def _export(lock: Path, folder: str) -> list[Any]:
@@ -399,14 +389,31 @@ def _export(lock: Path, folder: str) -> list[Any]:
     return [str(lock), target, of_lock.groups_of_uv(lock, folder), member]
 
 
-def _resolve(work: str, arguments: list[str]) -> None:
-    """Write the paths of the source's own packages in the requirements as they are in the copy of the source."""
+def _resolve(work: str, arguments: list[str], files: list[str]) -> dict[str, Any]:
+    """Write the paths of the source's own packages in the requirements as they are in the copy of the source.
+
+    Returns:
+        What is known of the requirements where some of them have to give way.
+    """
     top = Path(work)
     paths = [Path(value) for option, value in itertools.pairwise(arguments) if option == "--requirement"]
     for path in [top / path for path in paths]:
         if path.suffix in (".txt", ".in") and path.is_file():
             included = [*requirements.with_included(top, path, set())]
             virtualenv_local.make_absolute(top.resolve(), included)
+    return _pins_facts(top, files)
+
+
+def _pins_facts(work: Path, files: list[str]) -> dict[str, Any]:
+    """Return what requirements pin, and which indexes they name; of a lock as uv reads it."""
+    converted = {name: os.path.relpath(virtualenv_lock.converted_path(work / name), work) for name in files}
+    read = [path if (work / path).is_file() else name for name, path in converted.items()]
+    paths = {path for name in read for path in requirements.with_included(work, work / name, set())}
+    texts = [path.read_text(errors="replace") for path in sorted(paths) if path.suffix in (".txt", ".in")]
+    is_fixed = relaxed_pins.is_fixed(files, texts)
+    pins, names = relaxed_pins.pins(work, read), relaxed_pins.markers(work, read)
+    options = relaxed_pins.index_options(texts)
+    return {"pins": pins, "names": names, "options": options, "is_fixed": is_fixed, "files": read}
 
 
 def _other_files(folder: str, names: list[str]) -> list[str]:

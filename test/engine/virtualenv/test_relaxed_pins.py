@@ -343,6 +343,24 @@ def test_what_only_a_person_decides_is_offered(build, monkeypatch, index, text, 
     )
 
 
+POETRY = '[[package]]\nname = "{}"\nversion = "{}"\noptional = false\ngroups = ["main"]\n'
+PINS = {"lxml": "4.6.3", "pillow": "6.2.2", "forms": "1.7.2"}
+
+
+@pytest.mark.parametrize(
+    ("lock", "text"),
+    [
+        ("poetry.lock", "".join(POETRY.format(*pin) for pin in PINS.items())),
+        ("Pipfile.lock", json.dumps({"default": {name: {"version": f"=={pin}"} for name, pin in PINS.items()}})),
+    ],
+)
+def test_all_pins_of_a_lock_without_a_wheel_are_offered_at_once(make_site, tmp_path, index, lock, text):
+    source = write_tree(tmp_path / "source", {lock: text})
+    with pytest.raises(DeploymentError) as error:
+        virtualenvs.build(make_site(), source, [lock], "key")
+    assert error.value.offered == {"python_packages": ["lxml==4.9.1", "pillow==9.2.0"]} and len(index.installs) == 1
+
+
 def test_a_lock_is_built_with_the_tools_of_its_day(build):
     expected = {"versions": {}, "until": "", "tools": {"setuptools": "2020-02-28"}}
     assert build("allauth==0.39.1 --hash=sha256:00\n") == expected
