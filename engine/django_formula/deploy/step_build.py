@@ -215,8 +215,8 @@ def _run_commands(deployment: Deployment, release: Release, tree: Foreign) -> li
             try:
                 run(shlex.split(command), shlex.join(shlex.split(command)))
             except DeploymentError as error:
-                if error.hint == hint:
-                    error.hint = _hint_of_packages(site, error, virtualenvs.packages(virtualenv)) or hint
+                known = "" if error.hint == hint else error.hint
+                error.hint = _hint_of_packages(site, error, virtualenvs.packages(virtualenv), known) or hint
                 raise
 
     if container_file.configured(site):
@@ -235,10 +235,15 @@ def _run_commands(deployment: Deployment, release: Release, tree: Foreign) -> li
     return leading if is_kept else []
 
 
-def _hint_of_packages(site: Site, error: DeploymentError, packages: Mapping[str, str]) -> str:
-    """Return which packages do not go with each other where a command imports the project; empty for another cause."""
+def _hint_of_packages(site: Site, error: DeploymentError, packages: Mapping[str, str], known: str) -> str:
+    """Return which packages do not go with each other, or with this Python, where a command imports the project.
+
+    Args:
+        known: the hint of a known cause, which one of a package that is too old for this Python is more than.
+    """
     cause = f"{error.message}\n{error.log}"
-    return dependency.of_python(site, cause, error.log, packages) or dependency.hint(site, cause, packages, error.log)
+    of_python = dependency.of_python(site, cause, error.log, packages)
+    return of_python or known or dependency.hint(site, cause, packages, error.log)
 
 
 def _customised(site: Site) -> str:

@@ -217,7 +217,7 @@ class Trial:
             options["python_packages"] = self._without_unbuilt(options.get("python_packages", []))
         variables = keys.get("environment", {})
         plain = {name: value for name, value in variables.items() if not isinstance(value, dict)}
-        deployment = self._begun({**options, "environment": plain})
+        deployment = again = self._begun({**options, "environment": plain})
         self._build(deployment)
         found = self._ask(deployment)
         if found.stage != "done":
@@ -228,6 +228,9 @@ class Trial:
                 again = self._begun({**options, **more})
                 self._build(again)
                 found = _further(found, self._ask(again))
+        used = {str(one.release.record["virtualenv"]) for one in (deployment, again) if one.release}
+        for other in virtualenvs.unused(deployment.site, used):
+            file.remove_tree(other)
         return deployment, found
 
     def _cure(self, options: Mapping[str, Any], keys: Mapping[str, Any], until: float) -> bool:
@@ -286,8 +289,6 @@ class Trial:
         list(step_build.virtualenv(deployment))
         told = [text.removeprefix(f"{_NAME}: ") for text in deployment.unreported_warnings()]
         self.notes += [text for text in told if text not in self.notes]
-        for other in virtualenvs.unused(site, {str(release.record["virtualenv"])}):
-            file.remove_tree(other)
         return deployment
 
     def _build(self, deployment: Deployment) -> None:

@@ -229,20 +229,41 @@ def test_a_build_has_neither_log_files_nor_databases_of_the_settings(world, monk
     assert (tree / "basket/migrations/0001_initial.py").is_file()
 
 
-def test_command_of_a_build_that_a_package_is_too_new_for_names_the_constraint(world, monkeypatch):
+@pytest.mark.parametrize(
+    ("log", "packages", "known", "expected"),
+    [
+        (
+            "ImportError: cannot import name 'ugettext' from 'django.utils.translation' (/srv/x.py)",
+            {"django": "4.2.1"},
+            "",
+            "django 4.2.1, which is installed, does not have ugettext: set django:sites:blog:constraints: "
+            "['django<4.0']\n",
+        ),
+        (
+            'File "/srv/x/lib/python3.11/site-packages/paramiko/hostkeys.py", line 23, in <module>\n'
+            "ImportError: cannot import name 'MutableMapping' from 'collections' (/usr/lib/python3.11/x.py)",
+            {"paramiko": "2.4.2"},
+            "Python's collections no longer has MutableMapping: set django:sites:blog:python: '3.9'",
+            "paramiko 2.4.2 uses collections.MutableMapping, which this Python no longer has: set "
+            "django:sites:blog:python_packages: ['paramiko>2.4.2,<6'], whose version",
+        ),
+        ("OSError: no such file", {"django": "4.2.1"}, "a known cause", "a known cause\n"),
+    ],
+)
+def test_command_of_a_build_names_the_packages_that_do_not_go_with_each_other_or_with_python(
+    world, monkeypatch, log, packages, known, expected
+):
     world.options = {"build": ["python manage.py compilemessages"]}
 
     def run(_site, argv, **options):
         if "compilemessages" in argv:
-            log = "ImportError: cannot import name 'ugettext' from 'django.utils.translation' (/srv/x.py)"
-            raise DeploymentError("manage.py failed (exit 1)", log=log, hint=options["hint"])
+            raise DeploymentError("manage.py failed (exit 1)", log=log, hint=known or options["hint"])
 
     monkeypatch.setattr(build_user, "run_as_build_user", run)
-    monkeypatch.setattr(virtualenvs, "packages", lambda _folder: {"django": "4.2.1"})
+    monkeypatch.setattr(virtualenvs, "packages", lambda _folder: packages)
     with pytest.raises(DeploymentError) as error:
         world.apply()
-    cure = "set django:sites:blog:constraints: ['django<4.0']"
-    assert error.value.hint.startswith(f"django 4.2.1, which is installed, does not have ugettext: {cure}\n")
+    assert error.value.hint.startswith(expected)
 
 
 def test_a_build_has_the_files_without_secrets_only(world, monkeypatch):

@@ -227,6 +227,21 @@ def test_each_attempt_has_a_source_that_the_build_user_can_read(tmp_path, monkey
         assert len(exported) == count
 
 
+def test_the_virtualenvs_of_an_attempt_stay_until_the_next(tmp_path, monkeypatch):
+    """Where the words of variables bring other packages, the hint is still of what the first start had."""
+    made = trial.Trial("https://git.example.org/shop.git", "HEAD", "shop", tmp_path)
+    site = made._site({})
+    for name in ("old", "1", "2"):
+        (site.virtualenvs / name).mkdir(parents=True)
+    begun = (mock.Mock(site=site, release=mock.Mock(record={"virtualenv": name})) for name in ("1", "2"))
+    monkeypatch.setattr(trial.Trial, "_begun", lambda *_arguments: next(begun))
+    monkeypatch.setattr(trial.Trial, "_build", lambda *_arguments: None)
+    monkeypatch.setattr(trial.Trial, "_ask", lambda *_arguments: observed("setup", "URL"))
+    deployment, _found = made._attempt({"environment": {"URL": {"from": "queue_url"}}})
+    assert deployment.release.record == {"virtualenv": "1"}
+    assert sorted(path.name for path in site.virtualenvs.iterdir()) == ["1", "2"]
+
+
 def test_what_does_not_help_is_tried_once(inspected):
     print_pillar, tried = inspected
     print_pillar(*[observed("setup", "URL")._replace(error="logs")] * 2)
