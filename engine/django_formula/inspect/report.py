@@ -23,7 +23,7 @@ _ORDER = (
         "writable",
     ),
     *("writable_packages", "static"),
-    *("environment", "secrets", "settings", "database", "queue", "cache", "caches", "sessions"),
+    *("environment", "secrets", "settings", "silenced_checks", "database", "queue", "cache", "caches", "sessions"),
     *("server", "sandbox", "workers", "schedules", "health"),
 )
 #: Keys with an entry on each line, each with a comment of its own.

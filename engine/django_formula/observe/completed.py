@@ -21,6 +21,8 @@ _CELERY = re.compile(r"Celery ([A-Za-z_][\w.]{0,80}) \(\d+\)", re.ASCII)
 #: A module, and a folder of the source in which something is written.
 _MODULE = re.compile(r"[A-Za-z_][\w.]{0,80}", re.ASCII)
 _FOLDER = re.compile(r"(?!\.)[\w.@+-]+(/(?!\.)[\w.@+-]+)*", re.ASCII)
+#: The id of one of Django's checks, before its message.
+_CHECK = re.compile(r"\(([A-Za-z0-9_][A-Za-z0-9_.:-]{0,100})\) ", re.ASCII)
 
 
 def lines(read: Collection[Mapping[str, Any]], found: Observation, options: Mapping[str, Any]) -> list[Line]:
@@ -122,6 +124,10 @@ def _of_facts(facts: Mapping[str, Any], result: Mapping[str, Line]) -> Iterator[
         value = {**settings.get("value", {}), "MIDDLEWARE": middleware}
         remark = _joined(settings.get("remark", ""), "observed: this Django does not read MIDDLEWARE_CLASSES")
         yield {"key": "settings", "value": value, "remark": remark}
+    failing = [found[1] for text in facts.get("checks", []) if (found := _CHECK.match(text))]
+    if not middleware:  # for lack of which checks fail
+        remark = "observed: of Django's checks these fail, and would stop a release: better correct what they report"
+        yield from _longer("silenced_checks", [*dict.fromkeys(failing)], remark, result)
     yield from _longer("writable", [*_folders(facts, result)], "observed: written when it was started", result)
     missing = [
         package.package_of(name.partition(".")[0]) for name in facts.get("missing", []) if _MODULE.fullmatch(name)

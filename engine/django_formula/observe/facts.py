@@ -155,6 +155,18 @@ def _workers() -> list[str]:
     return [*found, *([f"huey {huey.name}"] if huey else [])][:_MOST]
 
 
+def _missing() -> list[str]:
+    """Return the modules without which no worker of Celery starts: of tasks, and of what keeps their results."""
+    state, names = sys.modules.get("celery._state"), set()
+    for app in state._get_active_apps() if state else ():
+        try:
+            app.loader.import_default_modules()
+            app.backend  # noqa: B018 - it is made when it is read
+        except ModuleNotFoundError as error:
+            names.add(str(error.name))
+    return sorted(names)
+
+
 def _routes() -> list[str]:
     """Return the paths of the project's pages without arguments."""
     resolver = importlib.import_module("django.urls").get_resolver()
@@ -219,6 +231,7 @@ _FACTS: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("eager", _tasks),
     ("brokers", _brokers),
     ("workers", _workers),
+    ("missing", _missing),
     ("routes", _routes),
     ("migrations", _migrations),
     ("checks", _checks_that_fail),

@@ -291,6 +291,34 @@ def test_answer_has_checks_that_fail_and_middleware_that_is_not_read(tmp_path):
     assert not any("E410" in one for one in facts["checks"])
 
 
+@pytest.mark.parametrize(
+    ("tasks", "backend", "missing"),
+    [
+        ("pass", "return 'database'", []),
+        ("pass", "import no_driver_of_this_name.errors", ["no_driver_of_this_name"]),
+        ("import no_module_of_this_name", "return ''", ["no_module_of_this_name"]),
+        ("1 / 0", "return ''", []),
+    ],
+)
+def test_modules_that_workers_lack_are_told(tmp_path, tasks, backend, missing):
+    """They are imported when a worker starts: those of tasks, and of what keeps their results."""
+    state = f"""
+        class App:
+            main, tasks = "shop", {{"shop.add": None}}
+            class loader:
+                def import_default_modules():
+                    {tasks}
+            @property
+            def backend(self):
+                {backend}
+        def _get_active_apps():
+            return [App()]
+    """
+    settings = "import celery._state\nROOT_URLCONF = 'urls'\n"
+    answer = observe(tmp_path, settings, everything=True, celery____init__="", celery___state=state)
+    assert answer["stage"] == "done" and answer["facts"]["missing"] == missing
+
+
 def test_a_survey_goes_on_with_the_others_where_one_text_is_refused(tmp_path):
     settings = "A = os.environ.get('A', 'a')\nB = {'x': 1, 'y': 2}[os.environ.get('B', 'x')]\nC = os.environ.get('C')\n"
     answer = observe(tmp_path, f"{settings}ROOT_URLCONF = 'urls'\n", everything=True)
