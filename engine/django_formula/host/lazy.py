@@ -14,7 +14,7 @@ import threading
 import types
 import zipimport
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 #: How the names of the engine's modules begin, and the folder that they are in.
 _NAMES = "django_formula."
@@ -107,6 +107,9 @@ def _in_archive(name: str, path: Sequence[str] | None) -> importlib.machinery.Mo
 class _Finder:
     """Finds the modules of the engine, before Python's own finders do."""
 
+    #: Those that have run with all that they can reach.
+    _reached: ClassVar[set[str]] = set()
+
     @staticmethod
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
@@ -120,16 +123,21 @@ class _Finder:
             spec.loader = _Loader(spec.loader)  # type: ignore[arg-type, assignment]
         return spec
 
-    @staticmethod
-    def run_reachable(names: Iterable[str]) -> None:
+    @classmethod
+    def run_reachable(cls, names: Iterable[str]) -> None:
         """Run modules with all of the engine that they can reach, for a process that cannot read them later."""
-        reached = [*names]
-        for name in reached:  # it grows
+        waiting, reached = [*names], set[str]()
+        while waiting:
+            name = waiting.pop()
             module = sys.modules.get(name) if name.startswith(_NAMES) else None
-            for value in [*vars(module).values()] if module else ():
+            if module is None or name in reached or name in cls._reached:
+                continue
+            reached.add(name)
+            for value in [*vars(module).values()]:
                 used = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-                if isinstance(used, str) and used not in reached:
-                    reached.append(used)
+                if isinstance(used, str):
+                    waiting.append(used)
+        cls._reached |= reached
 
     @staticmethod
     def seal() -> None:
