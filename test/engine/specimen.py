@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import pwd
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,13 @@ def three_keys(name: str = "blog") -> dict[str, Any]:
 
 def configured(name: str = "blog", process: str = "systemd", **options: Any) -> Site:
     """A site of three keys and these; with `folder` it has no repository."""
+    return Site(*_configuration(name, process, options))
+
+
+def _configuration(name: str, process: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration and the platform of a site of three keys and these."""
     result = json.loads(_compiled_once(name, process, json.dumps(options)))
-    return Site((result["sites"] | result["absent"])[name], result["platform"])
+    return (result["sites"] | result["absent"])[name], result["platform"]
 
 
 @functools.cache
@@ -176,9 +181,9 @@ def _is_there(user: str | None) -> bool:
 def make_site(own_host: Path) -> MakeSite:
     """Make a site on that host, with its folders: `make_site(timeouts={"lock": "1s"})`."""
 
-    def make(name: str = "blog", folders: bool = True, **options: Any) -> Site:
-        site = configured(name, **options)
-        site = Site({**site.config, "root": str(own_host / "srv/django" / name)}, site.platform)
+    def make(name: str = "blog", folders: bool = True, process: str = "systemd", **options: Any) -> Site:
+        config, platform = _configuration(name, process, options)
+        site = Site({**config, "root": str(own_host / "srv/django" / name)}, platform)
         for folder in site.folders() if folders else ():
             host_folders.make(folder)
         return site

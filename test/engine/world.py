@@ -16,7 +16,7 @@ import pytest
 from django_formula.backup import backups, dumps
 from django_formula.backup.dumps import Database, Dumper, Prepare, nothing
 from django_formula.database import sqlite
-from django_formula.deploy import step_site, steps, switch, switch_report
+from django_formula.deploy import inputs, step_site, steps, switch, switch_report
 from django_formula.deploy.deployment import Deployment
 from django_formula.host import commands, daemons, proc
 from django_formula.host import file as host_file
@@ -61,6 +61,10 @@ CONFINED: dict[str, Any] = {
     "sends": True,
     "writes_and_executes": False,
 }
+
+
+#: The digest of the formula, which reads all of it.
+_FORMULA = functools.cache(inputs.formula)
 
 
 class Server(Dumper):
@@ -167,6 +171,7 @@ class World:
         self.home = 0, ""
         self.sandbox = dict(CONFINED)
         self.last: Deployment | None = None
+        self._sites: dict[str, Site] = {}
 
     @property
     def site(self) -> Site:
@@ -174,17 +179,25 @@ class World:
         return self.make_site(folders=False, process=self.process, **self.options)
 
     @property
+    def _same(self) -> Site:
+        """The same site as long as the pillar has the same, for what only looks at it."""
+        known = json.dumps([self.process, self.options])
+        if known not in self._sites:
+            self._sites[known] = self.site
+        return self._sites[known]
+
+    @property
     def releases(self) -> dict[str, str]:
         """The state of each release on disk."""
         return {
             path.name: (host_file.read_json(path / "release.json") or {}).get("state", "")
-            for path in sorted(self.site.releases.iterdir())
+            for path in sorted(self._same.releases.iterdir())
         }
 
     @property
     def live(self) -> str:
         """The release that is served."""
-        return os.path.basename(os.readlink(self.site.current)) if self.site.current.is_symlink() else ""
+        return os.path.basename(os.readlink(self._same.current)) if self._same.current.is_symlink() else ""
 
     @property
     def enabled(self) -> set[str]:
@@ -315,12 +328,12 @@ class World:
 
     def run_folder(self, unit: str) -> Foreign:
         """The folder of a part, by its unit."""
-        return Foreign(self.site.run / unit.removeprefix(f"django-{self.site.name}-"))
+        return Foreign(self._same.run / unit.removeprefix(f"django-{self._same.name}-"))
 
     def state(self, run: Foreign) -> workers.State | None:
         """What a worker reports: it takes tasks while its release is active, and nothing holds it."""
-        unit = f"django-{self.site.name}-{run.name}"
-        number, part = contract.parse(self.site, unit) or ("", "")
+        unit = f"django-{self._same.name}-{run.name}"
+        number, part = contract.parse(self._same, unit) or ("", "")
         if not part or not {f"{unit}.service", f"{unit}.conf"} & self.running:
             return None
         is_held = (self.site.root / "maintenance/on/hold").exists() or not self.is_free()
@@ -464,6 +477,7 @@ def ask_here(user: str | None, function: Callable[..., Any], *arguments: Any, do
 def asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Source is read in this process: for the cases of a table, of which others have the process of another user."""
     monkeypatch.setattr(delegate, "ask", ask_here)
+    monkeypatch.setattr(inputs, "formula", _FORMULA)
 
 
 class Templates:
