@@ -300,7 +300,7 @@ def test_answer_has_checks_that_fail_and_middleware_that_is_not_read(tmp_path):
         ("1 / 0", "return ''", []),
     ],
 )
-def test_modules_that_workers_lack_are_told(tmp_path, tasks, backend, missing):
+def test_modules_that_workers_lack_are_in_the_answer(tmp_path, tasks, backend, missing):
     """They are imported when a worker starts: those of tasks, and of what keeps their results."""
     state = f"""
         class App:
