@@ -401,13 +401,13 @@ def _resolve(work: str, arguments: list[str], files: list[str]) -> dict[str, Any
         if path.suffix in (".txt", ".in") and path.is_file():
             included = [*requirements.with_included(top, path, set())]
             virtualenv_local.make_absolute(top.resolve(), included)
-    return _pins_facts(top, files)
+    return _pins_facts(top, arguments, files)
 
 
-def _pins_facts(work: Path, files: list[str]) -> dict[str, Any]:
+def _pins_facts(work: Path, arguments: list[str], files: list[str]) -> dict[str, Any]:
     """Return what requirements pin, and which indexes they name; of a lock as uv reads it."""
-    converted = {name: os.path.relpath(virtualenv_lock.converted_path(work / name), work) for name in files}
-    read = [path if (work / path).is_file() else name for name, path in converted.items()]
+    converted = [(name, virtualenv_lock.converted_path(work / name)) for name in files]
+    read = [os.path.relpath(path, work) if str(path) in arguments else name for name, path in converted]
     paths = {path for name in read for path in requirements.with_included(work, work / name, set())}
     texts = [path.read_text(errors="replace") for path in sorted(paths) if path.suffix in (".txt", ".in")]
     is_fixed = relaxed_pins.is_fixed(files, texts)

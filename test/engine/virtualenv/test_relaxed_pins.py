@@ -361,6 +361,13 @@ def test_all_pins_of_a_lock_without_a_wheel_are_offered_at_once(make_site, tmp_p
     assert error.value.offered == {"python_packages": ["lxml==4.9.1", "pillow==9.2.0"]} and len(index.installs) == 1
 
 
+def test_a_file_of_the_source_is_not_taken_for_a_converted_lock(make_site, tmp_path, index):
+    source = write_tree(tmp_path / "source", {"requirements.txt": "lxml==4.6.3\n", ".requirements.txt.txt": "forms\n"})
+    site = make_site()
+    virtualenvs.build(site, source, ["requirements.txt"], "key")
+    assert virtualenvs.relaxed(site.virtualenvs / "key")["versions"] == {"lxml": ["4.6.3", "4.9.1"]}
+
+
 def test_a_lock_is_built_with_the_tools_of_its_day(build):
     expected = {"versions": {}, "until": "", "tools": {"setuptools": "2020-02-28"}}
     assert build("allauth==0.39.1 --hash=sha256:00\n") == expected
