@@ -77,6 +77,12 @@ def test_quick_leaves_out_what_takes_or_waits_long():
     assert slow == ["proxy/test_relay.py::test_hold", "render/test_fuzz.py::test_texts"]
 
 
+@pytest.mark.parametrize(("loop", "pace"), [("0.60", 1.0), ("1.20", 2.0), ("", 1.0)])
+def test_seconds_that_are_kept_are_those_of_one_machine(loop, pace):
+    """A quicker one had found fewer functions slow, which made --quick longer everywhere."""
+    assert parts.pace(loop) == pytest.approx(pace)
+
+
 def test_measured_stories_are_stories_of_today():
     """Of files that are there; `test/run --measure` writes them."""
     files = {path.stem for path in (parts.KEPT.parent).rglob("test_*.py")}
