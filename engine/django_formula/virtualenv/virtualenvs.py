@@ -153,7 +153,7 @@ def build(
             site.build_user, _prepare, site, source, work, files, folder, doing="reading the requirements", timeout=120
         )
         uv = Uv(site, virtualenv, str(work), password, prepared["indexes"] is True)
-        added, gave_way = _install(site, prepared, uv, day)
+        added, gave_way = _install(site, files, prepared, uv, day)
         (tree / ".lock").remove()
         tree.give(users.ROOT, PUBLIC, of=builder[0])
     except (DeploymentError, OSError):
@@ -169,9 +169,13 @@ def build(
 
 
 def _install(
-    site: Site, prepared: Mapping[str, Any], uv: Uv, day: Callable[[], str]
+    site: Site, files: list[str], prepared: Mapping[str, Any], uv: Uv, day: Callable[[], str]
 ) -> tuple[list[str], dict[str, Any]]:
     """Create the virtualenv and install the project's packages, what these lack, and the server.
+
+    Args:
+        files: the requirements files, relative to the source.
+        prepared: what `_prepare` has returned.
 
     Returns:
         What the requirements lack, and what gave way.
@@ -183,8 +187,8 @@ def _install(
         exported += [f"--package={member}"] if member else []
         exported += [f"--group={group}" for group in groups]
         uv.run(*exported, "--output-file", target, doing="reading uv.lock", folder=str(Path(lock).parent))
-    doing, of_source = "looking for the packages of the source", (uv.work, prepared["required"], prepared["files"])
-    prepared = {**prepared, **delegate.ask(site.build_user, _resolve, *of_source, doing=doing, timeout=120)}
+    doing, asked = "looking for the packages of the source", (uv.work, prepared["required"], files)
+    prepared = {**prepared, **delegate.ask(site.build_user, _resolve, *asked, doing=doing, timeout=120)}
     present, gave_way = _install_relaxed(uv, prepared, site.config["python_packages"], day)
     lacking = [*_missing_drivers(site, uv.folder), *_missing_modules(site, uv.folder)]
     left_out = relaxed_pins.left_out(site.config["python_packages"])
@@ -359,7 +363,7 @@ def _prepare(site: Site, source: Path, copy: Foreign, files: list[str], folder: 
         ``limit``, the arguments for the constraints, which are among them; ``override``, those by which the versions of
         the pillar's packages replace the project's;
         ``exports``, each uv.lock, the path that uv exports it to, the groups that a site needs and the member of a
-        workspace that the site is; ``indexes``, whether the project configures indexes of uv; ``files``, as given.
+        workspace that the site is; ``indexes``, whether the project configures indexes of uv.
     """
     work = copy.path
     file.remove_tree(work)
@@ -375,7 +379,7 @@ def _prepare(site: Site, source: Path, copy: Foreign, files: list[str], folder: 
     exports = [_export(path, os.path.relpath(work / folder, path.parent)) for path in locks]
     indexes = project_indexes.are_configured(work, files)
     found = {"required": required, "limit": _limit(site, work), "override": _override(site, work)}
-    return {**found, "exports": exports, "indexes": indexes, "files": files}
+    return {**found, "exports": exports, "indexes": indexes}
 
 
 def _export(lock: Path, folder: str) -> list[Any]:
@@ -393,7 +397,8 @@ def _resolve(work: str, arguments: list[str], files: list[str]) -> dict[str, Any
     """Write the paths of the source's own packages in the requirements as they are in the copy of the source.
 
     Returns:
-        What is known of the requirements where some of them have to give way.
+        What is known of the requirements where some of them have to give way: ``pins``, ``names``, ``options``,
+        ``is_fixed`` and ``files``, as `relaxed_pins.Ladder` takes them.
     """
     top = Path(work)
     paths = [Path(value) for option, value in itertools.pairwise(arguments) if option == "--requirement"]
@@ -405,7 +410,7 @@ def _resolve(work: str, arguments: list[str], files: list[str]) -> dict[str, Any
 
 
 def _pins_facts(work: Path, arguments: list[str], files: list[str]) -> dict[str, Any]:
-    """Return what requirements pin, and which indexes they name; of a lock as uv reads it."""
+    """Return what requirements pin, and which indexes they name; in place of a lock is the file that uv reads."""
     converted = [(name, virtualenv_lock.converted_path(work / name)) for name in files]
     read = [os.path.relpath(path, work) if str(path) in arguments else name for name, path in converted]
     paths = {path for name in read for path in requirements.with_included(work, work / name, set())}

@@ -144,6 +144,8 @@ def uv(monkeypatch):
                 Path(argv[-1], "bin").mkdir()
                 Path(argv[-1], "bin/python").write_text("")
                 Path(argv[-1], ".lock").write_text("")
+            if "export" in argv:
+                Path(argv[-1]).write_text("")
             return ""
 
     fake = FakeUv()
