@@ -14,6 +14,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import OURS, Files
 from django_formula.process import sandbox, systemd
 from django_formula.site.sites import Site
+from django_formula.untrusted.text import in_command
 
 TEMPLATES = ("salt://django/files/listen.socket", "salt://django/files/listen.service")
 
@@ -93,7 +94,7 @@ def apply(site: Site, templates: Mapping[str, str]) -> None:
     """Have systemd listen for a site as the pillar describes it; connections to another address are cut.
 
     Raises:
-        DeploymentError: systemd cannot listen there; everything is as it was before.
+        DeploymentError: systemd cannot listen there, or start what connects; everything is as it was before.
     """
     units = listener_units(site, templates)
     before = {path: config_files.read(path) for path in units}
@@ -104,6 +105,8 @@ def apply(site: Site, templates: Mapping[str, str]) -> None:
         # systemd does not open a socket again while its service has it.
         host_units.control("stop", service.name, socket.name)
         host_units.control("start", socket.name)
+        # Not by the first visitor, who would meet its failure.
+        host_units.control("start", service.name, hint=f"{in_command('journalctl', '-u', service.name)} says why")
     except DeploymentError:
         if before[socket] is None:
             remove(site)

@@ -89,12 +89,13 @@ def test_listener_is_removed_when_the_site_gets_a_proxy(listening, make_site, sy
     assert systemd.asked == []
 
 
+@pytest.mark.parametrize("unit", ["socket", "service"])
 @pytest.mark.parametrize("has_another", [True, False])
-def test_listener_is_restored_when_systemd_cannot_listen(listening, systemd, has_another):
+def test_listener_is_restored_when_systemd_cannot_start_it(listening, systemd, has_another, unit):
     if has_another:
         listener.apply(listening("127.0.0.1:8000"), formula_templates())
     before = texts()
-    systemd.refuses = "start django-blog-listen.socket"
+    systemd.refuses = f"start django-blog-listen.{unit}"
     with pytest.raises(DeploymentError, match="it cannot"):
         listener.apply(listening(), formula_templates())
     assert texts() == before
