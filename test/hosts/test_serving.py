@@ -182,6 +182,8 @@ def test_way_to_serve_releases_and_recovers(machines, seen, system, process, pro
     deploy(blog, process, proxy, way)
     first = blog.live
     assert blog.answering["release"] == first
+    listens = blog.host.run("systemctl is-active django-blog-listen.service", check=False).stdout.strip()
+    assert listens != "activating", "systemd ends a unit that never says that it is ready"
     large = {f"X-Large-{number}": "x" * 7000 for number in range(3)}
     assert blog.get(f"/release?{'x' * 7000}", headers=large).status_code == 200, "as large as proxies let through"
     refused = [blog.get("/nothing", method="POST", data="x" * 300_000).status_code for _ in range(20)]
