@@ -14,7 +14,7 @@ from django_formula.host import toml
 from django_formula.inspect import code
 from django_formula.inspect import project as inspect_project
 from django_formula.knowledge.rows import rows
-from django_formula.virtualenv import lock, requirements
+from django_formula.virtualenv import index, lock, requirements
 
 _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+(\S+)", re.MULTILINE)
 _OF_LOCK = re.compile(r"""(?:registry = |^url = )"(https?://[^"]+)\"""", re.MULTILINE)
@@ -277,9 +277,8 @@ def _index(url: str) -> str:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return ""
-    host = parts.hostname or ""
-    is_pypi = host in ("", "pypi.org", "files.pythonhosted.org", "pypi.python.org")
-    return "" if is_pypi or parts.path.endswith(".git") else f"{parts.scheme}://{host}{port}{parts.path}"
+    is_other = parts.hostname and not index.is_pypi(url) and not parts.path.endswith(".git")
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}" if is_other else ""
 
 
 def compiled_for(contents: Mapping[str, str]) -> str:

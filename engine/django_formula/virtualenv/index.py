@@ -17,6 +17,8 @@ _NAME = "FORMULA"
 HOST_CONFIGURATION = (Path("/etc/xdg/uv/uv.toml"), Path("/etc/uv/uv.toml"))
 #: The variables of pip for a host's indexes → those of uv.
 _PYPI = "https://pypi.org/simple"
+#: The names that PyPI has and had.
+_PYPI_HOSTS = ("pypi.org", "pypi.python.org", "files.pythonhosted.org")
 _NAMED = re.compile(r"(?:([\w.-]+)=)?(.+)", re.ASCII)
 #: uv compiles a source distribution again if the index's answer says that it may not be cached, or does not say that it
 #: may. The file of a version never changes: indexes refuse a second upload.
@@ -26,6 +28,14 @@ _FIND_LINKS = "PIP_FIND_LINKS"
 _VARIABLES = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_EXTRA_INDEX_URL": "UV_INDEX", _FIND_LINKS: "UV_FIND_LINKS"}
 #: The password of the pillar's index.
 PASSWORD = KeptSecret(".index_password", lambda config: config["index"]["password"])
+
+
+def is_pypi(url: str) -> bool:
+    """Return whether a URL is of PyPI, which every host has: some have a mirror of it configured."""
+    try:
+        return urlsplit(url).hostname in _PYPI_HOSTS
+    except ValueError:
+        return False
 
 
 def is_only(site: Site) -> bool:

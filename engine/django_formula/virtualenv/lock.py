@@ -10,6 +10,7 @@ from typing import Any
 
 from django_formula.host import file, toml
 from django_formula.host.commands import DeploymentError
+from django_formula.virtualenv import index
 
 #: The names of lock files; the first that a project has is taken.
 NAMES = ("uv.lock", "Pipfile.lock", "poetry.lock", "pdm.lock")
@@ -385,9 +386,9 @@ def _is_installed_by_pdm(package: dict[str, Any]) -> bool:
 
 
 def _indexes(urls: Iterable[str]) -> Iterator[str]:
-    """Yield the indexes of a lock file except PyPI, which every host has: some have a mirror of it configured."""
+    """Yield the indexes of a lock file except PyPI."""
     for url in urls:
-        if url.rstrip("/") != "https://pypi.org/simple":
+        if not index.is_pypi(url):
             yield f"{_INDEX} {url}\n"
 
 

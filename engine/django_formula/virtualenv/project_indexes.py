@@ -1,15 +1,16 @@
-"""The package indexes that a project names, replaced where the pillar's index is the only one."""
+"""The package indexes that a project names: PyPI is the host's, and the pillar's only index replaces all of them."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from django_formula.virtualenv import lock, requirements
+from django_formula.virtualenv import index, lock, requirements
 
 #: A line of a requirements file that names an index, or a page of packages on a server.
 _OPTION = re.compile(
-    r"^[ \t]*(?:(?:-i|--index-url|--extra-index-url)[ \t=]*\S+|(?:-f|--find-links)[ \t=]*\w+://\S+)[ \t]*(?:#.*)?$\n?",
+    r"^[ \t]*(?:(?:-i|--index-url|--extra-index-url)[ \t=]*(\S+)|(?:-f|--find-links)[ \t=]*(\w+://\S+))"
+    r"[ \t]*(?:#.*)?$\n?",
     re.MULTILINE,
 )
 _MAY_NAME = re.compile(r"^[ \t]*(?:\[+[^#\n]*\bindex\b|(?:extra-)?index(?:-url)?[ \t]*=)", re.MULTILINE)
@@ -29,13 +30,24 @@ def replace(work: Path, files: Iterable[str], url: str) -> None:
         files: the requirements files, relative to it.
         url: that of the pillar's index.
     """
+    _drop(work, files, lambda _url: True)
+    for path in _configurations(work, files):
+        _rewrite(path, "".join(_configuration(path, url)))
+
+
+def drop_pypi(work: Path, files: Iterable[str]) -> None:
+    """Remove the lines of requirements that name PyPI: the host's is used, which may be a mirror of it."""
+    _drop(work, files, index.is_pypi)
+
+
+def _drop(work: Path, files: Iterable[str], is_dropped: Callable[[str], bool]) -> None:
+    """Remove the lines of requirements that name an index with such a URL."""
     done: set[Path] = set()
     for name in files:
         for path in requirements.with_included(work, work / name, done):
             if path.suffix in (".txt", ".in"):
-                _rewrite(path, _OPTION.sub("", path.read_text(errors="replace")))
-    for path in _configurations(work, files):
-        _rewrite(path, "".join(_configuration(path, url)))
+                text = path.read_text(errors="replace")
+                _rewrite(path, _OPTION.sub(lambda found: "" if is_dropped(found[1] or found[2]) else found[0], text))
 
 
 def are_configured(work: Path, files: Iterable[str]) -> bool:

@@ -1,5 +1,7 @@
 """Where the pillar's index is the only one, a project's requirements and uv's configuration name no other."""
 
+import json
+
 import pytest
 from django_formula.virtualenv import project_indexes, virtualenvs
 from trees import write_tree
@@ -79,6 +81,19 @@ def test_source_of_a_lock_file_is_used_unless_the_pillar_has_the_only_index(
     assert arguments == ["--requirement", f"{work}/.{name}.txt", "--requirement", f"{work}/requirements.txt"]
     assert (work / f".{name}.txt").read_text() == expected
     assert (work / "requirements.txt").read_text() == ("" if index == {"url": URL} else "-i https://a.org/simple\n")
+
+
+def test_pypi_is_that_of_the_host(make_site, tmp_path):
+    """Which may be a mirror of it: no name of PyPI, that of today or a former one, takes its place."""
+    lines = "-i https://pypi.org/simple\n--extra-index-url=http://pypi.python.org/simple\n--extra-index-url https://a.org/s\n"
+    sources = [{"name": "pypi", "url": url} for url in ("https://pypi.python.org/simple", "https://b.org/simple")]
+    pipfile = {"_meta": {"sources": sources}, "default": {"django": {"version": "==5.2"}}}
+    files = {"requirements.txt": f"{lines}-r more.txt\n", "more.txt": lines, "Pipfile.lock": json.dumps(pipfile)}
+    work = write_tree(tmp_path / "work", files)
+    virtualenvs._required(make_site(), work, ["requirements.txt", "Pipfile.lock"])
+    assert (work / "requirements.txt").read_text() == "--extra-index-url https://a.org/s\n-r more.txt\n"
+    assert (work / "more.txt").read_text() == "--extra-index-url https://a.org/s\n"
+    assert (work / ".Pipfile.lock.txt").read_text() == "--extra-index-url https://b.org/simple\ndjango==5.2\n"
 
 
 @pytest.mark.parametrize(
