@@ -90,8 +90,12 @@ def as_requirements(work: Path, name: str, *, indexes: bool = True) -> Path:
         target.unlink(missing_ok=True)
         return target
     convert = _CONVERTED.get(path.name)
-    if path.name == "pyproject.toml" and "name" not in read_toml(path).get("project", {"name": ""}):
-        convert = _pyproject_requirements  # uv refuses the table [project] without it; PDM and others do not
+    if path.name == "pyproject.toml":
+        content = read_toml(path)
+        if "name" not in content.get("project", {"name": ""}):
+            convert = _pyproject_requirements  # uv refuses the table [project] without it; PDM and others do not
+        elif "project" not in content and any(_poetry_dependencies(path)):
+            convert = _poetry_pyproject_requirements  # uv has Poetry build the project, which may be no package
     if not convert:
         return path
     try:
@@ -271,25 +275,81 @@ def _direct_dependencies(pyproject: Path) -> dict[str, tuple[str, str]]:
     A lock of Poetry 1 has packages of development and those for some versions of Python only, and does not say which
     ones: Poetry starts from these, and uv does with the lock's versions as constraints.
     """
-    poetry = read_toml(pyproject).get("tool", {}).get("poetry", {}) if pyproject.exists() else {}
-    listed = poetry.get("dependencies", {})
-    more = [group.get("dependencies", {}) for name, group in poetry.get("group", {}).items() if _GROUP.fullmatch(name)]
     found = {}
-    for name, entry in itertools.chain.from_iterable(one.items() for one in [listed, *more]):
-        options = entry if isinstance(entry, dict) else {}
+    for name, ways in _poetry_dependencies(pyproject) if pyproject.exists() else ():
+        options = ways[0] if len(ways) == 1 else {}
         is_elsewhere = {"git", "path", "url", "file"} & {*options}  # the lock has where it is from
-        if name.lower() != "python" and not options.get("optional") and not is_elsewhere:
+        if not options.get("optional") and not is_elsewhere:
             found[name] = (_extras(options), _marker(_marker_of_poetry(options)))
     return found
 
 
+def _poetry_dependencies(pyproject: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield what a site needs of the dependencies in Poetry's table: a name, and one table or several, as they are."""
+    poetry = read_toml(pyproject).get("tool", {}).get("poetry", {})
+    more = [group.get("dependencies", {}) for name, group in poetry.get("group", {}).items() if _GROUP.fullmatch(name)]
+    for name, entry in itertools.chain.from_iterable(one.items() for one in [poetry.get("dependencies", {}), *more]):
+        if name.lower() != "python":
+            ways = entry if isinstance(entry, list) else [entry]
+            yield name, [way if isinstance(way, dict) else {"version": str(way)} for way in ways]
+
+
+def _poetry_pyproject_requirements(path: Path) -> Iterator[str]:
+    """Yield the requirements of a pyproject.toml of Poetry that has no lock."""
+    content = read_toml(path)
+    yield from _indexes(source["url"] for source in content["tool"]["poetry"].get("source", []) if "url" in source)
+    for name, ways in _poetry_dependencies(path):
+        for way in ways:
+            if not way.get("optional"):
+                yield f"{_poetry_wanted(path, name, way)}{_marker(_marker_of_poetry(way))}\n"
+    yield from (f"{one}\n" for one in itertools.chain.from_iterable(groups_of_pyproject(path).values()))
+
+
+def _poetry_wanted(path: Path, name: str, way: dict[str, Any]) -> str:
+    named = f"{name}{_extras(way)}"
+    if "git" in way:
+        reference = next((way[key] for key in ("rev", "tag", "branch") if key in way), "HEAD")
+        subdirectory = f"#subdirectory={way['subdirectory']}" if "subdirectory" in way else ""
+        return f"{named} @ git+{way['git']}@{reference}{subdirectory}"
+    if "url" in way:
+        return f"{named} @ {way['url']}"
+    local = way.get("path", way.get("file"))
+    return str(path.parent / local) if local else f"{named}{poetry_versions(way.get('version', '*'))}"
+
+
+def poetry_versions(text: str) -> str:
+    """Return versions that Poetry wants in the form of a requirement; of alternatives the last, which are the newest.
+
+    Example:
+        >>> [poetry_versions(text) for text in ("^1.2", "~1.2.3", "1.4", ">=2,<3", "1.*", "*")]
+        ['>=1.2,<2', '>=1.2.3,<1.3', '==1.4', '>=2,<3', '==1.*', '']
+    """
+    wanted = _POETRY_VERSION.findall(re.split(r"\|\|?", text)[-1])
+    return ",".join(itertools.chain.from_iterable(_poetry_range(*found) for found in wanted if found[1] != "*"))
+
+
+_POETRY_VERSION = re.compile(r"(\^|~=?|[<>=!]=?)?\s*v?(\d[\w.*+!-]*|\*)")
+
+
+def _poetry_range(operator: str, version: str) -> Iterator[str]:
+    """Yield the conditions of one version: `^` keeps its first number that is not 0, `~` its second."""
+    if operator not in ("^", "~"):
+        yield f"{'==' if operator in ('', '=') else operator}{version}"
+        return
+    numbers = [int(number) for number in re.match(r"\d+(?:\.\d+)*", version)[0].split(".")]  # type: ignore[index]
+    first = next((place for place, number in enumerate(numbers) if number), len(numbers) - 1)
+    kept = first if operator == "^" else min(1, len(numbers) - 1)
+    yield f">={version}"
+    yield f"<{'.'.join(map(str, [*numbers[:kept], numbers[kept] + 1]))}"
+
+
 def _marker_of_poetry(options: dict[str, Any]) -> str:
-    """Return the marker of a dependency in pyproject.toml; of its versions of Python only the ranges with operators."""
+    """Return the marker of a dependency in pyproject.toml."""
     parts = [f"({options['markers']})"] if options.get("markers") else []
     if options.get("platform"):
         parts.append(f'sys_platform == "{options["platform"]}"')
-    versions = [part.strip() for part in str(options.get("python", "")).split(",")]
-    ranges = [re.fullmatch(r"(<=?|>=?|==|!=)\s*(\d+(?:\.\d+)?)", version) for version in versions]
+    versions = poetry_versions(str(options.get("python", "*"))).split(",")
+    ranges = [re.fullmatch(r"(<=?|>=?|==|!=)(\d+(?:\.\d+)?)", version) for version in versions]
     parts += [f'python_version {found[1]} "{found[2]}"' for found in ranges if found]
     return " and ".join(parts)
 
