@@ -96,8 +96,14 @@ def build_packages(names: Collection[str], python: str = "python3", site: Site |
 
 
 def of_contradiction(site: Site, text: str) -> str:
-    """Return the version by which the requirements no longer contradict each other; empty for another cause."""
+    """Return the version by which the requirements no longer contradict each other; empty for another cause.
+
+    A package of the pillar does not give way.
+    """
+    present = _named(site)
     for package, name, version, required in contradictions(text):
+        if knowledge_package.normalised(name) in present:
+            continue
         nearest = re.sub(r"^>=(\d+\.[\d.]*\d)$", r"~=\1", version)
         cure = hints.extended(site, "python_packages", [f"{name}{nearest}"])
         text = (
@@ -119,6 +125,11 @@ def contradictions(text: str) -> Iterator[tuple[str, str, str, str]]:
             yield package, name, version, required[name]
 
 
+def _named(site: Site) -> set[str]:
+    """Return the normalised names of the pillar's packages."""
+    return {knowledge_package.normalised(re.split(r"[^\w.-]", one)[0]) for one in site.config["python_packages"]}
+
+
 def of_absent_version(site: Site, text: str) -> str:
     """Return what replaces a version that the package index does not have; empty for another cause."""
     found, at = _ABSENT.search(text) if "No solution found" in text else None, f"{site.at}:python_packages"
@@ -127,8 +138,7 @@ def of_absent_version(site: Site, text: str) -> str:
     what = (
         f"the package index has no version {found[2]}, which its author may have removed, or which is on another index"
     )
-    present = {knowledge_package.normalised(re.split(r"[^\w.-]", one)[0]) for one in site.config["python_packages"]}
-    is_of_pillar = knowledge_package.normalised(found[1]) in present
+    is_of_pillar = knowledge_package.normalised(found[1]) in _named(site)
     cure = f"correct it in {at}" if is_of_pillar else f"add {found[1]} in another version to {at}, which replaces it"
     return f"{what}: {cure}, or set {site.at}:index to the index that has it"
 

@@ -283,9 +283,11 @@ def _without_solution(site: Site, unsolved: DeploymentError, error: DeploymentEr
     """Return the error where versions exclude each other, and the project's own packages cannot be installed either.
 
     Args:
-        unsolved: what excludes what.
+        unsolved: what excludes what; where a package of the project's gives way, it says so itself.
         error: that of the project's packages.
     """
+    if unsolved.options:
+        return unsolved
     at = f"{site.at}:python_packages"
     hint = f"no versions suit both the requirements and {at}: add what the lines above name to it, in a version that "
     hint += f"suits the rest. The requirements alone cannot be installed: {error.message}"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from django_formula.host.commands import DeploymentError
+from django_formula.knowledge import cause
 from django_formula.knowledge.hints import Hint
 from django_formula.process import build_user
 from django_formula.server import uwsgi
@@ -136,7 +137,8 @@ def uv(monkeypatch):
                 log = "error: No solution found when resolving dependencies\n"
                 log += f"  cause: Because {self.absent} was not found in the package registry" if self.absent else ""
                 log += f"  cause: {self.cause}" if self.cause else ""
-                raise DeploymentError(f"{doing} failed (exit 1)", log=self.log or log)
+                cure = cause.hint(site, self.log or log, building=True)
+                raise DeploymentError(f"{doing} failed (exit 1)", log=self.log or log, hint=cure)
             if self.fails and self.fails in argv:
                 cure = Hint("set what cures it", {"python_packages": ["b>=1"]})
                 raise DeploymentError(f"{doing} failed", hint=cure)
@@ -407,6 +409,26 @@ def test_versions_without_solution_are_the_error_where_the_requirements_alone_fa
         "The requirements alone cannot be installed: installing packages failed; set what cures it",
     )
     assert error.value.options == {"python_packages": ["b>=1"]}
+
+
+@pytest.mark.parametrize(
+    ("cause", "options"),
+    [
+        # The project's own gives way; where it is the pillar's, its author decides.
+        ("b==5.2 depends on c>=3.6,<4.0 and you require c==3.3", {"python_packages": ["a~=2.0", "c>=3.6,<4.0"]}),
+        ("b==5.2 depends on a>=3.6,<4.0 and you require a>=2.0,<3", {"python_packages": ["b>=1"]}),
+    ],
+)
+def test_contradiction_that_the_project_has_is_named_where_its_requirements_fail_too(
+    make_site, uv, tmp_path, cause, options
+):
+    source = write_tree(tmp_path / "source", {"requirements.txt": "b==5.2\nc==3.3\n"})
+    uv.contradiction, uv.fails = "requirements.txt .*-- a", "--requirement"
+    uv.cause = f"Because {cause}, we can conclude that your requirements are unsatisfiable."
+    with pytest.raises(DeploymentError) as error:
+        virtualenvs.build(make_site(python_packages=["a~=2.0"]), source, ["requirements.txt"], "key")
+    assert error.value.options == options
+    assert error.value.hint.startswith("the requirements contradict") is (len(options["python_packages"]) == 2)
 
 
 @pytest.mark.parametrize(("absent", "installs"), [("b-c", 1), ("a", 3)])
