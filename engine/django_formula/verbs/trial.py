@@ -91,7 +91,10 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
             found, options = trial.asked(read["keys"])
         except Exception as error:  # whatever it is, what was read is printed
             cause = str(error) if isinstance(error, (DeploymentError, OSError)) else f"{type(error).__name__}: {error}"
-            told = [*trial.notes, *(f"not observed: {line}" for line in cause.splitlines()[:12])]
+            told = [
+                *trial.notes,
+                *(f"not observed: {line}" for line in trial.without_left_out(cause).splitlines()[:12]),
+            ]
             lines = completed.cured(lines, trial.cures)
         else:
             told = [*trial.notes, *completed.remarks(lines, found, str(trial.source))]
@@ -259,6 +262,12 @@ class Trial:
         kept = [one for one in packages if requirements.without_extras([one]).isdisjoint(self.unbuilt)]
         return [*kept, *map(_never, self.unbuilt)]
 
+    def without_left_out(self, text: str) -> str:
+        """Return a text without the packages that attempts leave out: a pillar to paste has them built."""
+        for one in (hints.flow(_never(name)) for name in self.unbuilt):
+            text = text.replace(f"{one}, ", "").replace(f", {one}", "").replace(one, "")
+        return text
+
     def _failure(self, deployment: Deployment, found: Observation) -> DeploymentError:
         """Return what has ended a start as the failure of a release, with its hint and its options."""
         site, release, doing = deployment.site, deployment.release, "starting Django"
@@ -287,7 +296,8 @@ class Trial:
         facts = project.find(site, release.path / "source")
         release.update(facts={"commit": self._commit, **facts})
         list(step_build.virtualenv(deployment))
-        told = [text.removeprefix(f"{_NAME}: ") for text in deployment.unreported_warnings()]
+        warnings = map(self.without_left_out, deployment.unreported_warnings())
+        told = [text.removeprefix(f"{_NAME}: ") for text in warnings]
         self.notes += [text for text in told if text not in self.notes]
         return deployment
 

@@ -157,6 +157,16 @@ def test_all_packages_of_debian_are_named_by_one_inspection(inspected, monkeypat
     assert ["apt-get", "install", *pillar["packages"]] in printed.call_args.args[2]
 
 
+def test_what_is_left_out_is_in_no_hint(inspected, monkeypatch):
+    print_pillar, _tried = inspected
+    printed = mock.Mock(wraps=trial.inspect_report.text)
+    monkeypatch.setattr(trial.inspect_report, "text", printed)
+    never = ["pything; sys_platform == 'none'", "x==1", "other; sys_platform == 'none'"]
+    ended = DeploymentError("it fails", hint=f"set python_packages: {trial.hints.flow(never)}")
+    print_pillar(unbuilt("PyThing", "gcc"), unbuilt("other", "gcc", "g++"), ended)
+    assert f"not observed: set python_packages: {trial.hints.flow(['x==1'])}" in printed.call_args.args[2]
+
+
 def test_an_attempt_leaves_out_what_cannot_be_built(tmp_path):
     made = trial.Trial("https://git.example.org/shop.git", "HEAD", "shop", tmp_path)
     made.unbuilt = ["py-thing"]
