@@ -49,6 +49,12 @@ _WORD = re.compile(r"(?:^|&&|;|\|)\s*([\w-]+)")
 _BUILDS = re.compile(rf"\b({'|'.join(rows('front_end'))})\b")
 #: Folders for files of others.
 _OF_LIBRARIES = re.compile(r"static\w*|vendors?|libs?|plugins?|third[_-]party|assets|public|bower_components")
+#: Programs that run tasks, and their files; the tasks that are defined there, and the paths.
+_RUNNERS = {"gulp": "gulpfile.*js", "grunt": "[Gg]runtfile.*js"}
+_TASKS = re.compile(
+    r"""exports\.(\w+)\s*=|\b(?:task|registerTask)\(\s*["'](\w+)["']|^\s*(\w+)(?:\s*:\s*\w+)?,\s*$""", re.MULTILINE
+)
+_QUOTED_PATH = re.compile(r"""["'](\w[\w.-]*(?:/\w[\w.-]*)+)/?["']""")
 #: A script that does nothing, or only says something.
 _SAYS = re.compile(r"\s*|\s*(echo\b[^&|;>]*|true|:|exit 0)")
 #: Packages by whose own versions the Node.js is known that a front end is for, where a lock file does not have it.
@@ -164,7 +170,7 @@ def _front_end(
     if not named and "dist" in scripts and _reads(settings, path.parent / "node_modules"):
         named = ["dist"]
     made = [] if named else _made(path.parent)
-    task = "" if named or made or str(folder) != project else _task_of_gulp(path.parent, content, settings)
+    task = "" if named or made or str(folder) != project else _task(path.parent, content, settings)
     is_served = _reads(settings, path.parent / "node_modules") or _has_finder(settings, tree / project, path.parent)
     if not named and not made and not task and not is_served:
         return None
@@ -193,7 +199,7 @@ def _front_end(
     at = f"npm --prefix {prefix}" if prefix else "npm"
     commands = [*(f"{at} pkg set {shlex.quote(f'scripts.{one}={new}')}" for one, new in rewritten.items()), *commands]
     commands += [f"make{'' if there == '.' else f' -C {there}'} {target}" for target in made]
-    commands += [f"npx gulp {task}"] if task else []
+    commands += [f"npx {task}"] if task else []
     if place:
         target = os.path.relpath(place, project)
         copy = in_command("cp", "-rT", os.path.join(there, built), target)
@@ -311,19 +317,20 @@ def _made(folder: Path) -> list[str]:
     return [*found]
 
 
-def _task_of_gulp(folder: Path, content: dict[str, Any], settings: Settings) -> str:
-    """Return the task of a gulpfile.js that makes a folder of static files which the source lacks; empty if none."""
-    text = next(filter(None, (code.read(path) for path in sorted(folder.glob("gulpfile.*js")))), "")
-    required = _packages(content).keys()
-    listed = settings.get("STATICFILES_DIRS")
-    paths = [Path(path) for path in _paths(plain(listed))]
-    missing = [path for path in paths if path.is_relative_to(folder) and not path.exists()]
-    if not text or "gulp" not in required or not missing:
-        return ""
-    tasks = re.findall(
-        r"""exports\.(\w+)\s*=|\btask\(\s*["'](\w+)["']|^\s*(\w+)(?:\s*:\s*\w+)?,\s*$""", text, re.MULTILINE
-    )
-    return "build" if any("build" in names for names in tasks) else "default"
+def _task(folder: Path, content: dict[str, Any], settings: Settings) -> str:
+    """Return the program and its task that make static files which the source lacks; empty if there are none.
+
+    They are a folder of STATICFILES_DIRS, or one named static has them.
+    """
+    required, listed = _packages(content).keys(), [*_paths(plain(settings.get("STATICFILES_DIRS")))]
+    for program, files in _RUNNERS.items():
+        text = next(filter(None, (code.read(path) for path in sorted(folder.glob(files)))), "")
+        written = [folder / name for name in _QUOTED_PATH.findall(text)]
+        paths = [*map(Path, listed), *(path for path in written if "static" in path.relative_to(folder).parts[:-1])]
+        if program in required and any(path.is_relative_to(folder) and not path.exists() for path in paths if text):
+            is_build = any("build" in names for names in _TASKS.findall(text))
+            return f"{program} {'build' if is_build else 'default'}"
+    return ""
 
 
 def _only_checks(scripts: dict[str, Any]) -> bool:
