@@ -31,6 +31,16 @@ def foreign(roots: Sequence[Path], settings: Settings) -> dict[str, Path]:
     return found
 
 
+def from_top(tree: Path, roots: Sequence[Path], settings: Settings) -> list[str]:
+    """Return the packages at the top of a source that the project imports, and no known package of others has.
+
+    Args:
+        roots: the folders that the project is imported from, of which the top is none.
+    """
+    names = [name for name in foreign(roots, settings) if (tree / name / "__init__.py").is_file()]
+    return [name for name in names if name not in sys.stdlib_module_names and not knowledge_package.package_of(name)]
+
+
 def from_own_folder(roots: Sequence[Path], settings: Settings) -> dict[Path, str]:
     """Return the packages whose modules import each other without the package's name, and one such module of each.
 

@@ -218,13 +218,15 @@ def _own_folders(report: Report, settings: Settings, tree: Path, project: str, r
     """
     files = [path for top in {tree, tree / project} for path in inspect_project.walk(top, "__init__.py", depth=5)]
     packages = {path.parent.name for path in files}
-    for module in inspect_modules.needed(settings):
+    of_settings = inspect_modules.needed(settings)
+    above = imports.from_top(tree, roots, settings) if tree not in roots else []
+    for module in dict.fromkeys([*of_settings, *above]):
         if module not in packages or python_path.is_own(roots, module):
             continue
         folders = inspect_project.import_folders(tree, project, module)
         tops = [tree / folder for folder in folders if (tree / folder / module / "__init__.py").is_file()]
         tops = [top for top in tops if not python_path.is_of_installed(top / module)]
-        tops = [top for top in tops if not python_path.hides_python(top)]
+        tops = [top for top in tops if not python_path.hides_python(top) and (module in of_settings or top == tree)]
         if len(tops) == 1 and not _is_package_without_manage(tops[0]):
             report.extend("python_path", [str(tops[0].relative_to(tree))], f"has {module}")
             yield tops[0]
