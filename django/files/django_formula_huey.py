@@ -7,6 +7,7 @@ the last one.
 """
 
 import fcntl
+import inspect
 import multiprocessing
 import os
 import re
@@ -16,7 +17,7 @@ import time
 import django
 import django_formula_worker
 from huey import signals
-from huey.consumer import Scheduler
+from huey.consumer import Consumer, Scheduler
 from huey.utils import load_class
 
 #: Seconds between two looks at whether all of the consumer's threads or processes still run.
@@ -45,12 +46,16 @@ def import_tasks():
 
 
 def options_of(given):
-    """Return the options of the consumer: those of HUEY in the settings, below those of the pillar."""
+    """Return the options of the consumer: those of HUEY in the settings, below those of the pillar.
+
+    As `manage.py run_huey` does, one that this huey no longer has is left out of the settings'.
+    """
     from django.conf import settings
 
     configured = getattr(settings, "HUEY", None)
     own = configured.get("consumer") or {} if isinstance(configured, dict) and not given["app"] else {}
-    known = {name: value for name, value in own.items() if name not in ("workers", "verbose", "logfile", "simple_log")}
+    accepted = inspect.signature(Consumer.__init__).parameters
+    known = {name: value for name, value in own.items() if name in accepted and name != "workers"}
     return {**known, "workers": given["processes"], **given["options"]}
 
 

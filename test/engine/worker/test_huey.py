@@ -40,7 +40,7 @@ HUEY = (
     SETTINGS
     + """
 import os
-HUEY = {"name": "shop", "immediate": False, "url": os.environ["REDIS_URL"], "consumer": {"workers": 7}}
+HUEY = {"name": "shop", "immediate": False, "url": os.environ["REDIS_URL"], "consumer": {"workers": 7, "utc": True}}
 INSTALLED_APPS += ["huey.contrib.djhuey"]
 """
 )
