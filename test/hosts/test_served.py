@@ -90,11 +90,15 @@ def test_apply_that_finds_the_proxy_unchanged_asks_it_nothing(blog: Site) -> Non
     blog.host.write("/usr/local/sbin/nginx", '#!/bin/sh\necho "nginx $*" >>/run/asked\nexec /usr/sbin/nginx "$@"\n')
     blog.host.run("chmod 0755 /usr/local/sbin/nginx")
 
+    in_hand = "state established state close-wait '( sport = :80 or sport = :443 )'"
+
     def asked() -> tuple[int, int]:
         """How often nginx has printed its configuration, and answered the formula, since the last call."""
         counted = (
             "touch /run/asked; grep -c -e -T /run/asked; cat /var/log/nginx/*.log | grep -c '\"django-formula\"'; true"
         )
+        # nginx writes a request's line when its client may have gone, and ends the connection then.
+        blog.host.run(f"while ss -Htn {in_hand} | grep -q .; do sleep 0.1; done")
         read, requested = blog.host.run(counted).stdout.split()
         blog.host.run("rm /run/asked; for log in /var/log/nginx/*.log; do : >$log; done")
         return int(read), int(requested)

@@ -190,6 +190,7 @@ def test_hold_ends_by_a_command_and_by_itself(blog, shop):
         checked = blog.get("/healthz", headers={"X-Django-Check": "blog"})
         assert checked.status_code == 200 and checked.text == "requests wait\n", "a balancer does not take the host out"
         assert hold(blog, "off") == "reach blog" and way(blog) == open_way
+        visitors.settle()
         assert hold(blog, "5").startswith("wait for ")
         until(lambda: way(blog) == open_way)
     assert visitors.lost == [] and max(answer.seconds for answer in visitors.answers) > 4

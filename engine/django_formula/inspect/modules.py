@@ -18,14 +18,18 @@ from django_formula.site.sites import Site
 def needed(settings: Settings) -> list[str]:
     """Return the top-level modules that settings import in every case, and those of applications and indexes."""
     found = {name: None for path in settings.files for name in _imported(path)}
-    for setting in ("INSTALLED_APPS", "MIDDLEWARE"):
-        entries = settings.get(setting)
-        texts = entries if isinstance(entries, list) else []
-        found |= {text.partition(".")[0]: None for text in texts if isinstance(text, str)}
+    found |= dict.fromkeys(_applications(settings))
     found |= {name.partition(".")[0]: None for name in _backends(settings)}
     indexes = settings.get("HAYSTACK_CONNECTIONS")
     found |= {name: None for name in rows("search_engines") if name in str(indexes)}
     return [name for name in found if name.isidentifier() and name != "django"]
+
+
+def _applications(settings: Settings) -> list[str]:
+    """Return the top-level modules of the applications and the middleware that the settings name."""
+    lists = [settings.get(setting) for setting in ("INSTALLED_APPS", "MIDDLEWARE")]
+    texts = [text for one in lists if isinstance(one, list) for text in one if isinstance(text, str)]
+    return [text.partition(".")[0] for text in texts]
 
 
 def _backends(settings: Settings) -> list[str]:
@@ -112,14 +116,15 @@ def of_removed(settings: Settings, roots: Sequence[Path], python: str) -> dict[s
 def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
     """Return Django and the packages of all modules that the settings need, and of known ones that others import.
 
-    Of an unknown one its name is the guess.
+    Of an unknown one its name is the guess, with `django-` before it where it is an application.
     """
+    applications = _applications(settings)
     known = [name for name in imports.foreign(roots, settings) if knowledge_package.package_of(name)]
     names = [name for name in [*needed(settings), *known, *_of_fields(roots[0])] if name not in sys.stdlib_module_names]
     own = [name for name in names if python_path.is_own(roots, name)]
     known_here = {*own, *in_other_case(settings, roots)}
     foreign = [name for name in names if name not in known_here]
-    packages = (_guess(name, roots) for name in foreign)
+    packages = (_guess(name, roots, is_application=name in applications) for name in foreign)
     return [*dict.fromkeys(["django", *packages])]
 
 
@@ -135,14 +140,16 @@ def in_other_case(settings: Settings, roots: Sequence[Path]) -> dict[str, Path]:
     return {name: own[name.lower()] for name in sorted(wanted) if name.lower() in own}
 
 
-def _guess(module: str, roots: Sequence[Path]) -> str:
-    """Return the package that has a module, or the module's name, which on PyPI is often another one."""
+def _guess(module: str, roots: Sequence[Path], *, is_application: bool) -> str:
+    """Return the package that has a module, or one of its name, which on PyPI is often another one."""
     row = rows("by_text").get(module)
     if row:
         paths = (path for path in inspect_project.walk(roots[0], None, depth=6) if path.suffix == ".py")
         if any(row["match"] in code.read(path) for path in paths):
             return str(row["package"])
-    return knowledge_package.package_of(module) or module.replace("_", "-")
+    name = module.replace("_", "-")
+    prefix = "django-" if is_application and "django" not in name else ""
+    return knowledge_package.package_of(module) or f"{prefix}{name}"
 
 
 def _is_left_out(module: str, names: Collection[str]) -> bool:

@@ -81,7 +81,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     with part("the modules that the project imports"):
         roots += _own_folders(report, settings, tree, project, roots)
         _newer_syntax(report, settings, tree, roots, host)
-        required = inspect_packages.complete(report, settings, tree, roots, files, required)
+        required = inspect_packages.complete(report, settings, tree, roots, files, required, host)
         inspect_packages.add_removed(report, settings, roots, required, host)
     with part("the front end"):
         _front_ends(report, settings, tree, project)

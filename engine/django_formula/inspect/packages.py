@@ -51,7 +51,13 @@ def _pipfile(report: Report, tree: Path, folder: str) -> list[str]:
 
 
 def complete(
-    report: Report, settings: Settings, tree: Path, roots: Sequence[Path], files: list[str], required: list[str]
+    report: Report,
+    settings: Settings,
+    tree: Path,
+    roots: Sequence[Path],
+    files: list[str],
+    required: list[str],
+    host: str,
 ) -> list[str]:
     """Add the packages of modules that the project needs and that no file requires; return all that are known.
 
@@ -59,6 +65,7 @@ def complete(
         roots: the folders that the project is imported from.
         files: the files with requirements.
         required: the packages that they require.
+        host: the version of this host's python3; empty if there is none.
     """
     for name, path in imports.foreign(roots, settings).items():
         if name in ("tkinter", "turtle"):
@@ -79,7 +86,7 @@ def complete(
         if left_out:
             report.extend("python_packages", left_out, "the project needs them, and no file requires them")
         return [*required, *virtualenv_requirements.names(left_out)]
-    _guess(report, settings, roots, files)
+    _guess(report, settings, tree, roots, files, host)
     return required
 
 
@@ -334,10 +341,22 @@ def _serves_http(path: Path, channels: str) -> bool:
     return any(name not in classes for name in served) or not (served or is_newer)
 
 
-def _guess(report: Report, settings: Settings, roots: Sequence[Path], files: Collection[str]) -> None:
-    """Propose the packages of the modules that the settings need, where no file lists packages."""
+def _guess(
+    report: Report, settings: Settings, tree: Path, roots: Sequence[Path], files: Collection[str], host: str
+) -> None:
+    """Propose the packages of the modules that the settings need, where no file lists packages.
+
+    Django is that of the project's files, or the next one that this host's Python runs, else with another Python.
+    """
     packages = modules.guessed(settings, roots)
     comment = f"guessed from the settings: {', '.join(files)} lists no packages"
     if not files:
         comment = "no requirements found: list all packages of the project"
+    django, path = removed.made_with(tree, settings.files)
+    if django:
+        newer = _instead_of_django(tree, django, host)
+        if not newer:
+            _chosen_python(report, host, django, interpreter.of_django(django), "")
+        packages = [f"django~={newer or django}.0", *packages[1:]]
+        comment += f"; {path} is by Django {django}"
     report.set("python_packages", packages, comment, is_open=not files)
