@@ -7,6 +7,7 @@ formula's cache and by two users that exist as long. Nothing else of the host ch
 import contextlib
 import hashlib
 import os
+import shlex
 import stat
 import sys
 import time
@@ -199,13 +200,16 @@ class Trial:
                     self.cures = python or hints.merged(self.cures, error.options)
                     raise
             else:
-                if found.stage == "done" or self.unbuilt:  # without these nothing else can be told of a start
+                if found.stage == "done":
                     break
                 failed = self._failure(deployment, found)
-                if not self._cure(failed.options, keys, until):
-                    self.notes += [f"{found.error}: {line}" for line in failed.hint.splitlines()]
-                    packages = {key: value for key, value in failed.options.items() if key == "packages"}
-                    self.cures = python or hints.merged(self.cures, packages)
+                # Without what cannot be built, a module that is missing says nothing.
+                cures = {key: value for key, value in failed.options.items() if key != "python_packages"}
+                if not self._cure(cures if self.unbuilt else failed.options, keys, until):
+                    if not self.unbuilt:
+                        self.notes += [f"{found.error}: {line}" for line in failed.hint.splitlines()]
+                        packages = {key: value for key, value in failed.options.items() if key == "packages"}
+                        self.cures = python or hints.merged(self.cures, packages)
                     break
                 self.notes.append(f"{found.error}: asked again with {hints.flow(self.cures)}")
             keys = hints.merged(self.cures, keys)
@@ -302,15 +306,25 @@ class Trial:
         return deployment
 
     def _build(self, deployment: Deployment) -> None:
-        """Run the build commands; where one fails, the settings are asked without what it makes."""
-        site, kept = deployment.site, deployment.site.config["build"]
-        try:
-            list(step_build.build(deployment))
-        except DeploymentError as error:
-            self.notes.append(f"the settings are asked without what build makes: {error.message}")
-            site.config = {**site.config, "build": []}
-            list(step_build.build(deployment))
-            site.config = {**site.config, "build": kept}
+        """Run the build commands; where some fail, the settings are asked without what these make."""
+        site, kept, failed = deployment.site, deployment.site.config["build"], list[str]()
+        commands = [*kept]
+        while True:
+            try:
+                list(step_build.build(deployment))
+            except DeploymentError as error:
+                failed.append(error.message)
+                names = [shlex.join(shlex.split(command)) for command in commands]
+                ended = next((place for place, name in enumerate(names) if error.message.startswith(name)), len(names))
+                commands = commands[ended + 1 :]  # the files of those before it are there
+                if not site.config["build"]:
+                    raise
+                site.config = {**site.config, "build": commands}
+            else:
+                break
+        site.config = {**site.config, "build": kept}
+        if failed:
+            self.notes.append(f"the settings are asked without what build makes: {'; '.join(failed)}")
 
     def _ask(self, deployment: Deployment) -> Observation:
         """Ask the settings, which get the environment of a release without what is secret."""

@@ -124,7 +124,9 @@ def fails(**options: Any) -> DeploymentError:
 
 
 def ended_by(error: str) -> DeploymentError:
-    """What ends a start is a folder that is written to, or a library of Debian."""
+    """What ends a start is a folder that is written to, a module that is missing, or a library of Debian."""
+    if error.startswith("No module"):
+        return fails(python_packages=[error.split("'")[1]])
     return fails(packages=[error]) if error.startswith("lib") else fails(writable=[error])
 
 
@@ -155,6 +157,13 @@ def test_all_packages_of_debian_are_named_by_one_inspection(inspected, monkeypat
     assert len(tried) == 4 and pillar["python_packages"] == ["pytz>2018.3"]
     assert pillar["packages"] == ["gcc", "libpq-dev", "libxml2-dev", "libpq5"]
     assert ["apt-get", "install", *pillar["packages"]] in printed.call_args.args[2]
+
+
+def test_what_ends_a_start_without_packages_is_cured_but_for_modules_that_are_missing(inspected):
+    print_pillar, tried = inspected
+    ended = [observed("setup", "URL")._replace(error=error) for error in ("logs", "No module named 'pything'")]
+    pillar = print_pillar(unbuilt("PyThing", "gcc"), *ended)
+    assert len(tried) == 3 and pillar["writable"] == ["logs"] and "python_packages" not in pillar
 
 
 def test_what_is_left_out_is_in_no_hint(inspected, monkeypatch):
@@ -291,3 +300,24 @@ def test_what_is_left_of_a_killed_inspection_is_removed(tmp_path, monkeypatch):
     assert len(left) == 3 and [path.name for path in (tmp_path / "run").iterdir()] == ["blog"]
     assert all({part.name for part in root.iterdir()} == {"build", "virtualenvs"} for root in left)
     assert all(root.stat().st_mode & 0o777 == 0o700 for root in left)
+
+
+def test_what_build_makes_by_the_commands_that_run_is_there(tmp_path, monkeypatch):
+    """As the settings that the last one makes of an example, where npm is not there."""
+    ran, site = list[str](), mock.Mock(config={"build": ["npm ci", "make  css", "cp a b", "cat"]})
+
+    def build(deployment: Any) -> list[None]:
+        for command in deployment.site.config["build"]:
+            if command in ("npm ci", "make  css"):
+                raise DeploymentError(f"{' '.join(command.split())} failed (exit 127)")
+            ran.append(command)
+        return []
+
+    monkeypatch.setattr(trial.step_build, "build", build)
+    made = trial.Trial("https://git.example.org/shop.git", "HEAD", "shop", tmp_path)
+    made._build(mock.Mock(site=site))
+    assert ran == ["cp a b", "cat"] and len(site.config["build"]) == 4
+    assert made.notes[0].endswith(": npm ci failed (exit 127); make css failed (exit 127)")
+    monkeypatch.setattr(trial.step_build, "build", mock.Mock(side_effect=DeploymentError("no space left")))
+    with pytest.raises(DeploymentError, match="no space left"):
+        made._build(mock.Mock(site=site))
