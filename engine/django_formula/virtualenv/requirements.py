@@ -344,7 +344,7 @@ def list_nothing(source: Path, names: list[str]) -> bool:
 
 
 def _of_setup(path: Path, text: str) -> list[str]:
-    """Return the dependencies that a setup.py or setup.cfg lists literally."""
+    """Return the dependencies that a setup.py or setup.cfg lists literally, or by the name of a list."""
     if path.suffix == ".cfg":
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         with contextlib.suppress(configparser.Error):
@@ -354,7 +354,9 @@ def _of_setup(path: Path, text: str) -> list[str]:
         nodes = [*ast.walk(ast.parse(text))]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
+    lists = {ast.unparse(node.targets[0]): node.value for node in nodes if isinstance(node, ast.Assign)}
     listed = [node.value for node in nodes if isinstance(node, ast.keyword) and node.arg == "install_requires"]
+    listed = [lists.get(node.id, node) if isinstance(node, ast.Name) else node for node in listed]
     entries = [entry for node in listed for entry in getattr(node, "elts", [])]
     return [entry.value for entry in entries if isinstance(entry, ast.Constant) and isinstance(entry.value, str)]
 
