@@ -319,14 +319,18 @@ def migrated_databases(configured):
     from django.db import connections
 
     databases = connections.settings if hasattr(connections, "settings") else connections.databases
+    engines = {alias: engine_of(database) for alias, database in databases.items()}
     return [
         alias
-        for alias, database in databases.items()
-        if not database["ENGINE"].endswith(".dummy")
-        and configured.get(
-            alias, alias == "default" or "sqlite" in database["ENGINE"] or "spatialite" in database["ENGINE"]
-        )
+        for alias, engine in engines.items()
+        if not engine.endswith(".dummy")
+        and configured.get(alias, alias == "default" or "sqlite" in engine or "spatialite" in engine)
     ]
+
+
+def engine_of(database):
+    """Return the backend of an entry of DATABASES: without one Django takes that which does nothing."""
+    return str(database.get("ENGINE") or "django.db.backends.dummy")
 
 
 def write_ahead(alias):
@@ -522,7 +526,7 @@ def sqlite_files():
         from django.conf import settings
 
         databases = settings.DATABASES.values()
-        names = [str(one.get("NAME") or "") for one in databases if re.search("sqlite|spatialite", one["ENGINE"])]
+        names = [str(one.get("NAME") or "") for one in databases if re.search("sqlite|spatialite", engine_of(one))]
         return [os.path.abspath(name) for name in names if name and not name.startswith((":memory:", "file:"))]
     except Exception:
         return []

@@ -356,6 +356,7 @@ def test_sqlite_waits_for_locks(overlay, monkeypatch, version, own, expected):
         ({"default": POSTGRES, "other": POSTGRES}, {"default": False, "other": True}, ["other"]),
         ({"default": POSTGRES, "log": SQLITE}, {"log": False, "gone": True}, ["default"]),
         ({"default": "django.db.backends.dummy"}, {"default": True}, []),
+        ({"default": SQLITE, "OPTIONS": None}, {}, ["default"]),
     ],
 )
 def test_migrated_databases(monkeypatch, databases, said, expected):
@@ -363,7 +364,8 @@ def test_migrated_databases(monkeypatch, databases, said, expected):
     spec = importlib.util.spec_from_file_location("started", path)
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
-    connections = SimpleNamespace(settings={alias: {"ENGINE": engine} for alias, engine in databases.items()})
+    settings = {alias: {"ENGINE": engine} if engine else {} for alias, engine in databases.items()}
+    connections = SimpleNamespace(settings=settings)
     monkeypatch.setitem(sys.modules, "django.db", SimpleNamespace(connections=connections))
     assert program.migrated_databases(said) == expected
 
