@@ -94,11 +94,12 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
             cause = str(error) if isinstance(error, (DeploymentError, OSError)) else f"{type(error).__name__}: {error}"
             told = [
                 *trial.notes,
+                *trial.warnings,
                 *(f"not observed: {line}" for line in trial.without_left_out(cause).splitlines()[:12]),
             ]
             lines = completed.cured(lines, trial.cures)
         else:
-            told = [*trial.notes, *completed.remarks(lines, found, str(trial.source))]
+            told = [*trial.notes, *trial.warnings, *completed.remarks(lines, found, str(trial.source))]
             lines = completed.lines(completed.cured(lines, trial.cures), found, options)
         if "packages" in trial.cures:
             needed = next(line["value"] for line in lines if line["key"] == "packages")
@@ -118,6 +119,7 @@ class Trial:
 
     Attributes:
         notes: what has been done to build it, for a person.
+        warnings: those of the newest build.
         cures: the options that a failed build or start has named.
         unbuilt: the packages that cannot be built without packages of Debian, and that attempts leave out.
     """
@@ -127,6 +129,7 @@ class Trial:
         self._commit = self._release = ""
         self._is_begun = False
         self.notes: list[str] = []
+        self.warnings: list[str] = []
         self.cures: dict[str, Any] = {}
         self.unbuilt: list[str] = []
 
@@ -299,10 +302,10 @@ class Trial:
         deployment.resume(release)
         facts = project.find(site, release.path / "source")
         release.update(facts={"commit": self._commit, **facts})
+        self.warnings = []
         list(step_build.virtualenv(deployment))
         warnings = map(self.without_left_out, deployment.unreported_warnings())
-        told = [text.removeprefix(f"{_NAME}: ") for text in warnings]
-        self.notes += [text for text in told if text not in self.notes]
+        self.warnings = [text.removeprefix(f"{_NAME}: ") for text in warnings]
         return deployment
 
     def _build(self, deployment: Deployment) -> None:

@@ -321,3 +321,19 @@ def test_what_build_makes_by_the_commands_that_run_is_there(tmp_path, monkeypatc
     monkeypatch.setattr(trial.step_build, "build", mock.Mock(side_effect=DeploymentError("no space left")))
     with pytest.raises(DeploymentError, match="no space left"):
         made._build(mock.Mock(site=site))
+
+
+def test_warnings_are_those_of_the_newest_build(tmp_path, monkeypatch):
+    said = iter([["shop: x is 2"], ["shop: x is 3"]])
+    deployment = mock.Mock(unreported_warnings=lambda: next(said))
+    made = trial.Trial("https://git.example.org/shop.git", "HEAD", "shop", tmp_path)
+    monkeypatch.setattr(trial.Trial, "_export", lambda _trial: mock.Mock(path=tmp_path))
+    monkeypatch.setattr(trial.Trial, "_deployment", lambda *_arguments: deployment)
+    monkeypatch.setattr(trial, "Release", lambda *_arguments: mock.Mock(path=tmp_path))
+    monkeypatch.setattr(trial.observation, "impossible", lambda _release: "")
+    monkeypatch.setattr(trial.uv, "is_installed", lambda: True)
+    monkeypatch.setattr(trial.project, "find", lambda *_arguments: {})
+    monkeypatch.setattr(trial.step_build, "virtualenv", lambda _deployment: [])
+    for _attempt in range(2):
+        made._begun({})
+    assert [text.partition(": ")[2] or text for text in made.warnings] == ["x is 3"] and made.notes == []
