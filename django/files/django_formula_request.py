@@ -110,6 +110,7 @@ def environ(request):
     """Return the environment of a WSGI request; application servers take the scheme from X-Forwarded-Proto."""
     variables = request["variables"]
     return {
+        "SCRIPT_NAME": "",
         **variables,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": variables.get("HTTP_X_FORWARDED_PROTO") or variables["REQUEST_SCHEME"],

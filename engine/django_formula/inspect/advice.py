@@ -41,6 +41,8 @@ from django_formula.untrusted import delegate
 from django_formula.untrusted.foreign import Foreign
 from django_formula.untrusted.text import in_command, in_pillar
 
+#: Variables of a request, which WSGI applications read as others read the environment.
+_OF_REQUEST = {"PATH_INFO", "QUERY_STRING", "REMOTE_USER", "REQUEST_METHOD", "SCRIPT_NAME"}
 #: A value of a variable that the release has, where it is a secret or depends on the release.
 _SET = "x"
 #: A place in the description of an exception, relative to the folder of manage.py, or to the source.
@@ -111,7 +113,7 @@ def unset_variables(site: Site, release: Path, facts: Mapping[str, Any], cause: 
         if store:
             what = f"{path}:{line} takes the URL in {store} apart, and that of the site's store is a unix socket"
             return f"{what}: {_by_port(site, store)}"
-        unset = sorted(name for name in used if not given.get(name))
+        unset = sorted(name for name in used if not given.get(name) and name not in _OF_REQUEST)
         if unset:
             what = f"{path}:{line} uses {project.listed(unset)}, not set or empty"
             has_database = site.config["databases"].get("default", {}).get("engine")

@@ -1,5 +1,6 @@
 import contextlib
 import ctypes
+import gc
 import importlib
 import io
 import json
@@ -163,6 +164,22 @@ def test_gunicorn_reads_settings_of_the_release(gunicorn, tmp_path, monkeypatch)
     read["when_ready"](types.SimpleNamespace(cfg=types.SimpleNamespace(preload_app=True)))
     assert (tmp_path / "warm").exists()
     assert (tmp_path / "ready").exists()
+
+
+def test_application_of_uwsgi_has_script_name(monkeypatch):
+    """Which uWSGI leaves out where it is empty; other servers have it always."""
+    monkeypatch.syspath_prepend(ROOT / "django/files")
+    modules = {
+        "uwsgi": types.SimpleNamespace(opt={"set-ph": b"application=shop.wsgi"}),
+        "django_formula_application": types.SimpleNamespace(load=lambda _name: lambda environ, _start: environ),
+        "django_formula_warm": types.SimpleNamespace(warm=gc.enable),
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "django_formula_uwsgi", raising=False)
+    application = importlib.import_module("django_formula_uwsgi").application
+    assert application({"wsgi.input": None}, None)["SCRIPT_NAME"] == ""
+    assert application({"wsgi.input": None, "SCRIPT_NAME": "/shop"}, None)["SCRIPT_NAME"] == "/shop"
 
 
 @pytest.fixture
