@@ -22,8 +22,8 @@ NOT_LIVE = re.compile(
     r"(^|[._])(dev|devel|develop|development|local|tests?|testing|ci)$"
     r"|\.(dev|devel|develop|development|local|tests?|testing|ci)\.\w+$"
 )
-#: The last part of the name of one that is for a live site.
-LIVE = re.compile(r"\.(prod\w*|live|deploy\w*)$")
+#: The last part of the name of one that is for a live site: production, settings_deploy, live_settings.
+LIVE = re.compile(r"\.(?:settings_)?(?:prod|production|live|deploy|deployment)(?:_settings)?$")
 #: Ends of names of examples that cannot be imported: settings.py.sample, settings.py.dist.dev, settings.example.py.
 _OF_EXAMPLE = r"(?:[.-][\w-]+)?[.-]\w*(?:example|sample|template|dist)"
 _EXAMPLE = re.compile(

@@ -112,7 +112,7 @@ def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -
     if module and module != named and _is_live(roots, module):
         report.set("settings_module", module, f"as {deployed.places['variables']} has it")
         return module
-    production = [module for module in found if re.search(r"\.(production|prod|live|deploy)$", module)]
+    production = [module for module in found if code.LIVE.search(module)]
     if not named:
         wrong = {one: error for one in found if (error := _syntax_error(roots, one))}
         guess = next(iter([*sorted([*production, *found], key=wrong.__contains__), "mysite.settings"]))
@@ -123,7 +123,7 @@ def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -
     if (
         production
         and named not in production
-        and not _is_for_servers(roots, named)
+        and (not _is_for_servers(roots, named) or _is_debugging(roots, named, production[0]))
         and not _is_part(roots, named, production[0])
     ):
         report.set("settings_module", production[0], f"guessed: the project names {named}")
@@ -167,6 +167,11 @@ def _of_container(tree: Path, roots: list[Path]) -> tuple[str, str]:
 def _is_live(roots: list[Path], module: str) -> bool:
     """Return whether a settings module is in the source, and not one for development by its name."""
     return not code.NOT_LIVE.search(module) and bool(python_path.find_module(roots, module))
+
+
+def _is_debugging(roots: list[Path], named: str, live: str) -> bool:
+    """Return whether a settings module has DEBUG without any variable, and one for a live site has not."""
+    return [inspect_settings.read(roots, one, {}).get("DEBUG") for one in (named, live)] == [True, False]
 
 
 def _is_part(roots: list[Path], named: str, module: str) -> bool:

@@ -221,7 +221,7 @@ def settings_named(roots: Sequence[Path], application: str) -> str:
 
 
 def settings_modules(roots: Sequence[Path]) -> list[str]:
-    """Return the modules that look like settings: ``settings.py``, and modules and packages in one of settings.
+    """Return the modules that look like settings: ``settings.py``, ``settings_prod.py``, and those in a package of it.
 
     Where there are none, they are the modules that have ROOT_URLCONF, and those next to them that take it from them.
     """
@@ -249,7 +249,8 @@ def _settings_files(roots: Sequence[Path]) -> Iterator[Path]:
         in_package = path.parent.name in ("settings", "config", "conf") and not is_package
         is_inner = is_package and path.parent.parent.name == "settings"
         is_module = path.suffix == ".py" and path.stem.isidentifier()
-        if is_module and (path.stem == "settings" or in_package or is_inner) and code.is_settings(code.tree(path)):
+        is_named = path.stem == "settings" or ("settings" in path.stem and code.LIVE.search(f".{path.stem}"))
+        if is_module and (is_named or in_package or is_inner) and code.is_settings(code.tree(path)):
             yield path
 
 

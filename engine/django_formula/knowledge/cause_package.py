@@ -27,8 +27,10 @@ _ABSENT = re.compile(
 #: What npm says of packages that are for other versions of each other.
 _PEER = re.compile(r"Could not resolve dependency:\s+(?:npm \S+ )?peer (\S+?)@\"([^\"]+)\" from (\S+)")
 _INSTALLS = re.compile(r"(?:env .* )?npm(?: --prefix \S+)? (?:ci|i|install)(?: --(?!legacy-peer-deps)[\w=-]+)*")
-#: A module of which no part is installed.
-_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)'(?!\S)")
+#: A module of which no part is installed; a package that a library asks for by its name.
+_NO_MODULE = re.compile(
+    r"ModuleNotFoundError: No module named '(\w+)'(?!\S)|AssertionError: `([\w-]+)` must be installed"
+)
 #: How shells, env and Python report a program that is not installed.
 _PROGRAM = re.compile(
     r"(?:sh: (?:\d+: )?|/usr/bin/env: .)(?P<shell>[\w+.-]+)(?:: not found|.: No such file)"
@@ -44,12 +46,13 @@ _EXEC = "npm exec --yes --package="
 def of_module(site: Site, text: str) -> str:
     """Return the package of a module that is not installed, with those that the pillar has; empty for another cause."""
     found = _NO_MODULE.search(text)
-    package = knowledge_package.package_of(found[1], site) if found else ""
+    package = found and (found[2] or knowledge_package.package_of(found[1], site))
     present: list[str] = site.config["python_packages"]
     if not found or not package or package in present:
         return ""
     cure = hints.extended(site, "python_packages", [package])
-    return hints.Hint(f"no package that is installed has the module {found[1]}: set {cure}", cure)
+    what = f"has the module {found[1]}" if found[1] else f"is {package}, which another one needs"
+    return hints.Hint(f"no package that is installed {what}: set {cure}", cure)
 
 
 def of_packages(site: Site, text: str, others: Collection[str] = ()) -> str:
