@@ -148,9 +148,9 @@ class Search:
             if not guilty:
                 break
             for one in guilty[:1]:
-                if len(self._tried[one]) >= _TEXTS or not self._gives([one], together):
+                if len(self._tried.get(one, ())) >= _TEXTS or not self._gives([one], together):
                     left_out.add(one)
-                    del self.given[one]
+                    self.given.pop(one, None)
         asked = {**together["asked"], **result["asked"]}
         reached = together if together["settings"] else result
         found = []

@@ -327,6 +327,16 @@ def test_a_survey_goes_on_with_the_others_where_one_text_is_refused(tmp_path):
     assert answer["stage"] == "done" and not any(one["required"] for one in answer["variables"])
 
 
+def test_a_survey_goes_on_where_a_text_has_the_settings_ask_for_more(tmp_path):
+    settings = """
+    from reader import config
+    SECRET_KEY, NAME = "x", config("NAME", default="")
+    if NAME:
+        OTHER = (NAME, config("NAME_OF_USER"), config("NAME_OF_HOST"))
+    """
+    assert needed(observe(tmp_path, settings, everything=True)).keys() >= {"NAME", "NAME_OF_USER", "NAME_OF_HOST"}
+
+
 def test_variables_of_a_project_that_does_not_start_are_those_asked_so_far(tmp_path):
     settings = "A = os.environ.get('A', 'a')\nINSTALLED_APPS = ['nothing_of_this_name']\nROOT_URLCONF = 'urls'\n"
     answer = observe(tmp_path, settings, everything=True)
