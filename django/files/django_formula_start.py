@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import importlib
 import io
 import json
 import os
@@ -473,11 +474,22 @@ def chain(error):
     """Return an exception and those that it was raised from, or while handling them; the first cause is the last."""
     found = [error]
     while len(found) < 20:
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__) or hidden_import(error)
         if error is None or error in found:
             break
         found.append(error)
     return found
+
+
+def hidden_import(error):
+    """Return why a package cannot be imported that a library says must be installed, and is; else None."""
+    found = re.match(r"`(\w+)` must be installed", str(error))
+    if found:
+        try:
+            importlib.import_module(found.group(1))
+        except Exception as reason:
+            return None if getattr(reason, "name", "") == found.group(1) else reason
+    return None
 
 
 def first_cause(error):

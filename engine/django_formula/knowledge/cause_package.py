@@ -31,6 +31,8 @@ _INSTALLS = re.compile(r"(?:env .* )?npm(?: --prefix \S+)? (?:ci|i|install)(?: -
 _NO_MODULE = re.compile(
     r"ModuleNotFoundError: No module named '(\w+)'(?!\S)|AssertionError: `([\w-]+)` must be installed"
 )
+#: One that is installed: what ends its import is said after it.
+_IS_INSTALLED = re.compile(r"must be installed.*(?:, caused by | <- )")
 #: How shells, env and Python report a program that is not installed.
 _PROGRAM = re.compile(
     r"(?:sh: (?:\d+: )?|/usr/bin/env: .)(?P<shell>[\w+.-]+)(?:: not found|.: No such file)"
@@ -47,6 +49,8 @@ def of_module(site: Site, text: str) -> str:
     """Return the package of a module that is not installed, with those that the pillar has; empty for another cause."""
     found = _NO_MODULE.search(text)
     package = found and (found[2] or knowledge_package.package_of(found[1], site))
+    if found and found[2] and _IS_INSTALLED.search(text):
+        return ""
     present: list[str] = site.config["python_packages"]
     if not found or not package or package in present:
         return ""

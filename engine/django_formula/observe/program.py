@@ -210,6 +210,7 @@ def _started(request: Answer, given: dict[str, str], until: str, tells: bool) ->
 
 def _described(error: BaseException, printed: bytes) -> Answer:
     """Return an exception; of a project that ends the process the text is what it has printed before."""
+    error.__cause__ = error.__cause__ or _hidden_import(error)
     chain = error.__cause__ or error.__context__
     reason = str(error)[:2000]
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
@@ -228,6 +229,17 @@ def _described(error: BaseException, printed: bytes) -> Answer:
         except Exception:
             found["fields"] = []  # marshmallow's has no such method
     return found
+
+
+def _hidden_import(error: BaseException) -> Exception | None:
+    """Return why a package cannot be imported that a library says must be installed, and is; else None."""
+    found = re.match(r"`(\w+)` must be installed", str(error))
+    if found:
+        try:
+            importlib.import_module(found[1])
+        except Exception as reason:
+            return None if getattr(reason, "name", "") == found[1] else reason
+    return None
 
 
 def _observe(request: Answer) -> Answer:

@@ -69,6 +69,17 @@ APPLICATION = PROGRAM.with_name("django_formula_application.py")
             "",
         ),
         ("print('noise')\nimport nowhere\n", "ModuleNotFoundError: No module named 'nowhere' (wsgi.py:2)", ""),
+        (
+            "raise AssertionError('`nowhere` must be installed.')\n",
+            "AssertionError: `nowhere` must be installed. (wsgi.py:1)",
+            "",
+        ),
+        (
+            "import os\nos.mkdir('old')\nopen('old/__init__.py', 'w').write('raise ImportError(1)')\n"
+            "raise AssertionError('`old` must be installed.')\n",
+            "AssertionError: `old` must be installed. (wsgi.py:4), caused by ImportError: 1 (old/__init__.py:1)",
+            "",
+        ),
     ],
 )
 def test_program_reports_why_a_project_does_not_start(tmp_path, wsgi, cause, missing):
