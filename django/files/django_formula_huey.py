@@ -170,6 +170,8 @@ def main():
     django.setup()
     import_tasks()
     huey = instance(given)
+    if getattr(huey, "immediate", False):  # a release has warned of it: its tasks run where they are asked for
+        huey.immediate = False
     report, stop, gate = django_formula_worker.Report(given), django_formula_worker.Stop(), Gate(given, huey)
     name = re.sub("[^A-Za-z0-9_-]", "_", str(huey.name))
     schedule_while(gate, os.path.join(given["beat"], f"huey-{name}"))

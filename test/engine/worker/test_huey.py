@@ -141,6 +141,18 @@ def test_stopped_consumer_ends_the_tasks_in_hand(lab):
 
 
 @pytest.mark.usefixtures("version")
+def test_consumer_takes_tasks_of_others_where_its_own_settings_run_them_at_once(lab):
+    lab.make(
+        "0001", {"shop/tasks.py": TASKS, "project/settings.py": HUEY.replace('"immediate": False', "'immediate': 1")}
+    )
+    release(lab, "0002")
+    lab.activate("0001")
+    worker = huey(lab, "0001").ready()
+    send(lab, "0002", "old(1)")
+    until(lambda: worker.state["outcomes"].get("shop.tasks.old", {}).get("done") == 1)
+
+
+@pytest.mark.usefixtures("version")
 def test_periodic_tasks_are_enqueued_by_the_active_release_and_once_in_a_minute(lab):
     for number in ("0001", "0002"):
         release(lab, number)
