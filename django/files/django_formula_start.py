@@ -555,8 +555,13 @@ def is_of_python(filename):
 
 
 def print_traceback(error):
-    """Write the traceback of an exception and its causes to stderr, without the programs of the formula."""
-    for one in reversed(chain(error)):
+    """Write the traceback of an exception and its causes to stderr, without the programs of the formula.
+
+    One that a library has hidden is the last: what ends it is the code that does not go with the others.
+    """
+    found = chain(error)
+    is_hidden = len(found) > 1 and found[-1] not in (found[-2].__cause__, found[-2].__context__)
+    for one in [*found[-2::-1], found[-1]] if is_hidden else reversed(found):
         frames = [frame for frame in traceback.extract_tb(one.__traceback__) if not is_ours(frame.filename)]
         if all(is_of_python(frame.filename) for frame in frames):
             frames = []

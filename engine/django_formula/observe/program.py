@@ -210,15 +210,18 @@ def _started(request: Answer, given: dict[str, str], until: str, tells: bool) ->
 
 def _described(error: BaseException, printed: bytes) -> Answer:
     """Return an exception; of a project that ends the process the text is what it has printed before."""
-    error.__cause__ = error.__cause__ or _hidden_import(error)
-    chain = error.__cause__ or error.__context__
+    hidden = _hidden_import(error)
+    chain = error.__cause__ or error.__context__ or hidden
     reason = str(error)[:2000]
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
         reason = " ".join(printed[-2000:].decode(errors="replace").split("\n")[-4:]).strip() or reason
     text = reason + (f" <- {type(chain).__name__}: {str(chain)[:300]}" if chain else "")
     frames = [[one.filename, one.lineno] for one in traceback.extract_tb(error.__traceback__)][-25:]
     found: Answer = {"type": type(error).__name__, "text": text, "frames": frames}
-    found["log"] = "".join(traceback.format_exception(type(error), error, error.__traceback__))[-_LOG:]
+    shown = [error, hidden] if hidden else [error]  # what ends the hidden one does not go with the others
+    found["log"] = "".join("".join(traceback.format_exception(type(one), one, one.__traceback__)) for one in shown)[
+        -_LOG:
+    ]
     if isinstance(error, KeyError) and error.args:
         found["key"] = str(error.args[0])
     if isinstance(error, ModuleNotFoundError) and error.name:
