@@ -221,7 +221,7 @@ def settings_named(roots: Sequence[Path], application: str) -> str:
 
 
 def settings_modules(roots: Sequence[Path]) -> list[str]:
-    """Return the modules that look like settings: ``settings.py``, ``settings_prod.py``, and those in a package of it.
+    """Return the modules that look like settings: ``settings.py``, ``settings_prod.py`` next to it, those in a package.
 
     Where there are none, they are the modules that have ROOT_URLCONF, and those next to them that take it from them.
     """
@@ -249,7 +249,10 @@ def _settings_files(roots: Sequence[Path]) -> Iterator[Path]:
         in_package = path.parent.name in ("settings", "config", "conf") and not is_package
         is_inner = is_package and path.parent.parent.name == "settings"
         is_module = path.suffix == ".py" and path.stem.isidentifier()
-        is_named = path.stem == "settings" or ("settings" in path.stem and code.LIVE.search(f".{path.stem}"))
+        is_live = (
+            "settings" in path.stem and code.LIVE.search(f".{path.stem}") and path.with_name("settings.py").is_file()
+        )
+        is_named = path.stem == "settings" or is_live
         if is_module and (is_named or in_package or is_inner) and code.is_settings(code.tree(path)):
             yield path
 

@@ -327,7 +327,7 @@ def test_a_survey_goes_on_with_the_others_where_one_text_is_refused(tmp_path):
     assert answer["stage"] == "done" and not any(one["required"] for one in answer["variables"])
 
 
-def test_why_a_package_that_is_there_cannot_be_imported_is_told(tmp_path):
+def test_why_a_package_that_is_there_cannot_be_imported_is_reported(tmp_path):
     """Where a library has hidden it, and asks for the package."""
     answer = observe(tmp_path, "raise AssertionError('`old` must be installed.')", old="raise ImportError('too new')\n")
     assert answer["error"] == "AssertionError: `old` must be installed. <- ImportError: too new"
