@@ -101,36 +101,33 @@ def test_program_reports_why_a_project_does_not_start(tmp_path, wsgi, cause, mis
     assert missing_line == f"missing: {missing}" and (cause is None or cause_line == f"cause: {cause}")
 
 
+def started(folder, program):
+    """Run the program of a start in a folder with a project, and return how it has ended."""
+    return subprocess.run(
+        [sys.executable, "-uB", program],
+        env={"PYTHONPATH": str(folder)},
+        cwd=folder,
+        input='{"mode": "start", "application": "wsgi", "collect": false}',
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_import_that_a_library_has_hidden_is_the_last_in_the_output(tmp_path):
     (tmp_path / "old.py").write_text("raise ImportError('too new')\n")
     (tmp_path / "wsgi.py").write_text("assert 0, '`old` must be installed'\n")
     (tmp_path / "config").mkdir()
     for path in (PROGRAM, APPLICATION):
         shutil.copy(path, tmp_path / "config")
-    done = subprocess.run(
-        [sys.executable, "-B", f"config/{PROGRAM.name}"],
-        env={"PYTHONPATH": str(tmp_path)},
-        cwd=tmp_path,
-        input='{"mode": "start", "application": "wsgi", "collect": false}',
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = started(tmp_path, f"config/{PROGRAM.name}")
     ended = [line for line in done.stderr.splitlines() if "Error: " in line and not line.startswith("cause:")]
     assert ended == ["AssertionError: `old` must be installed", "ImportError: too new"]
 
 
 def test_exit_of_a_project_ends_with_what_it_printed(tmp_path):
     (tmp_path / "wsgi.py").write_text("print('DATA_DIR cannot be owned by root')\nraise SystemExit(9)\n")
-    done = subprocess.run(
-        [sys.executable, "-uB", str(PROGRAM)],
-        env={"PYTHONPATH": str(tmp_path)},
-        cwd=tmp_path,
-        input='{"mode": "start", "application": "wsgi", "collect": false}',
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = started(tmp_path, str(PROGRAM))
     assert done.stderr == "DATA_DIR cannot be owned by root\nmissing: \ncause: SystemExit: 9 (wsgi.py:2)\n"
 
 
