@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,22 +89,28 @@ def as_requirements(work: Path, name: str, *, indexes: bool = True) -> Path:
     if path.name == "uv.lock":
         target.unlink(missing_ok=True)
         return target
-    convert = _CONVERTED.get(path.name)
-    if path.name == "pyproject.toml":
-        content = read_toml(path)
-        if "name" not in content.get("project", {"name": ""}):
-            convert = _pyproject_requirements  # uv refuses the table [project] without it; PDM and others do not
-        elif "project" not in content and any(_poetry_dependencies(path)):
-            convert = _poetry_pyproject_requirements  # uv has Poetry build the project, which may be no package
-    if not convert:
-        return path
     try:
+        convert = _converter(path)
+        if not convert:
+            return path
         lines = [line for line in convert(path) if indexes or not line.startswith(_INDEX)]
         replace(target, "".join(lines))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         hint = "generate the lock file again and commit it"
         raise DeploymentError(f"{name} cannot be read: {error!r}", hint=hint) from None
     return target
+
+
+def _converter(path: Path) -> Callable[[Path], Iterable[str]] | None:
+    """Return what writes a file as requirements; None for one that uv reads itself."""
+    if path.name != "pyproject.toml":
+        return _CONVERTED.get(path.name)
+    content = read_toml(path)
+    if "name" not in content.get("project", {"name": ""}):
+        return _pyproject_requirements  # uv refuses the table [project] without it; PDM and others do not
+    if "project" not in content and any(_poetry_dependencies(path)):
+        return _poetry_pyproject_requirements  # uv has Poetry build the project, which may be no package
+    return None
 
 
 def of_uv(lock: Path) -> list[str]:
@@ -314,14 +320,14 @@ def _poetry_wanted(path: Path, name: str, way: dict[str, Any]) -> str:
     if "url" in way:
         return f"{named} @ {way['url']}"
     local = way.get("path", way.get("file"))
-    return str(path.parent / local) if local else f"{named}{poetry_versions(way.get('version', '*'))}"
+    return str(path.parent / local) if local else f"{named}{_poetry_versions(way.get('version', '*'))}"
 
 
-def poetry_versions(text: str) -> str:
+def _poetry_versions(text: str) -> str:
     """Return versions that Poetry wants in the form of a requirement; of alternatives the last, which are the newest.
 
     Example:
-        >>> [poetry_versions(text) for text in ("^1.2", "~1.2.3", "1.4", ">=2,<3", "1.*", "*")]
+        >>> [_poetry_versions(text) for text in ("^1.2", "~1.2.3", "1.4", ">=2,<3", "1.*", "*")]
         ['>=1.2,<2', '>=1.2.3,<1.3', '==1.4', '>=2,<3', '==1.*', '']
     """
     wanted = _POETRY_VERSION.findall(re.split(r"\|\|?", text)[-1])
@@ -348,7 +354,7 @@ def _marker_of_poetry(options: dict[str, Any]) -> str:
     parts = [f"({options['markers']})"] if options.get("markers") else []
     if options.get("platform"):
         parts.append(f'sys_platform == "{options["platform"]}"')
-    versions = poetry_versions(str(options.get("python", "*"))).split(",")
+    versions = _poetry_versions(str(options.get("python", "*"))).split(",")
     ranges = [re.fullmatch(r"(<=?|>=?|==|!=)(\d+(?:\.\d+)?)", version) for version in versions]
     parts += [f'python_version {found[1]} "{found[2]}"' for found in ranges if found]
     return " and ".join(parts)
