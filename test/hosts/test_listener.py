@@ -51,6 +51,18 @@ def test_systemd_listens_on_the_configured_address(blog):
     assert float(rated.rpartition("level for")[2].split(":")[1].split()[0]) <= 1.1
 
 
+def test_unit_of_an_earlier_version_goes_on(blog):
+    service = "/etc/systemd/system/django-blog-listen.service"
+    blog.host.run(f"sed -i 's/^LimitNOFILE=.*/LimitNOFILE=4096/' {service} && systemctl daemon-reload")
+    pid = blog.host.run("systemctl show --property=MainPID --value django-blog-listen").stdout
+    with blog.lossless():
+        applied = blog.apply()
+    assert applied.changed["blog is served"].keys() == {service}
+    assert "systemctl restart django-blog-listen.service" in str(applied)
+    assert blog.host.run("systemctl show --property=MainPID --value django-blog-listen").stdout == pid
+    assert not blog.apply().changed
+
+
 @pytest.mark.parametrize("server", ["uwsgi", *(pytest.param(name, marks=pytest.mark.full) for name in SERVERS)])
 def test_releases_lose_no_request(blog, server):
     if server == "uwsgi":

@@ -68,7 +68,7 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
         switch.apply(files, lambda: reach.refuse_rivals(rivals))
     page.remove_stale(site, pages)
     if listener and site.listener:
-        proxy_listener.apply(site, templates)
+        deployment.warn(proxy_listener.apply(site, templates))
     for path in leftovers:
         file.remove_tree(path)
     found = _not_reached(moving)

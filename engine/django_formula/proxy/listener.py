@@ -90,8 +90,13 @@ def refuse_impossible(site: Site, ports: Mapping[int, set[str]] | None = None) -
         )
 
 
-def apply(site: Site, templates: Mapping[str, str]) -> None:
+def apply(site: Site, templates: Mapping[str, str]) -> list[str]:
     """Have systemd listen for a site as the pillar describes it; connections to another address are cut.
+
+    A service that connects visitors while its socket stays as it is is not restarted: that would cut their requests.
+
+    Returns:
+        What the operator may do at a quiet moment: nothing, or one text.
 
     Raises:
         DeploymentError: systemd cannot listen there, or start what connects; everything is as it was before.
@@ -102,11 +107,18 @@ def apply(site: Site, templates: Mapping[str, str]) -> None:
     try:
         _install(units)
         host_units.control("enable", "--quiet", socket.name)
+        if before[socket] == units[socket] and host_units.value(service.name, "ActiveState") == "active":
+            restart = in_command("systemctl", "restart", service.name)
+            return [
+                f"{service.name} connects visitors as before until it starts again, since a restart would cut their "
+                f"requests: {restart} has it start as it is written now"
+            ]
         # systemd does not open a socket again while its service has it.
         host_units.control("stop", service.name, socket.name)
         host_units.control("start", socket.name)
         # Not by the first visitor, who would meet its failure.
         host_units.control("start", service.name, hint=f"{in_command('journalctl', '-u', service.name)} says why")
+        return []
     except DeploymentError:
         if before[socket] is None:
             remove(site)

@@ -18,8 +18,11 @@ def systemd(own_host, monkeypatch):
         def __init__(self):
             self.asked = []
             self.refuses = ""
+            self.state = "inactive"
 
         def run(self, argv, **_options):
+            if argv[1] == "show":
+                return self.state
             self.asked.append(" ".join(argv[1:]))
             if self.asked[-1] == self.refuses:
                 raise DeploymentError("it cannot")
@@ -30,6 +33,7 @@ def systemd(own_host, monkeypatch):
                 link.symlink_to(socket)
             if argv[1] == "disable":
                 link.unlink(missing_ok=True)
+            return ""
 
     made = Systemd()
     monkeypatch.setattr(commands, "run", made.run)
@@ -66,6 +70,21 @@ def test_systemd_listens_and_connects_to_the_active_release(listening, systemd):
     assert listener.stale(site, formula_templates()) == {}
     (process_systemd.UNITS / "sockets.target.wants" / socket.name).unlink()
     assert listener.stale(site, formula_templates()) == {str(socket): "disabled"}
+
+
+def test_a_unit_that_connects_visitors_is_not_restarted_for_its_text(listening, systemd):
+    site = listening()
+    listener.apply(site, formula_templates())
+    service = process_systemd.UNITS / "django-blog-listen.service"
+    service.write_text("of an earlier version\n")
+    systemd.asked.clear()
+    systemd.state = "active"
+    (left,) = listener.apply(site, formula_templates())
+    assert "systemctl restart django-blog-listen.service" in left
+    assert systemd.asked == ["daemon-reload", "enable --quiet django-blog-listen.socket"]
+    assert service.read_text() == service_of(site) and listener.stale(site, formula_templates()) == {}
+    assert listener.apply(listening("127.0.0.1:8000"), formula_templates()) == []
+    assert systemd.asked[-1] == "start django-blog-listen.service"
 
 
 def test_unit_starts_where_systemd_may_not_mount(listening, systemd, monkeypatch):
