@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from django_formula.knowledge import hints
 from django_formula.untrusted.text import InPillar, in_command, pillar_comment, pillar_head, pillar_line, shown
 
 #: The order of the keys in the pillar.
@@ -88,7 +89,7 @@ class Report:
         """Add entries to a list of the pillar, each once."""
         before, comments_before = self.pillar.get(key, ([], ""))
         comments = dict.fromkeys([*filter(None, comments_before.split("; ")), comment])
-        self.set(key, [*before, *(value for value in values if value not in before)], "; ".join(comments))
+        self.set(key, hints.joined(key, before, values), "; ".join(comments))
 
     def propose(self, *words: str) -> None:
         """Add a command to the remarks: the one above it says what for."""

@@ -125,7 +125,7 @@ def _set(site: Site, options: Mapping[str, Any]) -> hints.Hint:
         present: Any = site.config
         for key in path.split(":"):
             present = present.get(key) or {}
-        whole[path] = [*dict.fromkeys([*present, *value])] if isinstance(value, list) else value
+        whole[path] = hints.joined(path, present, value) if isinstance(value, list) else value
     parts = [f"{site.at}:{path}: {hints.flow(value)}" for path, value in whole.items()]
     return hints.Hint(f"set {' and '.join(parts)}" if parts else "", whole)
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from django_formula.host.commands import seconds
+from django_formula.knowledge import package
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import InPillar, in_pillar, uncoloured
 
@@ -36,10 +37,18 @@ def merged(*given: Mapping[str, Any] | str) -> dict[str, Any]:
         for path, value in (one if isinstance(one, Mapping) else getattr(one, "options", {})).items():
             present = found.setdefault(path, value)
             if isinstance(present, list) and isinstance(value, list):
-                found[path] = [*dict.fromkeys([*present, *value])]
+                found[path] = joined(path, present, value)
             elif isinstance(present, Mapping) and isinstance(value, Mapping):
                 found[path] = {**value, **present}
     return found
+
+
+def joined(option: str, *lists: Collection[Any]) -> list[Any]:
+    """Return the values of an option that is a list, each once; a package with its version where one of them has it."""
+    values = [value for some in lists for value in some]
+    if option == "python_packages":
+        return package.united(values)
+    return [value for index, value in enumerate(values) if value not in values[:index]]
 
 
 def bounded(text: str) -> str:
@@ -69,7 +78,7 @@ def listed(names: Collection[str]) -> InPillar:
 
 def extended(site: Site, option: str, more: Collection[str]) -> Hint:
     """Return an option that is a list, with the values that the pillar has and more, so that it can be pasted."""
-    values = [*dict.fromkeys([*site.config.get(option, []), *more])]
+    values = joined(option, site.config.get(option, []), more)
     return Hint(f"{at(site)}:{option}: {flow(values)}", {option: values})
 
 

@@ -1,12 +1,15 @@
 """Python packages and the modules that they are imported by."""
 
 import re
+from collections.abc import Iterable
 
 from django_formula.knowledge.rows import rows
 from django_formula.site.sites import Site
 
 #: Extensions of Django, Wagtail and Django REST framework whose package has their own name too.
 _BY_PREFIX = re.compile(r"(django(?!_formula)|drf|wagtail)_\w+$")
+#: A requirement that says more than the name of its package.
+_MORE = re.compile(r"([A-Za-z0-9][\w.-]*)\s*[\[<>=!~@;]")
 
 
 def has(package: str, module: str) -> bool:
@@ -41,6 +44,17 @@ def removed_module(module: str) -> tuple[str, str] | None:
 def of_program(program: str, site: Site | None = None) -> str:
     """Return the package of Debian that has a program, by the rows of a site too; empty if that is not known."""
     return str(rows("programs", site).get(program) or (program if program in rows("own_programs") else ""))
+
+
+def united(requirements: Iterable[str]) -> list[str]:
+    """Return requirements, each once, without a name of which another one says more.
+
+    >>> united(["pillow", "django", "pillow>=10"])
+    ['django', 'pillow>=10']
+    """
+    found = [*dict.fromkeys(requirements)]
+    more = {normalised(match[1]) for match in map(_MORE.match, found) if match}
+    return [one for one in found if _MORE.match(one) or normalised(one) not in more]
 
 
 def normalised(name: str) -> str:

@@ -152,9 +152,9 @@ def _folders(facts: Mapping[str, Any], result: Mapping[str, Line]) -> Iterator[s
 
 def _longer(key: str, values: list[str], remark: str, result: Mapping[str, Line]) -> Iterator[Line]:
     before = result.get(key, {"value": [], "remark": ""})
-    new = [value for value in values if value not in before["value"]]
-    if new:
-        yield {"key": key, "value": [*before["value"], *new], "remark": _joined(before["remark"], remark)}
+    longer = hints.joined(key, before["value"], values)
+    if longer != before["value"]:
+        yield {"key": key, "value": longer, "remark": _joined(before["remark"], remark)}
 
 
 def remarks(read: Collection[Mapping[str, Any]], found: Observation, source: str) -> Iterator[str]:

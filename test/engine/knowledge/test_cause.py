@@ -231,7 +231,7 @@ def test_packages_of_a_hint_include_those_of_the_pillar():
     [
         (["gunicorn"], "[gunicorn, 'pylibmc>1.6.0'], whose version"),
         (["pylibmc-sasl>1"], "['pylibmc-sasl>1', 'pylibmc>1.6.0'], whose version"),
-        (["pylibmc"], "[pylibmc, 'pylibmc>1.6.0'], whose version"),
+        (["pylibmc"], "['pylibmc>1.6.0'], whose version"),
         (["pylibmc>1.6.0"], ""),
         (["PyLibMC ~= 1.6"], ""),
         (["pylibmc[sasl]>1.5"], ""),

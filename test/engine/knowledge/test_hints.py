@@ -50,3 +50,13 @@ def test_options_of_several_hints_are_joined():
         "health:path": "/a",
         "queue": {},
     }
+
+
+def test_a_package_is_named_once():
+    one, other = {"python_packages": ["Pillow", "django"]}, {"python_packages": ["pillow>=10", "psycopg[c]", "psycopg"]}
+    assert hints.merged(one, other)["python_packages"] == ["django", "pillow>=10", "psycopg[c]"]
+    assert hints.joined("build", ["a b"], ["a >= b", "a b"]) == ["a b", "a >= b"]
+    site = configured(python_packages=["pillow>=10"])
+    assert hints.extended(site, "python_packages", ["pillow", "moto"]).options == {
+        "python_packages": ["pillow>=10", "moto"]
+    }
