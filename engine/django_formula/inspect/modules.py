@@ -13,6 +13,7 @@ from django_formula.knowledge import hints, python_versions
 from django_formula.knowledge import package as knowledge_package
 from django_formula.knowledge.rows import rows
 from django_formula.site.sites import Site
+from django_formula.virtualenv import setuptools
 
 
 def needed(settings: Settings) -> list[str]:
@@ -149,7 +150,7 @@ def _guess(module: str, roots: Sequence[Path], *, is_application: bool) -> str:
             return str(row["package"])
     name = module.replace("_", "-")
     prefix = "django-" if is_application and "django" not in name else ""
-    return knowledge_package.package_of(module) or f"{prefix}{name}"
+    return setuptools.MODULES.get(module) or knowledge_package.package_of(module) or f"{prefix}{name}"
 
 
 def _is_left_out(module: str, names: Collection[str]) -> bool:
