@@ -49,6 +49,8 @@ from django_formula.untrusted.text import in_pillar
 #: The calls of the system that a project may make which changes the owner of a file of its own.
 _WITH_CHOWN = ["@system-service", "~@privileged @resources", "@chown"]
 
+#: What Python 3 reports of code that only Python 2 has read.
+_OF_PYTHON_2 = re.compile(r"Missing parentheses in call to '(print|exec)'|multiple exception types|leading zeros in")
 #: Commands for a new site that a remark proposes at most.
 _SINGLE = 6
 #: The command by which rows of a database are dumped; the program that copies the rows of a SQLite file.
@@ -179,8 +181,8 @@ def _syntax(report: Report, settings: Settings, tree: Path) -> None:
     for path in settings.files:
         error = code.syntax_error(path)
         if error:
-            where = f"{path.relative_to(tree)}:{error}, a SyntaxError for Python {version}"
-            report.remarks.append(f"{where}: correct it, or set `settings_module` to another one")
+            cure = "correct it, or set `settings_module` to another one"
+            report.remarks.append(f"{path.relative_to(tree)}:{error}, {_not_read(error, version, cure)}")
 
 
 def _newer_syntax(report: Report, settings: Settings, tree: Path, roots: Sequence[Path], host: str) -> None:
@@ -195,9 +197,16 @@ def _newer_syntax(report: Report, settings: Settings, tree: Path, roots: Sequenc
     for path in imports.imported(roots, settings):
         error = "" if path in settings.files else code.syntax_error(path)
         if error:
-            where = f"{path.relative_to(tree)}:{error}, a SyntaxError for Python {version}"
-            report.remarks.append(f"{where}: set `python` to the one that the project is for, or correct it")
+            cure = "set `python` to the one that the project is for, or correct it"
+            report.remarks.append(f"{path.relative_to(tree)}:{error}, {_not_read(error, version, cure)}")
             return
+
+
+def _not_read(error: str, version: str, cure: str) -> str:
+    """Return what a syntax error means, and what to do about it."""
+    if _OF_PYTHON_2.search(error):
+        return "which is Python 2: no site runs it; convert the project to Python 3 first, as with 2to3"
+    return f"a SyntaxError for Python {version}: {cure}"
 
 
 def _configured(report: Report, folder: Path) -> None:

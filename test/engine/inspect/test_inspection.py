@@ -294,18 +294,33 @@ def test_package_that_lacks_a_module_which_the_code_names_is_limited(tmp_path, p
     assert [*removed.limits_of_packages(tree, pinned, required)] == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "remark"),
+    [
+        (
+            "x = = 1",
+            "invalid syntax, a SyntaxError for Python {}: set `python` to the one that the project is for, or correct",
+        ),
+        (
+            "print x",
+            "Missing parentheses in call to 'print'. Did you mean print(...)?, which is Python 2: no site runs it; "
+            "convert the project to Python 3 first, as with 2to3",
+        ),
+        (
+            "exec 'x'",
+            "Missing parentheses in call to 'exec'. Did you mean exec(...)?, which is Python 2: no site runs it",
+        ),
+    ],
+)
 @pytest.mark.parametrize("is_host", [True, False])
-def test_module_that_the_python_of_this_host_cannot_read_is_named(monkeypatch, tmp_path, is_host):
+def test_module_that_the_python_of_this_host_cannot_read_is_named(monkeypatch, tmp_path, is_host, line, remark):
     own = ".".join(platform.python_version_tuple()[:2])
     monkeypatch.setattr(inspection, "_host_python", lambda: f"{own}.1" if is_host else "3.1.1")
     files = {"manage.py": "", "new/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n"}
     files["new/settings.py"] = "INSTALLED_APPS = ['rows']\nROOT_URLCONF = 'new.urls'\n"
-    files |= {"new/urls.py": "import rows.views\n", "rows/views.py": "import a\nx = = 1\n", "rows/unused.py": "y = =\n"}
+    files |= {"new/urls.py": "import rows.views\n", "rows/views.py": f"import a\n{line}\n", "rows/unused.py": "y = =\n"}
     text = inspection.inspect(str(write_tree(tmp_path / "new", files)))
-    remark = (
-        f"rows/views.py:2: invalid syntax, a SyntaxError for Python {own}: set `python` to the one that the project "
-    )
-    assert (f"{remark}is for, or correct it" in text.replace("\n#     ", " ")) is is_host
+    assert (f"rows/views.py:2: {remark.format(own)}" in text.replace("\n#     ", " ")) is is_host
     assert "unused" not in text
 
 
