@@ -23,6 +23,8 @@ log = Log.of(__name__)
 
 #: The file in the build user's folder with the versions that replace pins.
 _RELAXED = ".relaxed.txt"
+#: That with the newest versions of the packages that build others. It does not bind what requirements want of them.
+_BUILT_BY = ".built-by.txt"
 #: What uv says of a package that it cannot build: one of an index has a version.
 _UNBUILT = re.compile(rf"Failed to (?:build|download and build) `({NAME})(?:==({VERSION})|\[|\s*@)", re.ASCII)
 #: What uv says of versions that are younger than the day by which they are bound: of one that is pinned, its day.
@@ -102,13 +104,14 @@ class Ladder:
         relaxed = ["--overrides", str(Path(self.uv.work) / _RELAXED)] if self.versions else []
         free = sorted({*self.versions, *self._free, *self._named_by("python_packages")}) if self.until else []
         bound = ["--exclude-newer", self.until] if self.until else []
-        days = {**self.tools, **dict.fromkeys(free, _ALWAYS)}
-        return [*relaxed, *bound, *(bound_by(name, day) for name, day in days.items())]
+        return [*relaxed, *bound, *self._of_tools(), *(bound_by(name, _ALWAYS) for name in free)]
+
+    def _of_tools(self) -> list[str]:
+        return [f"--build-constraint={Path(self.uv.work) / _BUILT_BY}"] if self.tools else []
 
     def without_tools(self, arguments: Iterable[str]) -> list[str]:
         """Return the arguments of an installation for another one, in which all that the first has built is built."""
-        tools = {bound_by(name, day) for name, day in self.tools.items()}
-        return [one for one in arguments if one not in tools]
+        return [one for one in arguments if one not in self._of_tools()]
 
     def give_way(self, error: DeploymentError) -> None:
         """Choose what gives way after a failure, for the next attempt.
@@ -178,8 +181,16 @@ class Ladder:
             asked = self.queries.ask([f"{normalised(name)}=={version}"]).found
             day = versions_of_index.day_of(asked.get(normalised(name), ("", "", ""))[2])
         is_usable = bool(tools and day and day < datetime.date.today() and self._tool_days <= _DAYS)
-        self.tools = dict.fromkeys(sorted({*tools, *self.tools}), str(day)) if is_usable else {}
-        return is_usable
+        self.tools = self._bind_tools({*tools, *self.tools}, str(day)) if is_usable else {}
+        return bool(self.tools)
+
+    def _bind_tools(self, names: set[str], day: str) -> dict[str, str]:
+        """Bind builds by the versions that packages had on a day; return those that were there, with the day."""
+        found = self.queries.ask(sorted(names), [f"--exclude-newer={day}"]).found
+        known = sorted(names & found.keys())
+        lines = [f"{name}<={found[name][0]}" for name in known]
+        self.queries.as_builder(versions_of_index.write_lines, str(Path(self.uv.work) / _BUILT_BY), lines)
+        return dict.fromkeys(known, day)
 
     def _as_of_day(self, kind: str, _name: str, _version: str) -> bool:
         """Bind what has no version by the day of the requirements."""

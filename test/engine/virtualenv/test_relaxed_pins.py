@@ -62,6 +62,7 @@ INDEX = {
     "woven": {"2.4": ("2022-01-01", "cp311-cp311-linux", ""), "2.0": ("2020-01-01", "", NOT_COMPILED)},
     "later": {"2.0": ("2024-01-01", "py3-none-any", ""), "2.4": ("2025-01-01", "py3-none-any", "")},
 }
+INDEX["setuptools"] = {f"{year - 1980}.0": (f"{year}-02-01", "py3-none-any", "") for year in range(2012, 2027)}
 #: When the tools of builds did not run on this Python yet, and when they no longer had what old packages need.
 TOOLS = ("2020-01-01", "2022-01-01")
 
@@ -130,13 +131,17 @@ class Index:
                 raise self.error(text)
             newest = [*INDEX[name]][-1]
             published, wheel, failure = INDEX[name][version or newest]
+            if published > days.get(name, published):
+                raise self.error(f"Because there is no version of {name}=={version} and you require it, we can …")
             if until and published > until and name not in days and version:
                 text = (
                     f"Because there is no version of {name}=={version} and you require it, we can conclude that …\n\n"
                 )
                 text += f"hint: `{name}` was filtered by `exclude-newer` to only include packages uploaded before X. "
                 raise self.error(text + f"The requested version, v{version}, was published at {published}T09:33:15Z.")
-            tools = days.get("setuptools", until) if failure == OLD_TOOLS else until
+            limits = [Path(one.partition("=")[2]).read_text() for one in argv if one.startswith("--build-constraint=")]
+            newest_tools = re.search(r"setuptools<=(\S+)", "".join(limits))
+            tools = INDEX["setuptools"][newest_tools[1]][0] if newest_tools and failure == OLD_TOOLS else until
             if failure in (OLD_TOOLS, OLD_CYTHON) and tools:
                 failure = "" if TOOLS[0] <= tools < TOOLS[1] else OLDER_TOOLS if tools < TOOLS[0] else failure
             if not wheel and failure:
@@ -371,6 +376,10 @@ def test_a_file_of_the_source_is_not_taken_for_a_converted_lock(make_site, tmp_p
 def test_a_lock_is_built_with_the_tools_of_its_day(build):
     expected = {"versions": {}, "until": "", "tools": {"setuptools": "2020-02-28"}}
     assert build("allauth==0.39.1 --hash=sha256:00\n") == expected
+
+
+def test_tools_of_a_build_do_not_bind_what_the_requirements_want_of_them(build):
+    assert build("allauth==0.39.1\nsetuptools==46.0\n")["tools"] == {"setuptools": "2020-02-28"}
 
 
 @pytest.mark.parametrize("day", ["", "2999-01-01", "soon"])
