@@ -204,14 +204,17 @@ def star_imports(module: ast.Module, *, absolute: bool = False) -> list[str]:
 
 
 def is_settings(module: ast.Module) -> bool:
-    """Return whether a module looks like Django's settings: it assigns some of them, or takes them from another one."""
+    """Return whether a module looks like Django's settings: it assigns some of them, or takes them from another one.
+
+    Or it adds to INSTALLED_APPS that a package has put there.
+    """
     for node in ast.walk(module):
+        if isinstance(node, ast.Name) and node.id == "INSTALLED_APPS":
+            return True
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
             return True
         targets = getattr(node, "targets", [getattr(node, "target", None)])
-        if any(
-            getattr(target, "id", None) in ("INSTALLED_APPS", "DATABASES", "DEBUG", "SECRET_KEY") for target in targets
-        ):
+        if any(getattr(target, "id", None) in ("DATABASES", "DEBUG", "SECRET_KEY") for target in targets):
             return True
     return False
 

@@ -100,7 +100,7 @@ def _note(name: Any, default: Any) -> None:
         for one in library:  # the arguments of its functions, by the names that all such libraries use
             about.update(_of_library(one))
         if default is not None:
-            about["default"] = repr(default)[:_SHOWN]
+            about["default"] = _shown(default)
     finally:
         _is_noting = False
 
@@ -114,8 +114,10 @@ def _of_library(frame: Any) -> Answer:
     if frame.f_code.co_name in KINDS:
         found["cast"] = frame.f_code.co_name
     if "default" in frame.f_locals:
-        text = repr(frame.f_locals["default"])[:_SHOWN]
-        is_none = re.search(r"notset|undefined|missing|^<(class|marshmallow|environ)|^Ellipsis$|^None$", text, re.I)
+        text = _shown(frame.f_locals["default"])
+        is_none = re.search(
+            r"notset|novalue|undefined|missing|^<(class|marshmallow|environ)|^Ellipsis$|^None$", text, re.I
+        )
         found.update({} if is_none else {"default": text})
     return found
 
@@ -131,6 +133,11 @@ def _note_path(event: str, arguments: Any) -> None:
         text = os.path.abspath(os.fsdecode(path))
         if text.startswith(_root) and "/__pycache__/" not in text:
             _written.add(os.path.relpath(text, _root))
+
+
+def _shown(default: Any) -> str:
+    """Return a default as Python writes it, without the folder of the source, which is another one in each release."""
+    return repr(default).replace(_root, "")[:_SHOWN]
 
 
 def _is_own(file: str) -> bool:

@@ -24,6 +24,11 @@ class Config:
     def bool(self, name, default=Undefined):
         return self(name, default, lambda text: {"true": True, "false": False}[text.lower()])
 config = Config()
+class NoValue:
+    def __repr__(self):
+        return "<NoValue>"
+def known(name, default=NoValue()):
+    return os.environ[name] if name in os.environ else "Bern"
 """
 
 
@@ -211,8 +216,10 @@ def test_each_variable_that_is_asked_for_has_the_settings_that_it_is_in(tmp_path
     answer = observe(
         tmp_path,
         """
-        from reader import config
+        from reader import config, known
         SECRET_KEY = os.environ["KEY"]
+        CITY = known("CITY")
+        ROWS_IN = os.environ.get("ROWS_IN", os.path.join(os.path.dirname(os.path.abspath(__file__)), "rows"))
         REGION = os.environ.get("REGION", "north")
         ROWS = config("ROWS", default=20, cast=int)
         USE_CACHE = config.bool("USE_CACHE", default=False)
@@ -244,6 +251,8 @@ def test_each_variable_that_is_asked_for_has_the_settings_that_it_is_in(tmp_path
     feeds = {name: one["feeds"] for name, one in told.items()}
     assert feeds == {
         "KEY": {"SECRET_KEY": "whole"},
+        "CITY": {"CITY": "whole"},
+        "ROWS_IN": {"ROWS_IN": "whole"},
         "REGION": {"REGION": "whole"},
         "ROWS": {"ROWS": "whole"},
         "USE_CACHE": {"CACHES": "switched", "USE_CACHE": "switched"},
@@ -254,7 +263,7 @@ def test_each_variable_that_is_asked_for_has_the_settings_that_it_is_in(tmp_path
     assert [name for name, one in told.items() if one["required"]] == ["KEY"]
     assert [name for name, one in told.items() if one["together"]] == ["PG_NAME", "PG_HOST", "PG_PORT"]
     assert {name: one["default"] for name, one in told.items() if one["default"]} == {
-        **{"REGION": "'north'", "ROWS": "20", "USE_CACHE": "False", "PG_PORT": "'5432'"}
+        **{"ROWS_IN": "'rows'", "REGION": "'north'", "ROWS": "20", "USE_CACHE": "False", "PG_PORT": "'5432'"}
     }
     assert answer["facts"] == {
         "databases": {"default": "django.db.backends.dummy"},
