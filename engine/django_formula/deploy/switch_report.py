@@ -15,6 +15,7 @@ from django_formula.proxy import proxies, reach
 from django_formula.release import health, http
 from django_formula.site.sites import Site
 from django_formula.tls import certificates
+from django_formula.untrusted.text import shown
 
 #: Requests per second; twice as many for the first ones after the switch, for which the switch waits.
 RATE = 20
@@ -68,7 +69,7 @@ class Probe:
         return self
 
     def _run(self) -> None:
-        if self.through_proxy and self.problem():
+        if self.through_proxy and self._asked():
             self.through_proxy = False
         due = time.monotonic()
         while not self._is_over:
@@ -89,14 +90,21 @@ class Probe:
         sent = time.monotonic()
         with self._lock:
             self._under_way.append(sent)
-        problem = self.problem()
+        problem = self._asked()
         if problem and self.before is not self.site and sent < self.switched < math.inf:
-            problem = self.problem()  # the old page was requested from the new release
+            problem = self._asked()  # the old page was requested from the new release
         with self._lock:
             self._under_way.remove(sent)
             if not self._is_over:
                 self.samples.append(Sample(sent, time.monotonic(), problem))
                 self._has_sample.set()
+
+    def _asked(self) -> str:
+        """Return what `problem` does, also where that raises: the switch waits for the end of each request."""
+        try:
+            return self.problem()
+        except Exception as error:  # such as too many open files
+            return f"got no response ({shown(str(error))})"
 
     def problem(self) -> str:
         """Send one request; return the problem of the health page, empty when it is healthy."""

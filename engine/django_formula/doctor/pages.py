@@ -6,7 +6,7 @@ import re
 import stat
 import time
 from pathlib import Path
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 from django_formula.doctor import application
 from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, to_start
@@ -18,7 +18,7 @@ from django_formula.release.health import Finding
 from django_formula.release.http import Answer
 from django_formula.site import domains, sites
 from django_formula.tls import certificates
-from django_formula.untrusted.text import in_command
+from django_formula.untrusted.text import in_command, shown
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HOPS = 5
@@ -51,10 +51,13 @@ def page(visit: Visit) -> str:
             raise _unanswered(visit, target, error, begins) from None
         if answer.status not in _REDIRECTS:
             return _judged(visit, target, answer, begins, since)
-        goal = urlsplit(urljoin(f"{visit.scheme}://{visit.host_header}{target}", answer.headers.get("location", "")))
+        goal = release_http.redirected(f"{visit.scheme}://{visit.host_header}{target}", answer)
+        if goal is None:
+            text = f"GET {target} is redirected to {shown(answer.headers['location'])}, which is no URL"
+            raise application.wrong(visit, text, Finding(text, target, answer.status), since)
         if (goal.scheme, goal.netloc) != (visit.scheme, visit.host_header):
             return _elsewhere(visit, target, answer, goal.geturl())
-        target = goal.path + (f"?{goal.query}" if goal.query else "")
+        target = release_http.target(goal)
         if target in seen or len(seen) > _HOPS:
             text = f"GET {visit.target} is redirected in a circle: {' → '.join([*seen, target][-3:])}"
             raise application.wrong(visit, text, Finding(text, target, 0, goal.geturl()), since)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from django_formula.host import file
 from django_formula.host.commands import FRAME, DeploymentError, seconds
@@ -248,7 +248,8 @@ class _Wait:
     def _is_final(self, equal: int) -> bool:
         """Return whether the release would answer as it does however long it is waited for."""
         found = self._found
-        if found.target or (400 <= found.status < 500 and found.status not in _LATER):
+        is_redirect = found.target or found.status in _REDIRECTS
+        if is_redirect or (400 <= found.status < 500 and found.status not in _LATER):
             return True
         if equal > _EQUAL or not found.problem.startswith(_RAISES):
             return False
@@ -400,7 +401,7 @@ def _examine(site: Site, get: Callable[[str, float], Answer], deadline: float, s
     """
     health = site.config["health"]
     path, base = page_path(site), f"{scheme}://{site.canonical}"
-    target = urlsplit(base)
+    url = base
     try:
         for _hop in range(_HOPS):
             answer = get(path, max(deadline - time.monotonic(), 0.05))
@@ -411,11 +412,15 @@ def _examine(site: Site, get: Callable[[str, float], Answer], deadline: float, s
                 expected = ", ".join(map(str, health["status"]))
                 problem = f"returned {answer.status} (expected {expected})"
                 return Finding(problem, path, answer.status, said=_said(answer))
-            target = urlsplit(urljoin(f"{base}{path}", answer.headers.get("location", "")))
+            target = release_http.redirected(f"{base}{path}", answer)
+            if target is None:
+                location = shown(answer.headers["location"])
+                return Finding(f"redirected to {location}, which is no URL", path, answer.status)
+            url = target.geturl()
             if not domains.has(site.config["domains"], target.hostname) or target.scheme != scheme:
-                return Finding(f"redirected to {target.geturl()}", path, answer.status, target.geturl())
-            path = target.path + (f"?{target.query}" if target.query else "")
-        return Finding(f"redirected {_HOPS} times, last to {path}", page_path(site), 0, target.geturl())
+                return Finding(f"redirected to {url}", path, answer.status, url)
+            path = release_http.target(target)
+        return Finding(f"redirected {_HOPS} times, last to {path}", page_path(site), 0, url)
     except TimeoutError:
         return Finding(_timed_out(site), path)
     except (OSError, http.client.HTTPException) as error:

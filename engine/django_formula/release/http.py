@@ -2,17 +2,21 @@
 
 import http.client
 import socket
+import string
 import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from django_formula.host import unix_sockets, users
 from django_formula.release import instances
 from django_formula.site.sites import Site
 from django_formula.untrusted.response import Bounded
+
+#: Bytes of the variables of a request in the uwsgi protocol.
+_LONGEST = 0xFFFF
 
 
 class Answer(NamedTuple):
@@ -75,6 +79,24 @@ def read(response: http.client.HTTPResponse, most: int = 1 << 16) -> Answer:
     return Answer(response.status, headers, body.decode(errors="replace"))
 
 
+def redirected(url: str, answer: Answer) -> SplitResult | None:
+    """Return where an answer redirects to, or None where that is no URL.
+
+    Args:
+        url: what was requested.
+    """
+    try:
+        return urlsplit(urljoin(url, answer.headers.get("location", "")))
+    except ValueError:
+        return None
+
+
+def target(url: SplitResult) -> str:
+    """Return the path and the query of a URL as a request has them: ``/`` where it has none, and ASCII alone."""
+    text = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    return quote(text, safe=string.punctuation, encoding="latin-1", errors="replace")
+
+
 def get_active(site: Site, path: str, timeout: float) -> Answer:
     """Request a page from the socket of the active release, by `get`."""
     headers, release = site.config["health"]["headers"], site.current.resolve()
@@ -110,7 +132,13 @@ def variables(host: str, path: str, query: str, scheme: str, headers: Mapping[st
 
 
 def _uwsgi_request(given: Mapping[str, str]) -> bytes:
-    """Return a request in the uwsgi protocol (https://uwsgi-docs.readthedocs.io/en/latest/Protocol.html)."""
-    pairs = ((name.encode(), value.encode()) for name, value in given.items())
-    block = b"".join(struct.pack("<H", len(n)) + n + struct.pack("<H", len(v)) + v for n, v in pairs)
+    """Return a request in the uwsgi protocol (https://uwsgi-docs.readthedocs.io/en/latest/Protocol.html).
+
+    Raises:
+        http.client.HTTPException: it is longer than the protocol allows.
+    """
+    texts = [text.encode() for pair in given.items() for text in pair]
+    if sum(2 + len(text) for text in texts) > _LONGEST:
+        raise http.client.HTTPException(f"the request has more than {_LONGEST} bytes")
+    block = b"".join(struct.pack("<H", len(text)) + text for text in texts)
     return struct.pack("<BHB", 0, len(block), 0) + block

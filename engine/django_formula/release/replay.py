@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from django_formula.release import http as release_http
 from django_formula.release import measured, static
@@ -257,14 +257,17 @@ def _ask(side: Side, url: Target, known: dict[tuple[Path, str], Reply]) -> Reply
             answer = release_http.get(
                 site, side.release, target, host=host, scheme=site.scheme, headers=headers, timeout=_PATIENCE
             )
-            to = urlsplit(urljoin(f"{base}{target}", answer.headers.get("location", "")))
+            is_redirect = answer.status in _REDIRECTS
+            to = release_http.redirected(f"{base}{target}", answer) if is_redirect else urlsplit(base)
+            if to is None:
+                return Reply(0, f"{REDIRECTS} to what is no URL")
             is_elsewhere = not domains.has(site.config["domains"], to.hostname) or to.scheme != site.scheme
-            if answer.status not in _REDIRECTS or is_elsewhere:
+            if not is_redirect or is_elsewhere:
                 missing = _missing(side, answer.status, answer.body)
                 said = measured.parse(answer.headers.get(measured.HEADER.lower()))
                 known[key] = Reply(answer.status, missing=missing, is_redirected=len(passed) > 1, measured=said)
                 return known[key]
-            target = to.path + (f"?{to.query}" if to.query else "")
+            target = release_http.target(to)
             passed.append(target)
             if target in passed[:-1]:
                 return Reply(0, f"{REDIRECTS} in a circle, to {target}")

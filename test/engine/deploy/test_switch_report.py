@@ -221,6 +221,23 @@ def test_a_request_that_waits_is_waited_for(make_site):
     assert probe.is_steady(), "the next one has just been sent"
 
 
+def test_request_that_raises_has_failed(make_site, monkeypatch):
+    """As where too many files are open: a switch would wait for its answer for ever."""
+
+    def fail(probe):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(switch_report, "RATE", 100)
+    monkeypatch.setattr(Probe, "problem", fail)
+    probe = Probe(make_site(), through_proxy=True).start()
+    with probe.switching():
+        pass
+    wait_for(probe.failures)
+    probe.end()
+    assert probe.last_problem() == "got no response ([Errno 24] Too many open files)" and not probe.through_proxy
+    wait_for(lambda: not probe._under_way)
+
+
 def test_the_pace_is_kept(make_site, monkeypatch):
     monkeypatch.setattr(Probe, "problem", lambda probe: "")
     probe = Probe(make_site(), through_proxy=False).start()

@@ -227,6 +227,9 @@ def redirect(to, status=302):
         ({"/": redirect("/a"), "/a": redirect("/")}, {}, "redirected 5 times, last to /a"),
         ({"/": redirect("https://blog.example.org/")}, {}, "redirected to https://blog.example.org/"),
         ({"/": redirect("//evil.example.org/")}, {}, "redirected to http://evil.example.org/"),
+        ({"/": redirect("http://[blog/")}, {}, "redirected to http://[blog/, which is no URL"),
+        ({"/": redirect("http://blog.example.org?a=1"), "/?a=1": GOOD}, {}, None),
+        ({"/": redirect("/grö ße/"), "/gr%C3%B6%20%C3%9Fe/": GOOD}, {}, None),
         ({"/": (302, {}, "")}, {}, "redirected 5 times, last to /"),
         ({"/": b""}, {}, "got no response (Remote end closed connection without response)"),
         ({"/": b"HTTP/1.1 abc\r\n\r\n"}, {}, "got no response (HTTP/1.1 abc\\r\\n)"),
@@ -247,6 +250,14 @@ def test_health_check_passes_or_names_the_problem(instance, answers, options, pr
     assert error.value.message.split("3f2a9c1b77de ")[1] == problem
     assert error.value.log == "the journal"
     assert isinstance(error.value, release_health.NoPage) == ("404" in problem or "403" in problem)
+
+
+def test_request_that_is_longer_than_its_protocol_allows_is_none(instance):
+    site, release, server = instance(health={"timeout": "300ms"})
+    server.answers = {"/": redirect(f"/{'a' * 40000}")}
+    with pytest.raises(DeploymentError) as error:
+        release_health.check(site, release)
+    assert error.value.message.endswith(" got no response (the request has more than 65535 bytes)")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def compared(sides, old, new, urls=("/a/",)):
         (200, ConnectionRefusedError("refused"), "fails", "got no response (refused)"),
         (200, http.http.client.BadStatusLine("x"), "fails", "got no response (x)"),
         (200, (302, CIRCLE), "fails", "redirects in a circle, to /a/"),
+        (200, (302, {"location": "http://[x/"}), "fails", "redirects to what is no URL"),
         (200, (302, {"location": "https://login.example.com/"}), "", ""),
         (200, (302, {"location": "/b/"}), "", ""),
         (200, 404, "gone", "returned 404"),
