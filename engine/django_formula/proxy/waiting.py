@@ -129,18 +129,18 @@ def apply(site: Site) -> None:
         files = _files(site)
         RELAY.program.parent.mkdir(parents=True, exist_ok=True)
         archive.install(MODULE, RELAY.program)
+        _start_anew(site, files)
+
+
+def _start_anew(site: Site, files: Files) -> None:
+    if not daemons.has_systemd():
         for path, text in files.items():
             file.write(path, text or "")
-        _start_anew(site)
-
-
-def _start_anew(site: Site) -> None:
-    if not daemons.has_systemd():
         if daemons.pid(daemons.SUPERVISOR) is None:
             daemons.start(daemons.SUPERVISOR)
         _supervisorctl("update", _name(site), doing=f"starting {_name(site)}")
         return
-    RELAY.start_anew(site)
+    RELAY.start_anew(site, files)
 
 
 def present(site: Site) -> list[Path]:

@@ -100,6 +100,8 @@ def pending(site: Site, salt_call: Sequence[str]) -> dict[str, str]:
     changes = {
         str(one): "new" if texts[one] is None else "changed" for one, text in _files(site).items() if texts[one] != text
     }
+    if not os.path.lexists(_link(site)):
+        changes.setdefault(str(_units(site)[0]), "disabled")
     if not _program(site).exists() or not unit.is_prepared(site, salt_call):
         changes[str(queue.folder(site))] = "changed" if queue.folder(site).exists() else "new"
     if not _has_group(site):
@@ -108,7 +110,7 @@ def pending(site: Site, salt_call: Sequence[str]) -> dict[str, str]:
 
 
 def apply(site: Site, salt_call: Sequence[str]) -> None:
-    """Have the socket of a site listen, or remove it.
+    """Have the socket of a site listen, or remove it. Where that is refused or killed, it is begun anew by its link.
 
     Raises:
         DeploymentError: systemd refuses a unit, or the files of the queue are not free in time.
@@ -119,14 +121,15 @@ def apply(site: Site, salt_call: Sequence[str]) -> None:
     elif changes:
         unit.prepare(site, salt_call)
         archive.install(MODULE, _program(site))
+        _link(site).unlink(missing_ok=True)
         for one, text in _files(site).items():
             file.write(one, text)
         if not _has_group(site):
             commands.run(["groupadd", "--system", group(site)], doing=f"creating the group {group(site)}")
         units.daemon_reload()
         socket = _units(site)[0].name
-        units.control("enable", "--quiet", socket, doing=f"enabling {socket}")
         units.control("restart", socket, doing=f"starting {socket}")
+        units.control("enable", "--quiet", socket, doing=f"enabling {socket}")
 
 
 def admit(site: Site, user: str) -> None:
@@ -180,6 +183,10 @@ def _units(site: Site) -> tuple[Path, Path]:
         daemons.UNITS / f"django-{site.name}-requests.socket",
         daemons.UNITS / f"django-{site.name}-requests@.service",
     )
+
+
+def _link(site: Site) -> Path:
+    return daemons.UNITS / "sockets.target.wants" / _units(site)[0].name
 
 
 def _files(site: Site) -> dict[Path, str]:

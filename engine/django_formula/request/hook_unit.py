@@ -123,9 +123,7 @@ def apply(site: Site, given: str | None) -> None:
         HOOK.program.parent.mkdir(parents=True, exist_ok=True)
         if {str(HOOK.program), *map(str, files)} & {*changes}:
             archive.install(MODULE, HOOK.program)
-        for path, text in files.items():
-            file.write(path, text or "")
-        HOOK.start_anew(site)
+        HOOK.start_anew(site, files)
 
 
 def rotate(site: Site) -> None:

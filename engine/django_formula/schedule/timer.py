@@ -82,6 +82,7 @@ def apply(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> None
     if not files:
         remove(site, task)
         return
+    _link(site, task).unlink(missing_ok=True)  # made last: where this is killed or refused, the next apply begins anew
     for path in present(site, task):
         if path not in files:
             path.unlink()
@@ -89,8 +90,9 @@ def apply(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> None
         file.write(path, content, mode=0o600 if path == _program(site, task) else 0o644)
     if daemons.has_systemd():
         timer = _timer(site, task).name
-        units.control("enable", "--quiet", timer, doing=f"enabling {timer}")
+        units.daemon_reload()
         units.control("restart", timer, doing=f"starting {timer}")
+        units.control("enable", "--quiet", timer, doing=f"enabling {timer}")
     elif _cron(site, task) in files and not has_running_cron():
         daemons.start(daemons.CRON)
 

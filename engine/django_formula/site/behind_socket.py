@@ -10,8 +10,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from django_formula.host import commands, daemons, units, users
+from django_formula.host import commands, daemons, file, units, users
 from django_formula.host.commands import DeploymentError
+from django_formula.host.config_files import Files
 from django_formula.site.sites import Site
 from django_formula.site.users import title
 
@@ -129,18 +130,21 @@ class Behind(NamedTuple):
         argv += ["--shell", "/usr/sbin/nologin", "--comment", title(site.name), user]
         commands.run(argv, doing=f"creating the user {user}")
 
-    def start_anew(self, site: Site) -> None:
-        """Have systemd listen, by the units as they are now.
+    def start_anew(self, site: Site, files: Files) -> None:
+        """Have systemd listen by these units. Where that is refused or killed, it is begun anew: its link is made last.
 
         Raises:
             DeploymentError: systemd refuses a unit.
         """
         socket, service = (path.name for path in self.units(site))
+        self.link(site).unlink(missing_ok=True)
+        for path, text in files.items():
+            file.write(path, text or "")
         units.daemon_reload()
-        units.control("enable", "--quiet", socket, doing=f"enabling {socket}")
         # systemd does not open a socket again while its service has it
         units.control("stop", service, socket, doing=f"stopping {service}")
         units.control("start", socket, doing=f"starting {socket}")
+        units.control("enable", "--quiet", socket, doing=f"enabling {socket}")
 
     def present(self, site: Site, more: Sequence[Path] = (), others: Sequence[Path] = ()) -> list[Path]:
         """Return what the site has of it, and with the last one of the host the program.

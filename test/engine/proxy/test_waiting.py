@@ -5,6 +5,7 @@ import time
 import types
 
 import pytest
+from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
 from django_formula.proxy import relay, waiting
 from django_formula.release import health, instances
@@ -51,6 +52,24 @@ def test_relay_is_made_once_and_removed_whole(host, make_site):
     assert [*applied(make_site(releases={"wait": "30s"}))] == [str(host.root / "etc/systemd/system" / UNITS[0])]
     gone = make_site()
     assert {*applied(gone).values()} == {"removed"} and files(host) == [] and host.users == {}
+
+
+def test_relay_that_systemd_has_refused_is_begun_anew(host, make_site, monkeypatch):
+    site = make_site(releases=WAIT)
+    applied(site)
+    changed, run = make_site(releases={"wait": "30s"}), commands.run
+
+    def refuse(argv, **options):
+        if argv[1] == "start":
+            raise DeploymentError("it cannot")
+        return run(argv, **options)
+
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(commands, "run", refuse)
+            with pytest.raises(DeploymentError, match="it cannot"):
+                waiting.apply(changed)
+    assert applied(changed) == {UNITS[1]: "disabled"}
 
 
 def test_a_site_without_the_option_asks_and_changes_nothing(host, make_site):

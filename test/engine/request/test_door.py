@@ -6,6 +6,8 @@ import threading
 
 import pytest
 from django_formula.audit.caller import Caller
+from django_formula.host import commands
+from django_formula.host.commands import DeploymentError
 from django_formula.request import door, entrance, follow, queue, unit
 
 A, B = "a" * 40, "b" * 40
@@ -175,3 +177,25 @@ def test_result_of_an_accepted_request_is_sent(site):
 def test_site_without_programs_that_ask_has_no_entrance(make_site):
     site = make_site()
     assert not entrance.is_wanted(site) and entrance.pending(site, []) == {} and entrance.present(site) == []
+
+
+def test_socket_that_systemd_has_refused_is_begun_anew(socket_host, make_site, monkeypatch):
+    site, run = make_site(hook=True), commands.run
+    monkeypatch.setattr(entrance, "_has_group", lambda _site: True)
+    entrance.apply(site, ["salt-call"])
+    assert entrance.pending(site, ["salt-call"]) == {}
+    socket, service = entrance._units(site)
+    service.write_text("of an earlier version")
+
+    def refuse(argv, **options):
+        if argv[1] == "restart":
+            raise DeploymentError("it cannot")
+        return run(argv, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commands, "run", refuse)
+        with pytest.raises(DeploymentError, match="it cannot"):
+            entrance.apply(site, ["salt-call"])
+    assert entrance.pending(site, ["salt-call"]) == {str(socket): "disabled"}
+    entrance.apply(site, ["salt-call"])
+    assert entrance.pending(site, ["salt-call"]) == {}

@@ -112,6 +112,24 @@ def test_changed_files_are_written_again(daily):
     assert daily.apply()["site"]["schedule"] == {str(daily.site.root / "backup.pyz"): "changed"}
 
 
+@pytest.mark.parametrize("refused", ["daemon-reload", "restart django-blog-backup.timer"])
+def test_timer_that_was_refused_is_begun_anew(daily, refused):
+    """As for 22..06:00, which is no time of systemd's."""
+    daily.fails = {refused: DeploymentError("it cannot")}
+    for _ in range(2):
+        with pytest.raises(DeploymentError, match="it cannot"):
+            daily.apply()
+    daily.fails = {}
+    daily.apply()
+    daily.options = {"backup": {"schedule": "Mon..Fri 03:30"}}
+    daily.fails = {refused: DeploymentError("it cannot")}
+    with pytest.raises(DeploymentError, match="it cannot"):
+        daily.apply()
+    daily.fails = {}
+    assert daily.apply()["site"] == {"schedule": {str(systemd.UNITS / "django-blog-backup.timer"): "disabled"}}
+    assert daily.apply() == {}
+
+
 def test_dry_run_changes_nothing(daily):
     assert "schedule" in daily.apply(test=True)["site"] and units(daily) == set()
 
