@@ -4,6 +4,7 @@ A release is switched by a rename, as it is with a proxy: no release binds the a
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -79,9 +80,9 @@ def refuse_impossible(site: Site, ports: Mapping[int, set[str]] | None = None) -
             f"{site.at}:proxy:kind to nginx",
         )
     socket, _service = _units(site)
-    if f"ListenStream={site.listener}\n" in (file.read_text(socket) or ""):
-        return
     port = int(site.listener.rpartition(":")[2])
+    if re.search(rf"(?m)^ListenStream=\S+:{port}$", file.read_text(socket) or ""):
+        return  # it is systemd's for the site, which may change the address
     holder = host_ports.listener(port, ports=ports)
     if holder:
         raise DeploymentError(

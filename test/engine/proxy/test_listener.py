@@ -130,6 +130,7 @@ def test_taken_port_or_host_without_systemd_is_refused(listening, systemd, monke
     listener.refuse_impossible(listening("[::]:8001"))
     listener.apply(listening(), formula_templates())
     listener.refuse_impossible(listening())
+    listener.refuse_impossible(listening("127.0.0.1:8000"))  # the same port, of which systemd changes the address
     monkeypatch.setattr(daemons, "has_systemd", lambda: False)
     with pytest.raises(DeploymentError, match=r"no systemd to listen on 0\.0\.0\.0:8000") as refused:
         listener.refuse_impossible(listening())
