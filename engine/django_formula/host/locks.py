@@ -60,8 +60,12 @@ class Lock:
                 raise DeploymentError(message, hint=self.hint, transient=True)
             else:
                 time.sleep(self._interval)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{self._holder}, pid {os.getpid()}, since {host_clock.now()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{self._holder}, pid {os.getpid()}, since {host_clock.now()}\n".encode(), 0)
+        except OSError:  # a full disk
+            os.close(descriptor)  # else this process holds the lock as long as it runs
+            raise
         self._descriptor = descriptor
         commands.locks.add(descriptor)
 

@@ -128,6 +128,22 @@ def test_lock_ends_with_its_process_while_a_child_runs(make_site, tmp_path):
         os.kill(int(child), signal.SIGKILL)
 
 
+def test_lock_that_cannot_be_recorded_is_free_again(make_site, monkeypatch):
+    """On a full disk; the process may be a minion's, which runs on."""
+    site = make_site(timeouts={"lock": "300ms"})
+
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space left"):
+            site.lock("first").take()
+    assert site.lock("next").holder() == ""
+    with site.lock("next").held():
+        assert site.lock("another").holder().startswith("next, pid ")
+
+
 def test_lock_file_that_is_a_link_is_refused(make_site):
     site = make_site()
     site.lock_file.symlink_to("/dev/null")
