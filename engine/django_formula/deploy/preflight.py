@@ -1,5 +1,6 @@
 """The preflight: whether this host has the resources for another release, and whether visitors notice the switch."""
 
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -219,10 +220,10 @@ def _server_problem(database: Mapping[str, str]) -> str:
         return ""
     port, place = database.get("port") or engine.port, engine.socket_path
     if host.startswith("/"):
-        place, host = host if Path(host).is_socket() else f"{host}/.s.PGSQL.{{}}", ""
+        place, host = host if Path(host).is_socket() else f"{host}/.s.PGSQL.{port}", ""
     if host and (host, engine) != ("localhost", engines.MYSQL):
-        return _refusal((host, int(port))) if str(port).isdigit() else ""
-    path = place.format(port)
+        return _refusal((host, int(port))) if re.fullmatch(r"[0-9]{1,5}", str(port)) else ""
+    path = place.replace("{}", str(port))
     return _refusal(path) if Path(path).exists() else ""
 
 
@@ -235,6 +236,7 @@ def _refusal(address: str | tuple[str, int]) -> str:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(PATIENCE)
                 connection.connect(address)
-    except OSError as error:
-        return f"{address if isinstance(address, str) else ':'.join(map(str, address))}: {error.strerror or error}"
+    except (OSError, ValueError, OverflowError) as error:  # the project's settings name the address
+        why = getattr(error, "strerror", "") or error
+        return f"{address if isinstance(address, str) else ':'.join(map(str, address))}: {why}"
     return ""

@@ -184,6 +184,21 @@ def test_where_a_server_listens(tmp_path, own_host, engine, host, port, listens,
         assert "Connection refused" in preflight._server_problem(database), "it has been closed"
 
 
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        ("/run/{x}", ""),
+        ("/run/{0.x}", "5433"),
+        ("127.0.0.1", "99999"),
+        ("127.0.0.1", "²"),
+        (f"{'a' * 64}.example.org", ""),
+    ],
+)
+def test_address_of_the_project_that_is_none_is_no_exception(host, port):
+    database = {"engine": "django.db.backends.postgresql", "host": host, "port": port}
+    assert isinstance(preflight._server_problem(database), str)
+
+
 def test_a_sqlite_file_that_is_gone(two, tmp_path):
     path = tmp_path / "data" / "db.sqlite3"
     answering(two, engine="django.db.backends.sqlite3", name=str(path))
