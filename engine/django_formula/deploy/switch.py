@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -12,7 +12,7 @@ from django_formula.deploy import migration
 from django_formula.deploy.deployment import Deployment
 from django_formula.deploy.switch_report import Probe
 from django_formula.deploy.takeover import Takeover
-from django_formula.host import clock, file
+from django_formula.host import clock, config_files, file
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.project import page as project_page
 from django_formula.proxy import moves, proxies, site_files, switch
@@ -31,22 +31,32 @@ _PAUSE = 0.01
 
 def take_over(deployment: Deployment, release: Release, takeover: Takeover, *, switches: bool) -> None:
     """Activate the first release instead of an existing deployment, which is stopped then; or leave that as it was."""
-    site = deployment.site
+    site, phase = deployment.site, takeover.plan["phase"]
     log.info("%s: %s takes over", site.name, release.name)
-    if switches:
-        takeover.write(phase="switching")
-        activate(deployment, release)
     try:
-        takeover.switch(site_files.files_of_site(site, release.facts, deployment.templates), deployment.templates)
-    except BaseException as error:
         if switches:
+            takeover.write(phase="switching")
+            activate(deployment, release)
+        _switch_to(deployment, release, takeover)
+    except BaseException:
+        if switches and _is_current(release):
             site.current.unlink()
             deployment.set_activated(False)
-            takeover.write(phase="waiting")
-        if isinstance(error, DeploymentError):
-            error.transient = True
+            phase = "waiting"
+        if switches:
+            takeover.write(phase=phase)
         raise
     deployment.complete_takeover()
+
+
+def _switch_to(deployment: Deployment, release: Release, takeover: Takeover) -> None:
+    """Let the proxy serve a release instead of an existing deployment."""
+    files = site_files.files_of_site(deployment.site, release.facts, deployment.templates)
+    try:
+        takeover.switch(files, deployment.templates)
+    except DeploymentError as error:
+        error.transient = True
+        raise
 
 
 def activate(deployment: Deployment, release: Release) -> None:
@@ -65,8 +75,7 @@ def activate(deployment: Deployment, release: Release) -> None:
         disk.sync(release)
     if deployment.probe:
         deployment.probe.wait_for_first()
-    with switch.alone():
-        reloads = _prepare_proxy(deployment, release)
+    with switch.alone(), _prepared_proxy(deployment, release) as reloads:
         release.record.pop("held_since", None)
         release.update(state="good", live_since=clock.now())
         if old:
@@ -75,10 +84,12 @@ def activate(deployment: Deployment, release: Release) -> None:
         with deployment.probe.switching() if deployment.probe else contextlib.nullcontext():
             file.link(site.current, f"releases/{release.name}")
             deployment.set_activated(True)
-            if reloads:
-                proxies.reload(site)
-    if deployment.left and deployment.holds_left:
-        deployment.left.update(state="held", held_since=clock.now())
+            try:
+                if deployment.left and deployment.holds_left:  # before a reload, which takes time and may fail
+                    deployment.left.update(state="held", held_since=clock.now())
+            finally:
+                if reloads:
+                    proxies.reload(site)
     if deployment.paused:
         gap = time.monotonic() - deployment.paused_at
         if deployment.open_way():
@@ -87,19 +98,47 @@ def activate(deployment: Deployment, release: Release) -> None:
             deployment.warn([f"the site did not answer for {gap:.1f} s, since releases:overlap is false"])
 
 
-def _prepare_proxy(deployment: Deployment, release: Release) -> bool:
-    """Give the proxy the files that a release needs, where a rename is not enough; return whether it is reloaded."""
+@contextlib.contextmanager
+def _prepared_proxy(deployment: Deployment, release: Release) -> Iterator[bool]:
+    """Give the proxy the files that a release needs, where a rename is not enough, for a block that activates it.
+
+    Yields whether the proxy is reloaded.
+    """
     site, old = deployment.site, deployment.live
     before = site.current.resolve() if site.current.is_symlink() else None  # serves even where its record is torn
     if before and old and proxies.configured(site) and not proxies.is_ready(site):
         switch.apply(moves.handover_files(site, old.facts, deployment.templates))
     proxy = proxies.serving(site) if before else None
-    if before and proxy and _needs_other_files(site, proxy, before, release.path):
-        switch.apply(moves.handover_files(site, release.facts, deployment.templates, through=release.path))
-    reloads = proxy is not None and _needs_reload(site, proxy, release.path)
-    if reloads:
-        proxies.check(site)
-    return reloads
+    is_other = before and proxy and _needs_other_files(site, proxy, before, release.path)
+    with _reaching(deployment, release) if is_other else contextlib.nullcontext():
+        reloads = proxy is not None and _needs_reload(site, proxy, release.path)
+        if reloads:
+            proxies.check(site)
+        yield reloads
+
+
+@contextlib.contextmanager
+def _reaching(deployment: Deployment, release: Release) -> Iterator[None]:
+    """Have the proxy reach a release for a block that activates it; where that fails, what it has reached before."""
+    site = deployment.site
+    files = moves.handover_files(site, release.facts, deployment.templates, through=release.path)
+    present = {path: config_files.read(path) for path in files}
+    switch.apply(files)
+    try:
+        yield
+    except BaseException:
+        if not _is_current(release):
+            try:
+                switch.apply(present)
+            except (DeploymentError, OSError) as error:
+                deployment.warn([f"the proxy still leads to {release.name}: {str(error).splitlines()[0]}"])
+        raise
+
+
+def _is_current(release: Release) -> bool:
+    """Return whether `current` points to a release."""
+    current = release.site.current
+    return current.is_symlink() and current.readlink().name == release.name
 
 
 def _needs_other_files(site: Site, proxy: Proxy, one: Path, other: Path) -> bool:
@@ -300,14 +339,13 @@ def _activate_old(deployment: Deployment, release: Release, old: Release, former
     with switch.alone():
         proxy = proxies.serving(site)
         needs_other_files = proxy is not None and _needs_other_files(site, proxy, release.path, old.path)
-        if needs_other_files:
-            switch.apply(moves.handover_files(site, old.facts, deployment.templates, through=old.path))
-        if former:
-            file.link(site.previous, str(former))
-        else:
-            site.previous.unlink(missing_ok=True)
-        deployment.hold_tasks(release, old)
-        file.link(site.current, f"releases/{old.name}")
+        with _reaching(deployment, old) if needs_other_files else contextlib.nullcontext():
+            if former:
+                file.link(site.previous, str(former))
+            else:
+                site.previous.unlink(missing_ok=True)
+            deployment.hold_tasks(release, old)
+            file.link(site.current, f"releases/{old.name}")
         deployment.let_tasks_go()
         if needs_other_files:
             switch.apply(moves.handover_files(site, old.facts, deployment.templates))

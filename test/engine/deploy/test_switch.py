@@ -257,6 +257,47 @@ def test_nginx_speaks_as_the_release_does_that_a_rollback_brings_back(world, fir
     world.check()
 
 
+@pytest.mark.parametrize(("first", "then"), CHANGES)
+def test_proxy_reaches_the_active_release_where_another_cannot_be_activated(world, monkeypatch, first, then):
+    """As on a full disk: what the proxy has been given for the other one is taken away with it."""
+    world.options = OTHERS[first]
+    world.apply()
+    before = nginx_files()
+    world.push("two")
+    world.options = OTHERS[then]
+    link = file.link
+
+    def full(path, target, **options):
+        if path.name == "current" and target.endswith(TWO):
+            raise OSError(28, "No space left on device", str(path))
+        link(path, target, **options)
+
+    monkeypatch.setattr(file, "link", full)
+    with pytest.raises(DeploymentError, match="No space left on device"):
+        world.apply()
+    assert world.live == ONE and nginx_files() == before
+    world.check()
+
+
+def test_release_is_on_hold_where_the_reload_of_its_rollback_fails(world, monkeypatch):
+    world.options = OTHERS["tcp"]
+    world.apply()
+    world.push("two")
+    world.apply()
+
+    def fail(_daemon):
+        raise DeploymentError("nginx still uses its old configuration")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(daemons, "reload", fail)
+        with pytest.raises(DeploymentError, match="nginx still uses its old configuration"):
+            operations.rollback("blog")
+    assert world.live == ONE and world.releases == {ONE: "good", TWO: "held"}
+    world.apply()
+    assert world.live == ONE
+    world.check()
+
+
 def nginx_files():
     return {path: path.read_text() for path in nginx.ETC.rglob("*.conf")}
 

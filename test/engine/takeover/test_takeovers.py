@@ -205,6 +205,7 @@ def test_takeover_refused_while_database_is_locked(world, old, monkeypatch):
 
 FAILURES = [
     *[("the project", "migrate"), ("the instance", "enable --quiet --no-reload --now django-blog")],
+    ("the disk", "sync --file-system"),
     ("nginx", "nginx -t"),
     ("its reload", "reload nginx.service"),
 ]
