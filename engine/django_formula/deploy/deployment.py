@@ -72,6 +72,8 @@ class Deployment:
     #: The active release, where it was stopped before the new one starts, and when (by the monotonic clock).
     paused: Release | None = None
     paused_at = 0.0
+    #: Why it was stopped.
+    pause_reason = ""
     _hold: "waiting.Hold | None" = None
     #: The requests for the health page during the switch.
     probe: Probe | None = None
@@ -237,9 +239,13 @@ class Deployment:
         yield
         self._is_undecided = False
 
-    def pause(self, live: Release) -> None:
-        """Stop the active instance before the new one starts; where that fails, it is started again."""
-        self.paused, self.paused_at = live, time.monotonic()
+    def pause(self, live: Release, why: str) -> None:
+        """Stop the active instance before the new one starts; where that fails, it is started again.
+
+        Args:
+            why: for people.
+        """
+        self.paused, self.paused_at, self.pause_reason = live, time.monotonic(), why
         self._hold = waiting.begin(self.site, live, self.asked_by)
         instances.pause(self.site, live.path)
 

@@ -41,10 +41,10 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     deployment.take_lock()
     sites.refuse_unmounted_media(site)
     live = deployment.live if deployment.live and deployment.live.name != release.name else None
-    if live and site.config["releases"]["overlap"]:
-        preflight.refuse_without_memory(site, live)
+    if live and (why := _why_alone(site, live, release)):
+        deployment.pause(live, why)
     elif live:
-        deployment.pause(live)
+        preflight.refuse_without_memory(site, live)
     log.info("%s: starting %s", site.name, release.name)
     if deployment.is_new:
         _configure(deployment, release)
@@ -55,6 +55,13 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     deploy_commands.run_stage(deployment, "before_switch")
     if deployment.is_new and instances.serves(release.path) and (proof := replay.prove(deployment, release)):
         changes["replay"] = proof
+
+
+def _why_alone(site: Site, live: Release, release: Release) -> str:
+    """Return why a release cannot run next to the active one; empty where it can."""
+    if not site.config["releases"]["overlap"]:
+        return "releases:overlap is false"
+    return "both releases listen on the same port" if instances.share_port(site, live.path, release.path) else ""
 
 
 def _start(deployment: Deployment, release: Release) -> None:

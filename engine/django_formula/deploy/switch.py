@@ -92,10 +92,8 @@ def activate(deployment: Deployment, release: Release) -> None:
                     proxies.reload(site)
     if deployment.paused:
         gap = time.monotonic() - deployment.paused_at
-        if deployment.open_way():
-            deployment.warn([f"requests waited for {gap:.1f} s, since releases:overlap is false"])
-        else:
-            deployment.warn([f"the site did not answer for {gap:.1f} s, since releases:overlap is false"])
+        what = "requests waited" if deployment.open_way() else "the site did not answer"
+        deployment.warn([f"{what} for {gap:.1f} s, since {deployment.pause_reason}"])
 
 
 @contextlib.contextmanager
@@ -235,7 +233,7 @@ def watch(deployment: Deployment, release: Release, leaving: Collection[Path], f
     pid = deployment.findings.healthy_pid or instances.pid(site, release.path)
     watched = _Watch(deployment, release, pid, probe, former, began)
     connections = dict.fromkeys(leaving, 0)
-    drained = threading.Thread(target=_drain, args=(site, connections), daemon=True)
+    drained = threading.Thread(target=_drain, args=(deployment, connections), daemon=True)
     drained.start()
     with contextlib.suppress(OSError):  # a full disk
         disk.measure(release)
@@ -263,13 +261,15 @@ def _leave_to_workers(deployment: Deployment, release: Release, leaving: Collect
     with contextlib.suppress(OSError):  # a full disk
         disk.measure(release)
     connections = dict.fromkeys(leaving, 0)
-    _drain(deployment.site, connections)
+    _drain(deployment, connections)
     return connections
 
 
-def _drain(site: Site, connections: dict[Path, int]) -> None:
+def _drain(deployment: Deployment, connections: dict[Path, int]) -> None:
+    paused = deployment.paused
     for path in connections:
-        connections[path] = instances.drain(site, path)
+        if not (paused and paused.path == path):  # whose address may be that of the active one
+            connections[path] = instances.drain(deployment.site, path)
 
 
 def _report(deployment: Deployment, release: Release, cut: int, failed: str) -> None:
@@ -318,7 +318,8 @@ def _return_to_old(watched: _Watch, why: str) -> NoReturn:
         if not deployment.holds_left:
             release.update(state="held", held_since=clock.now())
     if deployment.probe:
-        cut = 0 if deployment.is_activated else instances.drain(site, release.path)
+        is_served = deployment.is_activated or instances.share_port(site, release.path, old.path)
+        cut = 0 if is_served else instances.drain(site, release.path)
         release.update(receipt=deployment.report_switch(cut))
     raise failure
 
@@ -335,7 +336,7 @@ def _raised(deployment: Deployment, release: Release, why: str) -> Raised | None
 def _activate_old(deployment: Deployment, release: Release, old: Release, former: Path | None) -> None:
     site = deployment.site
     if deployment.paused:
-        instances.start(site, old.path)
+        _start_paused(old, release)
     with switch.alone():
         proxy = proxies.serving(site)
         needs_other_files = proxy is not None and _needs_other_files(site, proxy, release.path, old.path)
@@ -351,6 +352,20 @@ def _activate_old(deployment: Deployment, release: Release, old: Release, former
             switch.apply(moves.handover_files(site, old.facts, deployment.templates))
         elif proxy and _needs_reload(site, proxy, old.path):
             proxies.reload(site)
+
+
+def _start_paused(old: Release, release: Release) -> None:
+    """Start the release again that was stopped before another one, which may listen on the same port."""
+    site, is_in_the_way = old.site, instances.share_port(old.site, old.path, release.path)
+    if is_in_the_way:
+        instances.stop(site, release.path)
+    try:
+        instances.start(site, old.path)
+    except BaseException:
+        if is_in_the_way:
+            with contextlib.suppress(DeploymentError):
+                instances.start(site, release.path)
+        raise
 
 
 def stop(deployment: Deployment, connections: Mapping[Path, int]) -> None:

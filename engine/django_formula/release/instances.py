@@ -72,6 +72,12 @@ def address(site: Site, release: Path) -> str:
     return other if one == taken else one
 
 
+def share_port(site: Site, one: Path, other: Path) -> bool:
+    """Return whether two releases listen on the same port, as every second one does where they alternate."""
+    first, second = address(site, one), address(site, other)
+    return first == second and not first.startswith("/")
+
+
 def kind(release: Path) -> tuple[str, str]:
     """Return how the proxy reaches a release, (``unix`` or ``tcp``, protocol): a rename cannot change that."""
     recorded = command.recorded(release) or {"address": "/", "protocol": "uwsgi"}
@@ -320,6 +326,9 @@ def _refuse_foreign_socket(site: Site, release: Path) -> None:
         return
     if pid(site, release) is None and _is_taken(where):
         process_manager(site, release).end_leftovers(site, release)
+        for other in strays(site, release):  # of a rollback that was ended while it had the port of the active release
+            if address(site, other) == where and other.name != site.current.resolve().name:
+                stop(site, other)
         if _is_taken(where):
             port = where.rpartition(":")[2]
             raise DeploymentError(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from django_formula.deploy import switch as deploy_switch
 from django_formula.deploy import switch_report
+from django_formula.deploy.deployment import Deployment
 from django_formula.host import daemons, file
 from django_formula.host.commands import DeploymentError
 from django_formula.process import systemd
@@ -295,6 +296,62 @@ def test_release_is_on_hold_where_the_reload_of_its_rollback_fails(world, monkey
     assert world.live == ONE and world.releases == {ONE: "good", TWO: "held"}
     world.apply()
     assert world.live == ONE
+    world.check()
+
+
+@pytest.fixture
+def same_port(world, monkeypatch):
+    """A site whose last release but one listens on the port of the active one, where only one can."""
+    world.options = OTHERS["tcp"]
+    for name in ("one", "two", "three"):
+        world.push(name)
+        world.apply()
+    running = {path: f"django-blog-{path.name[:4]}.service" for path in world.site.releases.iterdir()}
+
+    def is_taken(where):
+        site = world.site
+        return any(instances.address(site, path) == where and unit in world.running for path, unit in running.items())
+
+    monkeypatch.setattr(instances, "_is_taken", is_taken)
+    return world
+
+
+def test_rollback_to_a_release_on_the_same_port_stops_the_active_one_first(same_port):
+    world = same_port
+    world.connections = 3  # of the release that has the port now
+    operations.rollback("blog", 1)
+    assert world.live == ONE and world.releases[THREE] == "held"
+    world.check()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_rollback_to_the_same_port_that_is_ended_leaves_the_active_one(same_port, monkeypatch, is_killed):
+    world = same_port
+
+    def end(*_arguments):
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(health, "check", end)
+        if is_killed:
+            patched.setattr(Deployment, "_resume", lambda *_: "")
+        with pytest.raises(SystemExit):
+            operations.rollback("blog", 1)
+    assert ("django-blog-0003.service" in world.running) != is_killed
+    world.apply()
+    assert world.live == THREE
+    world.check()
+
+
+@pytest.mark.parametrize("part", ["enable --quiet --no-reload --now django-blog-0001", ""])
+def test_rollback_to_the_same_port_that_fails_starts_the_active_one_again(same_port, part):
+    world = same_port
+    world.fails = {part: DeploymentError("it does not")} if part else {}
+    world.problems = {} if part else {"0001": "returned 500"}
+    with pytest.raises(DeploymentError) as caught:
+        operations.rollback("blog", 1)
+    world.fails = {}
+    assert world.live == THREE and f"{THREE} {'runs again' if part else 'is live again'}" in str(caught.value)
     world.check()
 
 
