@@ -94,6 +94,8 @@ def refuse_impossible(site: Site, ports: Mapping[int, set[str]] | None = None) -
 def apply(site: Site, templates: Mapping[str, str]) -> list[str]:
     """Have systemd listen for a site as the pillar describes it; connections to another address are cut.
 
+    Where this is killed, the next apply begins it anew: the link by which the socket is opened at boot is made last.
+
     A service that connects visitors while its socket stays as it is is not restarted: that would cut their requests.
 
     Returns:
@@ -105,10 +107,13 @@ def apply(site: Site, templates: Mapping[str, str]) -> list[str]:
     units = listener_units(site, templates)
     before = {path: config_files.read(path) for path in units}
     socket, service = _units(site)
+    is_enabled = os.path.lexists(_link(socket))
+    is_same = is_enabled and before[socket] == units[socket]
     try:
+        if not is_same:
+            _link(socket).unlink(missing_ok=True)
         _install(units)
-        host_units.control("enable", "--quiet", socket.name)
-        if before[socket] == units[socket] and host_units.value(service.name, "ActiveState") == "active":
+        if is_same and host_units.value(service.name, "ActiveState") == "active":
             restart = in_command("systemctl", "restart", service.name)
             return [
                 f"{service.name} connects visitors as before until it starts again, since a restart would cut their "
@@ -119,12 +124,15 @@ def apply(site: Site, templates: Mapping[str, str]) -> list[str]:
         host_units.control("start", socket.name)
         # Not by the first visitor, who would meet its failure.
         host_units.control("start", service.name, hint=f"{in_command('journalctl', '-u', service.name)} says why")
+        host_units.control("enable", "--quiet", socket.name)
         return []
     except DeploymentError:
         if before[socket] is None:
             remove(site)
         else:
             _install(before)
+            if is_enabled:
+                host_units.control("enable", "--quiet", socket.name)
             host_units.control("restart", socket.name)
         raise
 

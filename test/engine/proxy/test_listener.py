@@ -81,10 +81,32 @@ def test_a_unit_that_connects_visitors_is_not_restarted_for_its_text(listening, 
     systemd.state = "active"
     (left,) = listener.apply(site, formula_templates())
     assert "systemctl restart django-blog-listen.service" in left
-    assert systemd.asked == ["daemon-reload", "enable --quiet django-blog-listen.socket"]
+    assert systemd.asked == ["daemon-reload"]
     assert service.read_text() == service_of(site) and listener.stale(site, formula_templates()) == {}
     assert listener.apply(listening("127.0.0.1:8000"), formula_templates()) == []
-    assert systemd.asked[-1] == "start django-blog-listen.service"
+    assert systemd.asked[-2:] == ["start django-blog-listen.service", "enable --quiet django-blog-listen.socket"]
+
+
+@pytest.mark.parametrize("last", ["daemon-reload", "stop", "start"])
+def test_listener_that_was_killed_is_begun_anew(listening, systemd, monkeypatch, last):
+    listener.apply(listening(), formula_templates())
+    site, control = listening("127.0.0.1:8000"), listener.host_units.control
+    systemd.state = "active"
+
+    def kill(*arguments, **options):
+        if arguments[0] == last:
+            raise SystemExit
+        return control(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(listener.host_units, "control", kill)
+        with pytest.raises(SystemExit):
+            listener.apply(site, formula_templates())
+    socket = process_systemd.UNITS / "django-blog-listen.socket"
+    assert listener.stale(site, formula_templates())[str(socket)] == "disabled"
+    systemd.asked.clear()
+    assert listener.apply(site, formula_templates()) == []
+    assert "start django-blog-listen.socket" in systemd.asked and listener.stale(site, formula_templates()) == {}
 
 
 def test_unit_starts_where_systemd_may_not_mount(listening, systemd, monkeypatch):
