@@ -86,7 +86,7 @@ def clear_leftovers(site: Site) -> None:
         if release.name not in kept and release.record.get("state") not in ("good", "failed", "held"):
             try:
                 remove(release)
-            except OSError as error:
+            except (OSError, DeploymentError) as error:  # the next release is made all the same; `prune` tries it again
                 log.warning("%s: %s cannot be deleted: %s", site.name, release.name, error)
                 continue
             about = {key: release.record.get(key) or "" for key in ("commit", "asked_by", "began")}

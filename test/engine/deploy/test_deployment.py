@@ -1029,6 +1029,19 @@ def test_what_a_killed_deployment_has_left_is_cleared(world):
     world.check()
 
 
+def test_what_a_killed_deployment_has_left_and_systemd_does_not_stop_delays_no_release(world):
+    world.apply()
+    left = releases.Release(world.site, f"0002-{TWO[:12]}")
+    left.path.mkdir()
+    left.update(state="building")
+    world.systemctl("enable", "--now", *write_units(world, "0002"))
+    world.push("three")
+    world.fails = {"disable --quiet --no-reload --now django-blog-0002": DeploymentError("it does not")}
+    world.apply()
+    assert world.releases == {f"0001-{ONE[:12]}": "good", f"0003-{THREE[:12]}": "good"}
+    world.check()
+
+
 def test_folders_of_images_that_a_killed_process_has_left_are_cleared_and_no_others(world):
     world.apply()
     running, others = "image-4711", ["image-2024-old", "image-uploads"]

@@ -253,6 +253,11 @@ def test_redirect_in_a_circle_is_broken(answers):
     assert broken(pages.page, visited()).text == "GET / is redirected in a circle: / → /a → /"
 
 
+def test_redirect_to_no_url_is_broken(answers):
+    answers += [Answer(302, {"location": "http://[blog/"}, "")]
+    assert broken(pages.page, visited()).text == "GET / is redirected to http://[blog/, which is no URL"
+
+
 def test_redirect_to_https_that_the_site_lacks_is_broken(answers):
     answers += [Answer(301, {"location": "https://blog.example.org/"}, "")]
     assert broken(pages.page, visited()).text.endswith("and blog has no https")
