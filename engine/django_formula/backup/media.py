@@ -1,6 +1,7 @@
 """Back up and restore the uploads of a site, as a tar of their folder. They are treated like a database."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from django_formula.untrusted.text import in_command
 
 #: How often a folder is packed whose files change meanwhile.
 ATTEMPTS = 3
+#: What GNU tar says of a file that another process writes, deletes or truncates while it is packed.
+_CHANGED = re.compile("changed as we read it|removed before we read it|shrank by", re.IGNORECASE)
 
 
 class MediaDumper(Dumper):
@@ -89,8 +92,8 @@ def pack(database: Database, take: Callable[[bytes], object]) -> None:
 
 
 def has_changed(error: DeploymentError) -> bool:
-    """Return whether packing failed since a file was written meanwhile: another attempt may find it whole."""
-    return "changed as we read it" in error.log
+    """Return whether packing failed since a file was written or deleted meanwhile: another attempt may succeed."""
+    return _CHANGED.search(error.log) is not None
 
 
 def count_files(database: Database, file: int) -> int:
@@ -110,9 +113,10 @@ def _measured(database: Database) -> tuple[int, int]:
 
 
 def _measure(folder: str) -> tuple[int, int]:
-    """Return the bytes of the files below a folder, and their number."""
+    """Return the bytes of the files below a folder, and their number, as `tar --list` has them: a link is a file."""
     size = count = 0
-    for parent, _folders, names in os.walk(folder, onerror=_refuse_unreadable):
+    for parent, below, names in os.walk(folder, onerror=_refuse_unreadable):
+        names += [name for name in below if os.path.islink(os.path.join(parent, name))]
         count += len(names)
         size += sum(_size(os.path.join(parent, name)) for name in names)
     return size, count

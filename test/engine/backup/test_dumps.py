@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from django_formula.backup import dumps, mysql, postgres
+from django_formula.backup import dumps, media, mysql, postgres
 from django_formula.backup.backups import DUMPERS
 from django_formula.backup.dumps import Database
 from django_formula.host import commands
@@ -624,6 +624,43 @@ def test_invalid_answer_of_sqlite_program_refused(sqlite, tmp_path, monkeypatch,
     monkeypatch.setattr(commands, "run", run)
     with pytest.raises(DeploymentError, match=r"SQLite: measure .*: it ended without a usable answer"):
         DUMPERS["sqlite"].measure(sqlite)
+
+
+@pytest.mark.parametrize("target", ["2026", "/etc"])
+def test_link_to_a_folder_is_a_file_of_the_uploads(site, tmp_path, target):
+    (site.media.top / "2026").mkdir()
+    (site.media.top / "latest").symlink_to(target)
+    database = Database(site, "media", "media", str(site.media.top))
+    with open(tmp_path / "tar", "wb+") as file:
+        expected = DUMPERS["media"].dump(database, file.fileno())["rows"]
+        file.seek(0)
+        assert DUMPERS["media"].load(database, f"{site.media.top}.restore", file.fileno())["rows"] == expected
+    assert expected == {"files": 1} and DUMPERS["media"].measure(database)["tables"] == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "tar: ./a: file changed as we read it",
+        "tar: ./a: File removed before we read it",
+        "tar: ./a: File shrank by 5 bytes; padding with zeros",
+    ],
+)
+def test_uploads_that_change_while_they_are_packed_are_packed_again(site, tmp_path, monkeypatch, said):
+    (site.media.top / "a").write_text("x")
+    pack, attempts = media.pack, []
+
+    def changing(database, take):
+        attempts.append(said)
+        if len(attempts) < media.ATTEMPTS:
+            raise DeploymentError("packing the uploads failed (exit 1)", log=said)
+        pack(database, take)
+
+    monkeypatch.setattr(media, "pack", changing)
+    database = Database(site, "media", "media", str(site.media.top))
+    with open(tmp_path / "tar", "wb+") as file:
+        assert DUMPERS["media"].dump(database, file.fileno())["rows"] == {"files": 1}
+    assert len(attempts) == media.ATTEMPTS
 
 
 def test_unusual_names_of_uploads_counted(site, tmp_path):
