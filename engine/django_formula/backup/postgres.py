@@ -9,6 +9,7 @@ from typing import IO, Any, cast
 
 from django_formula.backup import dumps
 from django_formula.backup.dumps import Database, Dumper, Prepare, nothing
+from django_formula.database import engines
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
 from django_formula.untrusted import shapes
@@ -73,10 +74,11 @@ SELECT format('ALTER ROLE %I IN DATABASE %I SET %s TO %L', session_user, :'new',
   FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) one
   WHERE s.setrole = (SELECT oid FROM pg_roles WHERE rolname = session_user) AND d.datname = current_database() \\gexec
 """
-#: Refuse new connections to the database, and end those that are open.
-_CLOSE = """SELECT format('ALTER DATABASE %I ALLOW_CONNECTIONS false', :'old') \\gexec
-SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = :'old' AND pid <> pg_backend_pid();
-"""
+#: Refuse new connections to the database, and end those that are open. Only a superuser may end autovacuum, which has
+#: no user; PostgreSQL ends it itself when the database is renamed.
+_CLOSE = "SELECT format('ALTER DATABASE %I ALLOW_CONNECTIONS false', :'old') \\gexec\n" + engines.ending_sessions(
+    "pid", "FROM pg_stat_activity WHERE datname = :'old' AND usesysid IS NOT NULL AND pid <> pg_backend_pid()"
+)
 _RENAME = """SELECT format('ALTER DATABASE %I RENAME TO %I', :'old', :'new') \\gexec
 """
 _OPEN = """SELECT format('ALTER DATABASE %I ALLOW_CONNECTIONS true', :'new') \\gexec

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from django_formula.database import engines
 from django_formula.database.postgres import PROGRAMS, newest_psql
 from django_formula.host import commands, daemons, file, folders, ports, units
 from django_formula.host.commands import DeploymentError
@@ -37,9 +38,11 @@ _COPY = (
 _REPLACE = 'umask 027; cat >"$0~" && mv -f "$0~" "$0"'
 #: What keeps everyone but superusers out, or lets them in again, and ends the connections that are open.
 _LIMIT = "SELECT format('ALTER DATABASE %I CONNECTION LIMIT %s', key, value) FROM json_each_text(:'limits') \\gexec\n"
-_END = """SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
-  WHERE datname IN (SELECT json_object_keys(:'limits')) AND pid <> pg_backend_pid() AND backend_type = 'client backend';
-"""
+_END = engines.ending_sessions(
+    "pid",
+    "FROM pg_stat_activity WHERE datname IN (SELECT json_object_keys(:'limits'))"
+    " AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
+)
 #: The rows of each table, as backups count them, but of extensions' tables too.
 ROWS = """SELECT coalesce(json_object_agg(n.nspname || '.' || c.relname, (xpath('/row/rows/text()', query_to_xml(
     format('SELECT count(*) AS rows FROM ONLY %I.%I', n.nspname, c.relname), false, true, '')))[1]::text::bigint), '{}')

@@ -153,6 +153,19 @@ def postgres_verifier(password: str, salt: bytes = b"") -> str:
     return f"SCRAM-SHA-256${_ROUNDS}:{parts[0]}${parts[1]}:{parts[2]}"
 
 
+def ending_sessions(pid: str, rows: str) -> str:
+    """Return statements for psql that end sessions of PostgreSQL, and wait up to five seconds for the end of each.
+
+    Args:
+        pid: the column with the process.
+        rows: what follows it in a query: ``FROM pg_stat_activity WHERE …``.
+    """
+    return f"""SELECT format('SELECT pg_terminate_backend(%s%s)', {pid}, CASE
+    WHEN current_setting('server_version_num')::int >= 140000 THEN ', 5000' ELSE '' END) {rows} \\gexec
+SELECT 'SELECT pg_sleep(1)' WHERE current_setting('server_version_num')::int < 140000 \\gexec
+"""
+
+
 def is_verifier_of(stored: str, password: str, user: str) -> bool:
     """Return whether what PostgreSQL stores belongs to this password; before version 14 that was an MD5 hash."""
     found = re.fullmatch(rf"SCRAM-SHA-256\${_ROUNDS}:([^$]+)\$.*", stored)

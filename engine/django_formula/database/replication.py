@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Callable, Iterable
 
-from django_formula.database import clusters
+from django_formula.database import clusters, engines
 from django_formula.database.clusters import Cluster
 from django_formula.host.commands import DeploymentError
 
@@ -35,10 +35,10 @@ SELECT 'ALTER SUBSCRIPTION formula_upgrade SET (slot_name = NONE)' FROM pg_subsc
   JOIN pg_database d ON d.oid = s.subdbid WHERE datname = current_database() \\gexec
 DROP SUBSCRIPTION IF EXISTS formula_upgrade;
 """
-_DROP_SLOTS = """SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
-  WHERE slot_name ~ :'own' AND active_pid IS NOT NULL;
-SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name ~ :'own';
+_OF_SLOTS = "FROM pg_replication_slots WHERE slot_name ~ :'own' AND active_pid IS NOT NULL"
+_DROP = """SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name ~ :'own';
 """
+_DROP_SLOTS = engines.ending_sessions("active_pid", _OF_SLOTS) + _DROP
 
 
 def needs(databases: int) -> dict[str, str]:

@@ -1,9 +1,11 @@
 """The table of database engines: what it says of each, and that everything that has a row per engine follows it."""
 
+import re
+
 import pytest
 import yaml
-from django_formula.backup import backups
-from django_formula.database import engines, setup
+from django_formula.backup import backups, postgres
+from django_formula.database import clusters, engines, replication, setup
 from django_formula.database.engines import ENGINES, SERVERS
 from django_formula.pillar import compiler, states
 from specimen import ROOT, contract
@@ -29,6 +31,17 @@ def test_pillar_accepts_every_engine():
 def test_every_server_is_set_up_and_every_engine_backed_up():
     assert {*setup.SERVERS} == {*SERVERS}
     assert {*backups.KINDS} == {*ENGINES, *backups.ON_REQUEST}
+
+
+@pytest.mark.parametrize("script", [postgres._CLOSE, clusters._END, replication._DROP_SLOTS])
+def test_sessions_are_ended_on_versions_of_postgresql_without_a_timeout_too(script):
+    """PostgreSQL 13 and older have `pg_terminate_backend` with one argument alone."""
+    assert "pg_terminate_backend(" in script and re.findall(r"pg_terminate_backend\([^)]*,", script) == []
+    assert "server_version_num')::int >= 140000 THEN ', 5000'" in script
+
+
+def test_autovacuum_which_only_a_superuser_may_end_prevents_no_restore():
+    assert "usesysid IS NOT NULL" in postgres._CLOSE
 
 
 @pytest.mark.parametrize("name", SERVERS)
