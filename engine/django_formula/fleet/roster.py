@@ -21,6 +21,8 @@ from django_formula.fleet.minions import Answer, answer_of, unfinished
 _SSH = {"timeout": 5, "ssh_timeout": 1, "ssh_keepalive_interval": 5, "ssh_keepalive_count_max": 3}
 #: Seconds in which a host is to run a command that does nothing: those of ssh to notice that it is gone, and some.
 _PING_LIMIT = 25.0
+#: Seconds after which what was sent without waiting for an answer is not waited for either: that host hangs.
+_SENT = 60.0
 #: How functions are called on hosts of the roster, each answer with its host.
 _Call = Callable[[list[str]], Iterator[tuple[str, Answer]]]
 
@@ -38,7 +40,7 @@ class Roster:
     def __init__(self, options: dict[str, Any]):
         self._client = salt.client.ssh.client.SSHClient(mopts=options)
         self._known = {*targets(options)}
-        self._sent: list[threading.Thread] = []
+        self._sent: list[tuple[threading.Thread, float]] = []  # and when it is not waited for any more
 
     def names(self) -> list[str]:
         """Return the hosts of the roster."""
@@ -92,15 +94,16 @@ class Roster:
             if meanwhile and time.monotonic() - called > every:
                 meanwhile()
                 called = time.monotonic()
-        for thread in self._sent:
-            thread.join()  # what salt-ssh has begun is over before the runner ends
+        for thread, until in self._sent:  # what salt-ssh has begun is over before the runner ends
+            thread.join(max(until - time.monotonic(), 0.0))
         self._sent = []
         return answers
 
     def send(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
-        """Call a function on hosts without waiting for an answer; the next `ask` ends after it."""
+        """Call a function on hosts without waiting for an answer; the next `ask` ends after it, unless a host hangs."""
         texts = [_argument(value) for value in arguments]
-        self._sent.append(self._begin(hosts, lambda known: self._call(known, function, texts), queue.Queue()))
+        thread = self._begin(hosts, lambda known: self._call(known, function, texts), queue.Queue())
+        self._sent.append((thread, time.monotonic() + _SENT))
 
     def _begin(self, hosts: Collection[str], call: _Call, came: "queue.Queue[tuple[str, Answer]]") -> threading.Thread:
         """Call a function on those hosts that the roster has; put each answer into a queue as it comes."""

@@ -402,6 +402,22 @@ def test_a_deployment_that_runs_is_not_over(world: World) -> None:
     assert world.store.over() == "7"
 
 
+def test_a_deployment_that_was_under_way_at_a_power_failure_is_over(world: World) -> None:
+    """After the boot its pid is often that of a daemon."""
+    path = world.store.folder / "lock"
+    with world.store.deploying("ada (salt-run)") as progress:
+        world.store.begin("7")
+        for phase in ("prepare a release", "start"):
+            progress.phase(phase)
+            assert world.store.is_deployed() and world.store.over() == ""
+        recorded = path.read_text()
+    holder, identity, *_rest = recorded.split("\n")
+    path.write_text(f"{holder}\n{identity.replace(identity[:8], 'before00')}\n")
+    assert not world.store.is_deployed() and world.store.over() == "7"
+    path.write_text(f"{holder}\n")
+    assert world.store.is_deployed(), "of a former version"
+
+
 def test_a_host_that_cannot_be_taken_back_is_named(world: World) -> None:
     world.fail("web2", "switch", "its server exited")
     world.fail("web1", "abandon", "the former release does not start")
@@ -1333,6 +1349,26 @@ def test_a_renewal_by_salt_ssh_is_over_before_the_phase_is(monkeypatch: pytest.M
     renew = Mock(side_effect=lambda: hosts.send(["web1"], "django_fleet.renew", "blog"))
     hosts.ask(["web1"], "django_fleet.prepare", "blog", every=0.3, meanwhile=renew)
     assert renew.call_count and ended == ["django_fleet.prepare", *["django_fleet.renew"] * renew.call_count]
+
+
+def test_a_host_that_hangs_at_what_it_was_sent_by_salt_ssh_keeps_no_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that was lost in a switch, which is asked to give the deployment up in case it hears that."""
+    monkeypatch.setattr("django_formula.fleet.roster._SENT", 0.3)
+    released = threading.Event()
+
+    class Hanging(Ssh):
+        def cmd_iter(self, hosts: list[str], function: str, arguments: list[str], **options: Any) -> Any:
+            if hosts == ["web2"]:
+                released.wait(20)
+            yield {host: {"return": {}, "retcode": 0} for host in hosts}
+
+    hosts = roster(monkeypatch, Hanging({}), ["web1", "web2"])
+    began = time.monotonic()
+    hosts.send(["web2"], "django_fleet.abandon", "blog")
+    answers = hosts.ask(["web1"], "django_fleet.abandon", "blog", limit=5.0)
+    took = time.monotonic() - began
+    released.set()
+    assert answers == {"web1": Answer({})} and took < 10
 
 
 @pytest.mark.parametrize(
