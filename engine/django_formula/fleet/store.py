@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import clock, commands, proc
+from django_formula.host import clock, commands, locks, proc
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.untrusted import shapes
@@ -280,9 +280,10 @@ class Store:
             entered: seconds within which one of another master has to have entered a phase.
         """
         path = self.folder / "lock"
-        found = re.search(r", pid (\d+) of (\S+), since ", host_file.read_text(path) or "")
-        if not found or found[2] == socket.gethostname():
-            return bool(found and proc.exists(int(found[1])))
+        recorded = host_file.read_text(path) or ""
+        found = re.search(r", pid \d+ of (\S+), since ", recorded)
+        if not found or found[1] == socket.gethostname():
+            return bool(found) and locks.runs(recorded)
         return time.time() - path.stat().st_mtime < entered
 
     def excluded(self) -> dict[str, dict[str, str]]:
@@ -314,7 +315,7 @@ class Store:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                text = file.read().strip()
+                text = file.readline().strip()
                 ends = f"salt-run django.back {self.site} ends its canary, django.promote gives it to all visitors"
                 raise DeploymentError(
                     f"{self.site} is being deployed by {text or 'another process'}",
@@ -369,7 +370,7 @@ class Progress:
 
     def phase(self, name: str) -> None:
         """Say in which phase it is."""
-        text = f"{self._by}, phase {name}\n".encode()
+        text = f"{self._by}, phase {name}\n{proc.identity(os.getpid())}\n".encode()
         os.pwrite(self._descriptor, text, 0)
         os.ftruncate(self._descriptor, len(text))  # after it: `over` may read the file in between
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -60,9 +61,10 @@ class Lock:
                 raise DeploymentError(message, hint=self.hint, transient=True)
             else:
                 time.sleep(self._interval)
+        text = f"{self._holder}, pid {os.getpid()}, since {host_clock.now()}\n{proc.identity(os.getpid())}\n"
         try:
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{self._holder}, pid {os.getpid()}, since {host_clock.now()}\n".encode(), 0)
+            os.pwrite(descriptor, text.encode(), 0)
         except OSError:  # a full disk
             os.close(descriptor)  # else this process holds the lock as long as it runs
             raise
@@ -151,4 +153,19 @@ def _is_taken(descriptor: int, operation: int) -> bool:
 
 
 def _recorded_holder(descriptor: int) -> str:
-    return os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "a process"
+    return os.pread(descriptor, 4096, 0).decode(errors="replace").partition("\n")[0].strip() or "a process"
+
+
+def runs(recorded: str) -> bool:
+    """Return whether the process runs that has recorded itself in a lock file, without a try to take the lock.
+
+    One that was killed is recorded until the next one has the lock, and its pid may be another process's by then.
+
+    Args:
+        recorded: the content of the file: the holder with its pid, and in the next line its `proc.identity`.
+    """
+    holder, identity, *_rest = [*recorded.split("\n"), "", ""]
+    pids = re.findall(r"\bpid (\d+)", holder)
+    if not pids:
+        return False
+    return proc.identity(int(pids[-1])) == identity if identity else proc.exists(int(pids[-1]))

@@ -68,6 +68,12 @@ def stat(pid: int) -> Stat | None:
         return None
 
 
+def identity(pid: int) -> str:
+    """Return what tells a process from others that had or will have its pid, also after a boot; empty without it."""
+    found = stat(pid)
+    return f"{boot_id()} {found.started}" if found else ""
+
+
 def cpu_of_tree(pid: int) -> float:
     """Return the seconds of CPU that a process and its descendants have used, with those that have ended."""
     ticks = 0
@@ -225,7 +231,7 @@ def boot_id() -> str:
     """Return the id of the current boot; empty where the kernel has none."""
     try:
         return _read("sys/kernel/random/boot_id").decode().strip()
-    except FileNotFoundError:
+    except OSError:
         return ""
 
 

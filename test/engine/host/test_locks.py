@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from django_formula.host import commands, file, proc
+from django_formula.host import commands, file, locks, proc
 from django_formula.host.commands import DeploymentError
 from specimen import ROOT
 
@@ -142,6 +142,19 @@ def test_lock_that_cannot_be_recorded_is_free_again(make_site, monkeypatch):
     assert site.lock("next").holder() == ""
     with site.lock("next").held():
         assert site.lock("another").holder().startswith("next, pid ")
+
+
+def test_process_with_the_pid_of_a_killed_holder_is_no_holder(make_site):
+    site = make_site()
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        recorded = site.lock_file.read_text()
+        assert locks.runs(recorded) and site.lock("").holder() == recorded.partition("\n")[0]
+        other.kill()
+    assert site.lock_file.read_text() == recorded and not locks.runs(recorded)
+    assert not locks.runs(recorded.replace(f"pid {other.pid}", f"pid {os.getpid()}"))
+    assert locks.runs(f"salt job 1, pid {os.getpid()}, since 2026-03-01T12:00:00Z\n"), "of a former version"
+    assert not locks.runs("")
 
 
 def test_lock_file_that_is_a_link_is_refused(make_site):
