@@ -97,7 +97,7 @@ def _follows(key: str, known: Known, problems: Known) -> bool:
 def _told(one: dict[str, Any], now: float) -> str:
     """Return what is reported of a problem that a look has; empty for nothing."""
     if one["told"]:
-        is_due = one["kind"] in LASTING and not one["unstable"] and now - one["told"] >= AGAIN
+        is_due = one["kind"] in LASTING and not one["unstable"] and is_over(one["told"], AGAIN, now)
         one["told"] = now if is_due else one["told"]
         return "problem" if is_due else ""
     if sum(one["looks"]) < one["need"]:
@@ -173,6 +173,11 @@ def is_new(known: Known) -> bool:
     return any(
         one["looks"][-1] and not one["told"] and sum(one["looks"]) < one["need"] <= BAD for one in known.values()
     )
+
+
+def is_over(since: float, period: float, now: float) -> bool:
+    """Return whether a period has passed since a moment; one that is yet to come was of a clock that was wrong."""
+    return not 0 <= now - since < period
 
 
 def span(seconds: float) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from django_formula.audit import chain
 from django_formula.doctor import walks
-from django_formula.host import clock
+from django_formula.host import clock, locks
 from django_formula.host.commands import DeploymentError
 from django_formula.metrics import access_log
 from django_formula.proxy import access_log as proxy_access_log
@@ -188,7 +188,7 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
     found += _of_requests(site, row, own, now)
     found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
     need = _need(own, found, is_deployed=is_deployed, is_released=bool(row["release"]))
-    if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
+    if config.get("drift") and decide.is_over(own.get("drift_at", 0), _DRIFT, now):
         own |= {"drift_at": now, "drift": _drift(name)}
     if config.get("drift") and own.get("drift"):
         command = in_command("salt-call", "django.drift", name)
@@ -210,7 +210,7 @@ def _explained(name: str, found: list[Problem], state: dict[str, Any], now: floa
     if not down:
         own.pop("walk", None)
         return found
-    if not kept or kept["of"] != down or now - kept["at"] > _WALK:
+    if not kept or kept["of"] != down or decide.is_over(kept["at"], _WALK, now):
         is_new = not any(state.get("known", {}).get(f"{name}/down", {}).get("looks", []))
         if is_new or time.monotonic() > walking:
             return found
@@ -230,7 +230,7 @@ def _need(own: dict[str, Any], found: list[Problem], *, is_deployed: bool, is_re
 
 def _consoles(state: dict[str, Any], now: float) -> Iterator[Message]:
     """Yield the consoles that can change data and were opened since the last look, as the audit log has them."""
-    found, state["audit"] = releases.attempts_since(chain.current(), state.get("audit"))
+    found, state["audit"] = _audited(state.get("audit"))
     for line in found:
         arguments = line.get("arguments")
         reason = arguments.get("write") if isinstance(arguments, dict) else ""
@@ -240,11 +240,20 @@ def _consoles(state: dict[str, Any], now: float) -> Iterator[Message]:
             yield event(site, "shell", text, in_command("salt-call", "django.history", site), now, by=by[:200])
 
 
+def _audited(since: int | None) -> tuple[list[dict[str, Any]], int]:
+    """Return the lines of the audit log after an offset, and the next offset; a new year begins a new file."""
+    found, end = releases.attempts_since(chain.current(), since)
+    if since is not None and end < since:
+        for former in chain.years()[-2:-1]:
+            new, end = releases.attempts_since(chain.current(), 0)
+            found = [*releases.attempts_since(former, since)[0], *new]
+    return found, end
+
+
 def _is_deployed(site: Site) -> bool:
     """Return whether a deployment holds the lock of a site, without taking the lock for even a moment."""
     with contextlib.suppress(OSError):
-        holder = re.search(r"\bpid (\d+)", site.lock_file.read_text(errors="replace")[:4096])
-        return holder is not None and os.path.isdir(f"/proc/{holder[1]}")
+        return locks.runs(site.lock_file.read_text(errors="replace")[:4096])
     return False
 
 
@@ -319,7 +328,7 @@ def _of_served(site: Site, own: dict[str, Any], now: float) -> list[Problem]:
     """Return what is wrong with the certificate that is really served, looked at now and then."""
     if not site.https or not proxies.is_installed(site):
         return []
-    if now - own.get("served_at", 0) > _SERVED:
+    if decide.is_over(own.get("served_at", 0), _SERVED, now):
         own |= {"served_at": now, "served": _served(site)}
     if not own["served"]:
         return []

@@ -166,8 +166,11 @@ def _of_disks(folders: Iterable[Path], state: dict[str, Any], least: float, now:
 def _rate(measured: dict[str, Any], device: str, free: int, now: float) -> float:
     """Return by how many bytes in a second a disk fills up, by a measurement of an hour ago; 0 before there is one."""
     since, before = measured[device][:2]
-    if now - since < _MEASURED:
+    if not decide.is_over(since, _MEASURED, now):
         return float(measured[device][2]) if len(measured[device]) > 2 else 0.0
+    if since > now:
+        measured[device] = [now, free]
+        return 0.0
     rate: float = max(before - free, 0) / (now - since)
     measured[device] = [now, free, rate]
     return rate

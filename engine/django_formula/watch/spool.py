@@ -19,7 +19,7 @@ SENDER = "_django-notify"
 HEARTBEAT = "_heartbeat"
 #: The most messages that wait for a channel.
 MOST = 200
-_RETRY = {"tries": int, "at": (int, float), "error": str}
+_RETRY = {"tries": int, "at": (int, float), "error": str, "kept?": (int, float)}
 
 
 def state(name: str = "state.json") -> dict[str, Any]:
@@ -74,14 +74,16 @@ def due(channels: Iterable[str]) -> list[str]:
 
 def retry(channel: str) -> dict[str, Any]:
     """Return how often sending by a channel has failed since it last succeeded, when it is tried again, and why."""
-    return file.read_json(folder(channel) / ".retry", _RETRY) or {"tries": 0, "at": 0, "error": ""}
+    found = file.read_json(folder(channel) / ".retry", _RETRY) or {"tries": 0, "at": 0, "error": ""}
+    is_set_back = found.pop("kept", 0) > time.time()  # the clock, since then: a host may begin with a wrong one
+    return found | ({"at": 0} if is_set_back else {})
 
 
 def keep_retry(channel: str, **retry: Any) -> None:
     """Write when a channel is tried again; nothing, where it has succeeded."""
     path = folder(channel) / ".retry"
     if retry:
-        file.write_json(path, retry, mode=0o600, durable=False)
+        file.write_json(path, {**retry, "kept": time.time()}, mode=0o600, durable=False)
     else:
         path.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.proxy import proxies, reach
 from django_formula.proxy.contract import Proxy
 from django_formula.site import sites
-from django_formula.watch import spool
+from django_formula.watch import decide, spool
 from django_formula.watch.problem import Problem
 
 #: Seconds that a walk may take.
@@ -68,7 +68,7 @@ def rivals(used: Collection[Proxy], state: dict[str, Any], now: float) -> dict[s
         now: seconds since 1970.
     """
     kept, files = state.get("proxies") or {"files": "", "at": 0.0}, _files(used)
-    is_due = files != kept["files"] or (not files and now - kept["at"] > _UNKNOWN)
+    is_due = files != kept["files"] or (not files and decide.is_over(kept["at"], _UNKNOWN, now))
     if used and is_due:
         _have_walked(PROXIES)
         state["proxies"] = {"files": _files(used), "at": now}

@@ -49,6 +49,13 @@ def test_what_is_known_for_sure_needs_one_look():
     assert sent([0, 1, 1, 1, 0, 0, 0], DISK)[0] == [(1, "problem"), (6, "good")]
 
 
+def test_problem_that_was_sent_while_the_clock_was_ahead_is_sent_again():
+    known, now = {}, 1000.0
+    for time in (1e9, 1e9 + MINUTE, now, now + MINUTE):
+        messages = decide.decide(known, decide.found("blog", [DOWN]), time, lambda _site, _kind: False)
+        assert len(messages) == (time in (1e9 + MINUTE, now)), time
+
+
 def test_quiet_time_ends_with_what_is_still_wrong():
     looks = [0, 1, 1, 1, 1, 1, 0, 0, 0]
     assert sent(looks, quiet=range(4))[0] == [(4, "problem"), (8, "good")]

@@ -266,6 +266,28 @@ def test_batches_that_were_given_up_do_not_pile_up(tmp_path, monkeypatch):
     assert sorted(path.name for path in spool.folder("chat").iterdir()) == ["2.lost", "3.lost"]
 
 
+def test_consoles_around_a_new_year_are_reported(monkeypatch, tmp_path):
+    monkeypatch.setattr(chain, "FOLDER", tmp_path)
+    kept = {}
+
+    def opened(time, reason):
+        monkeypatch.setattr(clock, "now", lambda: time)
+        act = {"verb": "shell", "site": "blog", "who": "ada", "from": "", "result": "begun"}
+        chain.append({"time": time, **act, "arguments": {"write": reason}})
+
+    def told():
+        return [one["text"].partition(": ")[2] for one in look._consoles(kept, 0.0)]
+
+    for minute in range(10, 20):
+        opened(f"2025-12-31T23:{minute}:00Z", "before the first look")
+    assert told() == []
+    opened("2025-12-31T23:59:00Z", "the last one")
+    opened("2026-01-01T00:00:00Z", "the first one")
+    assert len(chain.years()) == 2 and told() == ["the last one", "the first one"] and told() == []
+    opened("2026-01-01T00:01:00Z", "the second one")
+    assert told() == ["the second one"]
+
+
 def test_consoles_that_can_change_data_are_reported_once(monkeypatch, tmp_path):
     monkeypatch.setattr(chain, "FOLDER", tmp_path)
     kept = {}

@@ -126,6 +126,13 @@ def test_disk_that_will_be_full_within_a_day_is_a_problem(disk):
     assert of_disk(state, 7200.0) == [], "it does not fill up any more"
 
 
+def test_disk_is_measured_anew_where_the_clock_was_ahead(disk):
+    state = {}
+    assert of_disk(state, 1e9) == of_disk(state, 0.0) == []
+    disk["free"] = 45 * GIB
+    assert of_disk(state, 3600.0) == ["45 % of / is free (45.0 GiB), full in about 9 h"]
+
+
 def test_reboot_and_a_watch_that_did_not_look_are_events(disk, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "BOOT", tmp_path / "boot_id")
     config, state = {"disk": 10, "every": 60}, {}

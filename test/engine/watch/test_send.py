@@ -119,6 +119,20 @@ def test_one_that_is_refused_keeps_its_place_and_is_tried_at_longer_and_longer_i
     assert texts(chat)[9:] == ["one", "two"] and spool.retry("chat")["tries"] == 0
 
 
+def test_channel_that_failed_while_the_clock_was_ahead_is_tried_once_it_is_set_back(chat, monkeypatch):
+    """As at a boot where the hardware clock has the local time."""
+    put("one")
+    chat.answers = [(500, {})]
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 8 * 3600)
+    send.main("chat")
+    assert spool.due(["chat"]) == []
+    monkeypatch.setattr(time, "time", real)
+    assert spool.due(["chat"]) == ["chat"] and spool.retry("chat")["tries"] == 1
+    send.main("chat")
+    assert texts(chat) == ["one"] * 2 and spool.batches("chat") == []
+
+
 @pytest.mark.parametrize(("after", "expected"), [("1800", 1800), ("999999", DAY), ("soon", 60), ("-5", 60)])
 def test_time_that_the_other_end_asks_for_is_waited(chat, after, expected):
     put("one")
