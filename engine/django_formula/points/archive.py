@@ -32,6 +32,9 @@ CHECK, BACKUP, DRILL = "check", "backup", "drill"
 CLOSES, LATE = 45, 300
 #: Seconds for which a gap that has ended is a problem, so that people hear of it.
 _TOLD = 86400.0
+#: Seconds after which there has to be another backup: each day one is begun. Else the program of the timer does not
+#: run, or is killed.
+_OLD = 3 * 86400.0
 #: Seconds for a request, and for what sends or fetches data.
 _REQUEST, DATA = 300.0, 24 * 3600.0
 #: Seconds for each answer of a store when it is asked what it has; pgbackrest tries four times. Its other commands wait
@@ -175,9 +178,20 @@ def status(site: Site) -> dict[str, Any]:
     if behind > LATE:
         parts.append(f"archive fails: the oldest segment waits for {behind:.0f} s")
     parts += [f"{what} fails since {failed[what]['since']}: {failed[what]['cause']}" for what in sorted(failed)]
+    if _is_old(entry) and not failed.keys() & {CHECK, BACKUP}:
+        made = f"the newest one is of {entry['backup']}" if entry["backup"] else "there is none yet"
+        parts.append(f"backup fails: {made}, see the journal of django-points.service")
     new = (pair for pair in entry["gaps"] if time.time() - (clock.seconds(pair[1]) or time.time()) < _TOLD)
     parts += [f"gap from {begin} to {end}: what was committed between has no points" for begin, end in new]
     return {"points": "; ".join(parts) or "no backup yet", "points_behind": round(behind)}
+
+
+def _is_old(entry: Mapping[str, Any]) -> bool:
+    """Return whether the newest backup of a cluster is too old; without one, what was set up for it."""
+    made = clock.seconds(entry["backup"])
+    with contextlib.suppress(OSError):
+        made = made or CONFIG.stat().st_mtime
+    return bool(made) and time.time() - made > _OLD
 
 
 def waiting_since(one: Cluster) -> float:

@@ -181,6 +181,29 @@ def test_segment_that_waits_is_a_problem(site):
     assert archive.status(site)["points_behind"] == 0
 
 
+@pytest.mark.parametrize(
+    ("backup", "failed", "said"),
+    [
+        ("2026-01-01T00:00:00Z", [], "backup fails: the newest one is of 2026-01-01T00:00:00Z, see the journal"),
+        ("2026-01-01T00:00:00Z", ["check"], "check fails since"),
+        ("", [], "backup fails: there is none yet, see the journal"),
+        ("now", [], ""),
+    ],
+)
+def test_program_that_makes_no_backup_any_more_is_a_problem(site, backup, failed, said):
+    """It cannot say so itself: its timer is gone, the disk is full, or it is killed each time."""
+    archive.CONFIG.touch()
+    os.utime(archive.CONFIG, (time.time() - 4 * 86400,) * 2)
+    state = archive.read_state()
+    failures = {task: {"since": clock.now(), "cause": "the store is away"} for task in failed}
+    state["clusters"]["15-main"] |= {"backup": clock.now() if backup == "now" else backup, "failed": failures}
+    archive.write_state(state)
+    row = archive.status(site)
+    assert said in row["points"] and row["points"].count("fails") == bool(said)
+    found = [one.text for one in problem._of_data({"site": "blog", **row}) if one.key == "points"]
+    assert len(found) == bool(said) and all(said in text for text in found)
+
+
 def test_gap_is_a_problem_for_a_day(site):
     def said(end):
         state = archive.read_state()
@@ -276,7 +299,7 @@ def restored(site, store, answering, monkeypatch):
     monkeypatch.setattr(aside.Server, "ask", lambda *_words, **_options: json.dumps([*there["aside"]]))
     monkeypatch.setattr(aside.Server, "rows", lambda _self, name: there["aside"][name])
     state = archive.read_state()
-    state["clusters"]["15-main"]["backup"] = "2026-11-01T00:00:00Z"
+    state["clusters"]["15-main"]["backup"] = clock.now()
     archive.write_state({**state, "drill": "weekly"})
     return there
 
@@ -303,6 +326,9 @@ def test_drill_that_fails_is_a_problem_until_one_is_good(site, restored):
     state["clusters"]["15-main"]["drill"] |= {"tried": "2026-01-01T00:00:00Z"}
     archive.write_state(state)
     assert drill.due() == ["15-main"]
+    state["clusters"]["15-main"]["drill"] |= {"tried": "2999-01-01T00:00:00Z", "done": "2999-01-01T00:00:00Z"}
+    archive.write_state(state)
+    assert drill.due() == ["15-main"], "the clock was wrong then"
     restored["failure"] = None
     assert drill.work(["15-main"], "test") == [] and "fails" not in archive.status(site)["points"]
 
