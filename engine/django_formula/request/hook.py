@@ -1,15 +1,18 @@
 """The webhook of a site: the program of its unit, which git servers reach through the proxy.
 
-It has no rights but one: to ask the unit of the site's requests. It answers one connection after another, and exits
-when there is none for a while. It has the standard library only, and imports little of that: it starts for a request.
+It has no rights but one: to ask the unit of the site's requests. It answers each request as soon as it is whole, and
+exits when there is none for a while. It has the standard library only, and imports little of that: it starts for a
+request.
 """
 
 import contextlib
 import json
 import re
+import selectors
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from django_formula.request import delivery
@@ -19,6 +22,9 @@ from django_formula.untrusted.text import tell
 SIZE, _HEAD = 25 << 20, 32 << 10
 #: Seconds for a whole request, for the answer of the unit of requests, and without a connection until the exit.
 PATIENCE, _DOOR, _IDLE = 15.0, 8.0, 30.0
+#: Requests that are read at once, and the bytes of all of them, above which the oldest is answered as one that is late:
+#: Apache passes a large body on as slowly as it is sent, and that delays no other request.
+_MOST, _KEPT = 200, 64 << 20
 #: Bytes of the answer of the unit of requests.
 _ANSWER = 4096
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
@@ -42,6 +48,56 @@ class Refused(Exception):
         self.answer = Answer(status, text)
 
 
+class Request:
+    """A request as far as it has come.
+
+    Attributes:
+        until: when it has to be whole.
+        headers: by names in lower case.
+        body: what has come of it; before the end of the headers, what has come of them.
+    """
+
+    def __init__(self) -> None:
+        self.until = time.monotonic() + PATIENCE
+        self.headers: dict[str, str] = {}
+        self.body = bytearray()
+        self._size: int | None = None
+
+    def take(self, part: bytes) -> bool:
+        """Take what has come next; return whether the request is whole.
+
+        Raises:
+            Refused: it is no POST, or too large.
+        """
+        self.body += part
+        if self._size is None:
+            end = self.body.find(b"\r\n\r\n")
+            if end < 0:
+                if len(self.body) > _HEAD:
+                    raise Refused(400, "the headers are too long")
+                return False
+            self._size = self._read_headers(end)
+            del self.body[: end + 4]
+        if len(self.body) < self._size:
+            return False
+        del self.body[self._size :]
+        return True
+
+    def _read_headers(self, end: int) -> int:
+        """Read the headers, and return the size of the body."""
+        first, *lines = self.body[:end].decode("latin-1").split("\r\n")
+        pairs = (line.partition(":") for line in lines)
+        self.headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+        if not first.startswith("POST "):
+            raise Refused(405, "only POST")
+        size = self.headers.get("content-length", "")
+        if "transfer-encoding" in self.headers or not re.fullmatch("[0-9]{1,18}", size):
+            raise Refused(400, "the length of the body is missing")
+        if int(size) > SIZE:
+            raise Refused(413, f"the body has more than {SIZE >> 20} MiB")
+        return int(size)
+
+
 class Hook:
     """The webhook of one site.
 
@@ -55,17 +111,18 @@ class Hook:
         self._config = config
         self._door = f"{doors}/{config['site']}.sock"
 
-    def answer(self, connection: socket.socket) -> Answer:
-        """Return the answer to a request, after what it asks for is kept on disk."""
+    def answer(self, request: Request, part: bytes) -> Answer | None:
+        """Return the answer to a request, after what it asks for is kept on disk; None until the request is whole.
+
+        Args:
+            part: what has come of it now; empty where the connection was closed.
+        """
+        if not part:
+            return Answer(400, "the connection was closed")
         try:
-            headers, body = _read(connection)
-            return self._judged(headers, body)
+            return self._judged(request.headers, request.body) if request.take(part) else None
         except Refused as refused:
             return refused.answer
-        except TimeoutError:
-            return Answer(408, f"the request was not complete after {PATIENCE:.0f} s")
-        except OSError:
-            return Answer(400, "the connection was closed")
 
     def _judged(self, headers: dict[str, str], body: bytearray) -> Answer:
         if not delivery.is_signed(headers, body, self._secrets()):
@@ -115,41 +172,10 @@ def _line(connection: socket.socket) -> bytes:
     return found.partition(b"\n")[0]
 
 
-def _read(connection: socket.socket) -> tuple[dict[str, str], bytearray]:
-    """Return the headers, by names in lower case, and the body of a POST.
-
-    Raises:
-        Refused: it is none, or too large.
-        OSError: it is cut off, or not complete in time.
-    """
-    until = time.monotonic() + PATIENCE
-
-    def more() -> bytes:
-        connection.settimeout(max(0.01, until - time.monotonic()))
-        part = connection.recv(65536)
-        if not part:
-            raise ConnectionError
-        return part
-
-    data = bytearray()
-    while (end := data.find(b"\r\n\r\n")) < 0:
-        if len(data) > _HEAD:
-            raise Refused(400, "the headers are too long")
-        data += more()
-    first, *lines = data[:end].decode("latin-1").split("\r\n")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    if not first.startswith("POST "):
-        raise Refused(405, "only POST")
-    size = headers.get("content-length", "")
-    if "transfer-encoding" in headers or not re.fullmatch("[0-9]{1,18}", size):
-        raise Refused(400, "the length of the body is missing")
-    if int(size) > SIZE:
-        raise Refused(413, f"the body has more than {SIZE >> 20} MiB")
-    del data[: end + 4]
-    while len(data) < int(size):
-        data += more()
-    del data[int(size) :]
-    return headers, data
+def _received(connection: socket.socket) -> bytes:
+    with contextlib.suppress(OSError):
+        return connection.recv(65536)
+    return b""
 
 
 def _send(connection: socket.socket, answer: Answer) -> None:
@@ -163,14 +189,41 @@ def _send(connection: socket.socket, answer: Answer) -> None:
 
 def serve(hook: Hook, listener: socket.socket, idle: float = _IDLE) -> None:
     """Answer connections until there is none for some seconds; systemd starts the program for the next one."""
-    listener.settimeout(idle)
-    with contextlib.suppress(TimeoutError):
-        while True:
-            connection, _address = listener.accept()
+    waiting: dict[socket.socket, Request] = {}  # the oldest first
+    last = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+
+        def end(connection: socket.socket, answer: Answer) -> None:
+            selector.unregister(connection)
+            del waiting[connection]
             with connection:
-                answer = hook.answer(connection)
                 tell(f"{answer.status} {answer.text}")
                 _send(connection, answer)
+
+        selector.register(listener, selectors.EVENT_READ)
+        while waiting or time.monotonic() < last + idle:
+            wakes = min((request.until for request in waiting.values()), default=last + idle)
+            for key, _events in selector.select(max(wakes - time.monotonic(), 0.0)):
+                last, connection = time.monotonic(), key.data
+                if connection is None:
+                    connection, _address = listener.accept()
+                    selector.register(connection, selectors.EVENT_READ, connection)
+                    waiting[connection] = Request()
+                elif answer := hook.answer(waiting[connection], _received(connection)):
+                    end(connection, answer)
+            for connection in _late(waiting):
+                end(connection, Answer(408, f"the request was not complete after {PATIENCE:.0f} s"))
+
+
+def _late(waiting: Mapping[socket.socket, Request]) -> list[socket.socket]:
+    """Return the connections that are ended: those whose requests are late, and the oldest of too many."""
+    now, left, kept = time.monotonic(), len(waiting), sum(len(request.body) for request in waiting.values())
+    late = []
+    for connection, request in waiting.items():
+        if request.until <= now or left > _MOST or kept > _KEPT:
+            late.append(connection)
+            left, kept = left - 1, kept - len(request.body)
+    return late
 
 
 def main() -> int:

@@ -57,23 +57,48 @@ def of_blog(folder, until=0):
     return hook.Hook(config, str(folder))
 
 
-def sent(hook, data, *, closes=True):
+@contextlib.contextmanager
+def served(of_site, number=1, idle=0.05):
+    """Connections to a webhook that is served until they are closed."""
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as stack:
+        listener.bind("")  # the kernel gives it a name
+        listener.listen()
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _client in range(number)]
+        for client in clients:
+            client.connect(listener.getsockname())
+        thread = threading.Thread(target=hook.serve, args=(of_site, listener, idle))
+        thread.start()
+        yield clients
+        stack.close()
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+def answer(client):
+    """The status and the text of the answer on a connection."""
+    read = b""
+    with contextlib.suppress(ConnectionResetError):  # it does not read the rest of what it refuses
+        while part := client.recv(4096):
+            read += part
+    head, _blank, text = read.decode().partition("\r\n\r\n")
+    return hook.Answer(int(head.split(" ")[1]), text.rstrip("\n"))
+
+
+def sent(of_site, data, *, closes=True):
     """The status and the text of the answer to these bytes."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
+    with served(of_site) as (client,):
 
         def send():
             with contextlib.suppress(OSError):
-                theirs.sendall(data)
+                client.sendall(data)
                 if closes:
-                    theirs.shutdown(socket.SHUT_WR)
+                    client.shutdown(socket.SHUT_WR)
 
         thread = threading.Thread(target=send)
         thread.start()
-        answer = hook.answer(ours)
-        ours.close()
+        found = answer(client)
         thread.join()
-    return answer
+    return found
 
 
 def request(headers, body, first="POST /.well-known/django-hook HTTP/1.1"):
@@ -171,20 +196,40 @@ def test_request_without_a_unit_of_requests(folder, capsys):
     assert "FileNotFoundError" in capsys.readouterr().out
 
 
-def test_program_answers_one_after_another_and_exits_when_idle(folder, door, capsys):
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(f"{folder}/hook.sock")
-    listener.listen()
-    thread = threading.Thread(target=hook.serve, args=(of_blog(folder), listener, 0.5))
-    thread.start()
-    for body, status in ((PUSH, b"202 Accepted"), (b"{}", b"400 Bad Request")):
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(f"{folder}/hook.sock")
+def test_program_answers_and_exits_when_idle(folder, door, capsys):
+    with served(of_blog(folder), 2, idle=0.5) as clients:
+        for client, body, status in zip(clients, (PUSH, b"{}"), (202, 400), strict=True):
             client.sendall(request(signed(body), body))
-            answer = client.makefile("rb").read()
-        assert answer.startswith(b"HTTP/1.1 " + status + b"\r\n") and answer.endswith(b"\n")
-    thread.join(timeout=30)
-    assert not thread.is_alive()
+            assert answer(client).status == status
     assert capsys.readouterr().out == (
         "202 queued 3f2a9c1b77de as 18ab\n400 this is no delivery of a git server that is known\n"
     )
+
+
+def test_slow_sender_delays_no_other(folder, door):
+    """Apache passes on what it has of a body of more than 16 KiB."""
+    body = PUSH + b" " * 20000
+    data = request(signed(body), body)
+    with served(of_blog(folder), 3) as (slow, silent, other):
+        slow.sendall(data[:18000])
+        other.settimeout(hook.PATIENCE / 2)
+        other.sendall(data)
+        assert answer(other).status == 202
+        slow.sendall(data[18000:])
+        assert answer(slow).status == 202
+        silent.shutdown(socket.SHUT_WR)
+        assert answer(silent).status == 400
+
+
+@pytest.mark.parametrize(("limit", "value"), [("_MOST", 2), ("_KEPT", 40000)])
+def test_of_too_many_slow_senders_the_oldest_ends(folder, door, monkeypatch, limit, value):
+    monkeypatch.setattr(hook, limit, value)
+    data = request(signed(PUSH), PUSH + b" " * 30000)[:-1]
+    with served(of_blog(folder), 3) as clients:
+        for client in clients:
+            client.sendall(data[:18000])
+            client.settimeout(hook.PATIENCE / 2)
+        assert answer(clients[0]).status == 408
+        other = clients[2]
+        other.sendall(data[18000:] + b" ")
+        assert answer(other).status == 403, "its signature is of another body"
