@@ -237,7 +237,7 @@ def _cell(label: str, text: str, kind: str | None = None) -> InPage:
 def _answers(site: Site, kind: str) -> str:
     """Return what a site answers, with the requests of the last hour and the tasks that wait."""
     more = []
-    if site["requests"]:
+    if site["requests"] and site["p95"] is not None:
         errors = f", {site['errors']} error{'' if site['errors'] == 1 else 's'}" if site["errors"] else ""
         took = _took(site["p95"]) if site["p95"] >= 1 else f"{1000 * site['p95']:.0f} ms"
         more.append(element("small", f"{site['requests']} in an hour{errors}, 95 % in {took}"))

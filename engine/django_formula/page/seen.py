@@ -162,13 +162,14 @@ _DEPLOYMENT = {
     **dict.fromkeys(("time", "release", "result", "step", "error", "by"), str),
     **dict.fromkeys(("seconds", "sent", "lost"), float),
 }
+_PROBLEM = {**dict.fromkeys(("site", "kind", "text", "command", "detail"), str), "since": float}
 _SHAPE = {
     "time": float,
     "load": float,
     "cpus": int,
     "memory": [float],
     "disks": [{"path": str, "size": float, "free": float}],
-    "problems": [{**dict.fromkeys(("site", "kind", "text", "command", "detail"), str), "since": float}],
+    "problems": [_PROBLEM],
     "sites": [
         {
             **dict.fromkeys((*_TEXTS, "author", "canary?"), str),
@@ -195,7 +196,8 @@ def checked(value: Any, name: str, now: float) -> dict[str, Any] | None:
         return None
     cut = {key: value[key][:most] for key, most in _MOST.items()}
     cut["sites"] = [{**site, "deployments": site["deployments"][-DEPLOYMENTS:]} for site in cut["sites"]]
-    cut["problems"] = [{**one, "since": min(max(one["since"], 0), now)} for one in cut["problems"]]
+    problems = [{key: one[key] for key in _PROBLEM} for one in cut["problems"]]  # other keys make another message of it
+    cut["problems"] = [{**one, "since": min(max(one["since"], 0), now)} for one in problems]
     host: dict[str, Any] = _cut({**{key: value[key] for key in _SHAPE}, **cut})
     return {**host, "host": name, "time": min(max(value["time"], now - _YEAR), now)}
 

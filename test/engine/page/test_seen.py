@@ -91,6 +91,24 @@ def test_link_and_relative_path_are_refused(tmp_path, monkeypatch):
         pages.safe("status")
 
 
+@pytest.mark.parametrize(
+    "more", [{"host": ["x"]}, {"sites": 5}, {"sites": [{}]}, {"what": {}}, {"what": "event"}], ids=json.dumps
+)
+def test_problem_of_another_host_has_no_keys_that_make_another_message_of_it(blog, more):
+    host = of([ROW])
+    one = {"site": "blog", "kind": "down", "text": "it is down", "command": "", "detail": "", "since": NOW}
+    problems = [{**one, "site": f"blog{number}", **more} for number in range(3)]
+    found = seen.checked({**host, "problems": problems}, "web1", NOW)
+    assert found and "3 sites are down" in document.of_hosts([found], NOW)
+
+
+def test_site_of_another_host_with_requests_and_no_durations_is_shown(blog):
+    host = of([ROW])
+    host["sites"][0] |= {"requests": 7, "errors": 1, "p95": None}
+    found = seen.checked(host, "web1", NOW)
+    assert found and "blog" in document.of_hosts([found], NOW)
+
+
 def test_host_that_is_not_watched_has_a_page_too(own_host, monkeypatch, tmp_path):
     for name in ("STATE", "CONFIG"):
         monkeypatch.setattr(spool, name, tmp_path / name)
