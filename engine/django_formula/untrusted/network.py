@@ -19,7 +19,7 @@ from django_formula.untrusted.text import shown
 #: Seconds that an action may take, and the longest time that an answer may ask to wait.
 DEADLINE, LONGEST = 15.0, 86400.0
 #: The most bytes of what the child reports, and its shape.
-_REPORT, _SHAPE = 4096, {"error": str, "after": (int, float), "value?": object}
+_REPORT, _SHAPE = 1 << 16, {"error": str, "after": (int, float), "value?": object}
 
 
 class Answer(NamedTuple):
@@ -42,7 +42,7 @@ def ask(user: str, action: Callable[[], Any]) -> Answer:
     Args:
         user: its name. The child has this user's group alone. Where the caller is not root, such as a master that runs
             as `salt`, it has the caller's rights.
-        action: what asks; it returns what JSON has, of at most 4000 bytes.
+        action: what asks; it returns what JSON has, of at most 60 000 bytes.
     """
     entry = pwd.getpwnam(user)
     reader, writer = os.pipe()
