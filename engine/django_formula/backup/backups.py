@@ -509,8 +509,12 @@ def _distinct(names: Iterator[str]) -> list[str]:
 
 
 def status(site: Site) -> dict[str, str]:
-    """Return when the newest backup was made, and the result of the last restore drill."""
-    newest = next((one for one in manifests(site) if one["why"] != MOMENT), None)
+    """Return when the newest backup was made, and the result of the last restore drill.
+
+    One before a migration, which may have a single database and no uploads, counts where there is no other.
+    """
+    made = [one for one in manifests(site) if one["why"] != MOMENT]
+    newest = next((one for one in made if one["why"] != MIGRATION), made[0] if made else None)
     drill = host_file.read_json(site.backups / "drill.json", {"date": str, "seconds": float, "result": str}) or {}
     drilled = f"{drill['date']}, {drill['seconds']:g} s: {drill['result']}" if drill else ""
     return {"backup": newest["taken"] if newest else "", "restore_drill": drilled}

@@ -265,6 +265,19 @@ def test_backups_before_migrations_kept_with_releases(world, site, pending, cloc
     assert [one["why"] for one in backups.manifests(site)].count("command") == 1
 
 
+def test_backup_before_a_migration_hides_no_timer_that_makes_none(world, site, clock):
+    """It may have a single database: the watch tells that the backups by the schedule are too old."""
+    backup(site, why=backups.MIGRATION, aliases=["default"])
+    (first,) = [one["taken"] for one in backups.manifests(site)]
+    assert backups.status(site)["backup"] == first
+    clock()
+    backup(site, why=backups.BY_TIMER)
+    newest = backups.manifests(site)[0]["taken"]
+    clock()
+    backup(site, why=backups.MIGRATION, aliases=["default"])
+    assert backups.status(site)["backup"] == newest != first
+
+
 def test_truncated_backup_ignored(site, clock):
     (first,) = backup(site)
     clock()
