@@ -163,7 +163,7 @@ def release(site, revision=None, canary=True, wait=False):
     wait
         Wait until its canary has ended, and fail where it was taken back.
     """
-    made, changes = operations.release(site, revision, _asked_by("release"), is_proved=not canary)
+    made, changes = operations.release(site, terminal.revision(revision), _asked_by("release"), is_proved=not canary)
     waits = wait and made.findings.is_proving
     return {**operations.answer(made, changes), **(verbs_proof.wait(site) if waits else {})}
 
@@ -215,8 +215,7 @@ def request(site, revision=None, wait=True):
         Wait for the final status. With ``False`` the answer is that it waits.
     """
     by, salt_call = deploy_origin.caller(__opts__), deploy_origin.salt_call(__opts__)
-    revision = None if revision is None else str(revision)
-    return _requested(verbs_requests.ask(site, revision, by, salt_call, wait=bool(wait)))
+    return _requested(verbs_requests.ask(site, terminal.revision(revision), by, salt_call, wait=bool(wait)))
 
 
 def _requested(answer):
@@ -289,7 +288,7 @@ def plan(site, revision=None):
     revision
         Branch, tag or commit to compare instead of the revision of the last apply.
     """
-    return deploy_plan.make(site, revision, _asked_by("plan"))
+    return deploy_plan.make(site, terminal.revision(revision), _asked_by("plan"))
 
 
 @_verb("", "blog", reads=True)
@@ -499,7 +498,7 @@ def superuser(site, username="admin", email="admin@localhost", command=""):
         gets the variables ``DJANGO_SUPERUSER_USERNAME``, ``_EMAIL`` and ``_PASSWORD``. Where the project's own
         ``createsuperuser`` fails without options, Django's creates the user.
     """
-    return operations.create_superuser(site, username, email, operations.words([command]))
+    return operations.create_superuser(site, str(username), str(email), operations.words([command]))
 
 
 @_verb("blog clearsessions", shows=("schedule",))
@@ -751,7 +750,8 @@ def notify(action="", name="", duration="", why=""):
     why
         The reason, for those who look.
     """
-    return verbs_notify.notify(action, name, duration, why, _asked_by("notify"))
+    duration = "off" if duration is False else str(duration)  # as Salt reads it
+    return verbs_notify.notify(str(action), str(name), duration, str(why), _asked_by("notify"))
 
 
 @_verb("/srv/status", shows=("folder",))
@@ -815,7 +815,7 @@ def shell(site, command="shell", write=""):
     write
         Why data may be changed. Without a reason the console is read-only.
     """
-    return verbs_logs.console(site, __grains__["id"], command, write)
+    return verbs_logs.console(site, __grains__["id"], str(command), str(write) if write else "")
 
 
 @_verb(
@@ -845,7 +845,7 @@ def inspect(source, revision="HEAD", deploy_key=None, run=False):
         first, in a folder of the formula's cache and by two users who are removed again; it gets no Debian packages,
         and where it cannot be built, the pillar is the one that was read, with the cause.
     """
-    return (trial.of if run else inspection.inspect)(source, revision, deploy_key)
+    return (trial.of if run else inspection.inspect)(source, terminal.revision(revision) or "HEAD", deploy_key)
 
 
 @_verb("blog /home/ray/blog", "blog /home/ray/blog database=postgres", shows=("folder",))
@@ -910,7 +910,7 @@ def history(site=None, since="30d", who="", verify=False, full=None):
     """
     if verify:
         return verbs_history.verify()
-    return _rows(verbs_history.rows(site, since, who), verbs_history.view, full)
+    return _rows(verbs_history.rows(site, since, str(who)), verbs_history.view, full)
 
 
 def _failing(answer, key):

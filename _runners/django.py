@@ -92,13 +92,13 @@ def deploy(site, revision=None, roster=False, batch="25%", exclude=(), keep_goin
                 site, keep_going, full, lambda name: deploy(name, revision, roster, batch, exclude, canary=canary)
             )
         )
-    revision = None if revision is None else str(revision)
     with _watched(site, roster):
 
         def deployed():
+            wanted = terminal.revision(revision)
             options = {"batch": str(batch), "exclude": _names(exclude), "canary": bool(canary)}
             fleet = _fleet(site, "deploy", roster, **options)
-            return record.told(fleet, "deploy", _user(), revision, lambda: fleet.deploy(revision))
+            return record.told(fleet, "deploy", _user(), wanted, lambda: fleet.deploy(wanted))
 
         return _answer(deployed)
 
@@ -127,7 +127,7 @@ def request(site, revision=None, wait=True, roster=False):
 
     def requested():
         store = fleet_store.Store(_folder(), site)
-        made = fleet_requests.put(store, None if revision is None else str(revision), Caller(_user(), how="salt"))
+        made = fleet_requests.put(store, terminal.revision(revision), Caller(_user(), how="salt"))
         return _ended(store, made, wait, roster)
 
     answer = _answer(requested)

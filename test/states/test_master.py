@@ -651,6 +651,14 @@ def played(monkeypatch, runner, *, fails=""):
     return deployed
 
 
+def test_revision_that_salt_has_made_a_number_of_is_requested_and_deployed_nowhere(runner, monkeypatch):
+    deployed = played(monkeypatch, runner)
+    for verb in (runner.request, runner.deploy):
+        answer = verb("blog", 1.1)
+        assert answer["error"].startswith("the revision was read as 1.1") and answer["retcode"] == 1
+    assert deployed == []
+
+
 def test_request_is_deployed_and_listed_with_who_asked(runner, monkeypatch):
     deployed = played(monkeypatch, runner)
     monkeypatch.setattr(runner, "__user__", "sudo_ada", raising=False)

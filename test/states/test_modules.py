@@ -12,12 +12,14 @@ from unittest import mock
 
 import pytest
 import salt.loader
+import salt.utils.args
 import yaml
 from django_formula.audit import chain
 from django_formula.host import distribution
 from django_formula.host import file as host_file
 from django_formula.verbs import operations, terminal
 from django_formula.virtualenv import kept, wheels
+from django_formula.watch import spool
 from specimen import ROOT
 from world import commit
 
@@ -38,6 +40,41 @@ def call(loaders, world):
         return answer, made.context.get("retcode", 0)
 
     return call
+
+
+@pytest.mark.parametrize("verb", ["release", "plan", "request"])
+def test_revision_that_salt_has_made_a_number_of_is_refused(call, verb):
+    """`django.release blog 1.10` has the number 1.1, and there may be a tag of that name."""
+    (given,), _named = salt.utils.args.parse_input(["1.10"], condition=False)
+    answer, code = call(verb, "blog", given)
+    assert answer.startswith("the revision was read as 1.1") and "refs/tags/1.10" in answer and code == 1
+    assert call("status", "blog", full=True)[0][0]["release"] == TWO
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("main", "main"), ("2024", "2024"), ('"1.10"', "1.10"), ("null", None), ("v1.10", "v1.10")],
+)
+def test_revision_is_what_was_written(written, expected):
+    (given,), _named = salt.utils.args.parse_input([written], condition=False)
+    assert terminal.revision(given) == expected
+
+
+def test_site_that_is_named_by_a_number_is_none(call):
+    answer, code = call("status", 42)
+    assert answer.startswith("there is no site '42' on this host (registered: blog)") and code == 1
+
+
+def test_messages_of_a_site_are_on_hold_and_sent_again_as_they_are_asked_for(call, monkeypatch, tmp_path):
+    monkeypatch.setattr(spool, "STATE", tmp_path)
+    monkeypatch.setattr(spool, "config", lambda: {"channels": {}})
+
+    def answer(*words):
+        return call("notify", *salt.utils.args.parse_input(["quiet", "blog", *words], condition=False)[0])
+
+    until, code = answer("2h", "4711")
+    assert until["blog"].startswith("no messages until ") and code == 0
+    assert answer("off") == ({"blog": "messages are sent"}, 0)
 
 
 def test_problem_of_an_upgrade_is_a_return_code(call, monkeypatch):

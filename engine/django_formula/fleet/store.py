@@ -75,7 +75,7 @@ class Store:
     """
 
     def __init__(self, folder: str | Path, site: str):
-        if not NAME.fullmatch(site):
+        if not NAME.fullmatch(str(site)):  # Salt's command line reads a number as one
             raise DeploymentError(f"{site} is no name of a site")
         self.folder = Path(folder, site)
         self.site = site

@@ -335,6 +335,7 @@ def find(name: str) -> Site:
     Raises:
         DeploymentError: the site is not on this host, or its configuration cannot be read.
     """
+    name = str(name)  # Salt's command line reads a number as one
     is_known = re.fullmatch(r"[a-z][a-z0-9-]*", name) and (REGISTRY / name).is_symlink()
     applied = read_applied(REGISTRY / name / "site.json") or {} if is_known else {}
     if is_known and not applied:

@@ -1,4 +1,4 @@
-"""Texts for people at a terminal, as Salt's own outputters print them."""
+"""Texts for people at a terminal, as Salt's own outputters print them, and what they write there."""
 
 import re
 import textwrap
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django_formula.host import clock
+from django_formula.host.commands import DeploymentError
 from django_formula.untrusted.text import shown
 from django_formula.watch import problem
 from django_formula.watch.problem import Problem
@@ -25,6 +26,22 @@ _ONE_KEY = re.compile(r": \{([\w:-]+): ([^{},]+)\}")
 _FOR_PROGRAMS = ("json", "pprint", "raw", "yaml")
 _PARENTHESES = str.maketrans("{}", "()")
 _ENDS = (".", "!", "?", "…")
+
+
+def revision(given: object) -> str | None:
+    """Return a revision as it was written, None without one.
+
+    Raises:
+        DeploymentError: Salt, which reads its command line as YAML, has made another value of it: 1.1 of the tag 1.10.
+    """
+    if given is None or isinstance(given, str):
+        return given
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)
+    raise DeploymentError(
+        f"the revision was read as {given!r}, which may be another one than was written",
+        hint="write its whole name, such as refs/tags/1.10, or have it in quotes for Salt too: '\"1.10\"'",
+    )
 
 
 def is_for_programs(options: Mapping[str, Any], full: bool | None) -> bool:
