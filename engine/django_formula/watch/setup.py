@@ -132,6 +132,9 @@ Description=Metrics of the Django sites of this host
 ListenStream={listen}
 Accept=yes
 MaxConnections=16
+MaxConnectionsPerSource=4
+# Else 200 connections within two seconds, of whatever client, would end the socket.
+TriggerLimitIntervalSec=0
 
 [Install]
 WantedBy=sockets.target

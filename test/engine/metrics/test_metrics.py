@@ -6,7 +6,8 @@ import re
 
 import pytest
 from django_formula.metrics import access_log, exposition, metrics, serve
-from django_formula.watch import look, machine
+from django_formula.request import entrance
+from django_formula.watch import look, machine, setup
 from specimen import ROOT
 
 ROW = {
@@ -204,6 +205,18 @@ def test_head_has_no_body_and_a_link_is_not_followed(served):
 def test_clients_of_the_pillar_are_served(served, client, allowed, is_allowed):
     assert serve.is_allowed(client, allowed) is is_allowed
     assert served(b"GET /metrics HTTP/1.1\r\n\r\n", client, allowed)[0] == (200 if is_allowed else 403)
+
+
+def test_nothing_is_read_of_a_client_that_gets_nothing(served, monkeypatch):
+    """Or it could have all connections wait for what it does not send."""
+    monkeypatch.setattr(serve, "_request_line", lambda: pytest.fail("it is waited for"))
+    assert served(b"", "198.51.100.1")[0] == 403
+
+
+@pytest.mark.parametrize("unit", [setup._SERVED["django-metrics.socket"], entrance._SOCKET], ids=["metrics", "door"])
+def test_clients_cannot_end_a_socket_by_many_connections(unit):
+    """systemd ends one that accepts connections itself after 200 within two seconds, by default."""
+    assert {"Accept=yes", "TriggerLimitIntervalSec=0"} <= {*unit.splitlines()} and "\nMaxConnections=" in unit
 
 
 # What the docs and examples name
