@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,8 +65,12 @@ _UNREADABLE = 99
 _BEFORE_CAUSE = re.compile(r"^.*?(?:ERROR: \[\d+\]: |\[\w+Error\] )")
 #: What an S3-compatible store says of a request that it refuses.
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-#: A segment in the archive: its timeline, and its number in two parts, of which the second one ends at 256.
-_SEGMENT = re.compile(r"(?:.*/)?[0-9A-F]{8}([0-9A-F]{8})000000([0-9A-F]{2})-[0-9a-f]{40}(?:\.\w+)?")
+#: A segment in the list of an archive: its timeline, its number in two parts, of which the second one ends at 256, and
+#: when it came there.
+_SEGMENT = re.compile(
+    rb'"(?:[^"]*/)?[0-9A-F]{8}([0-9A-F]{8})000000([0-9A-F]{2})-[0-9a-f]{40}(?:\.\w+)?"\s*:\s*'
+    rb'\{[^{}]*"time"\s*:\s*(\d{1,18})\b'
+)
 #: What pgbackrest, the store or PostgreSQL says → what to do.
 _HINTS = (
     ("do not match the database", "another server's archive is there: docs/guides/points-in-time.md#a-new-host, or "
@@ -211,8 +215,11 @@ def waiting_since(one: Cluster) -> float:
 # What is in the store
 
 
-def pgbackrest(one: Cluster, *words: str, doing: str, timeout: float = _REQUEST) -> str:
+def pgbackrest(one: Cluster, *words: str, doing: str, timeout: float = _REQUEST, output: int | None = None) -> str:
     """Run pgbackrest for a cluster, and return its output.
+
+    Args:
+        output: a file descriptor that gets it instead.
 
     Raises:
         DeploymentError: the store cannot be reached, or refuses it; or PostgreSQL does not answer.
@@ -221,6 +228,7 @@ def pgbackrest(one: Cluster, *words: str, doing: str, timeout: float = _REQUEST)
         ["pgbackrest", f"--config={CONFIG}", f"--stanza={one.stanza}", "--log-level-console=error", *words],
         doing=doing,
         user=USER,
+        output=output,
         timeout=timeout,
         errors_too=True,
     )
@@ -288,24 +296,29 @@ def contents(one: Cluster) -> Contents:
     backups = reach(one)
     made = sorted((float(each["timestamp"]["stop"]), each["type"], each["info"]["size"]) for each in backups)
     began = min((float(each["timestamp"]["start"]) for each in backups), default=0.0)
-    words = ("repo-ls", "--recurse", "--output=json", f"archive/{one.stanza}")
-    files = shapes.parse(
-        pgbackrest(one, *words, doing="listing the archive of PostgreSQL"),
-        {str: {"time?": int}},
-        doing="listing the archive of PostgreSQL",
-    )
-    segments = sorted(_segments(files))
+    segments = sorted(_segments(one))
     gaps = _gaps(segments, [when for when, _type, _size in made])
     newest = max((when for _number, when in segments), default=0.0)
     return Contents(made, [gap for gap in gaps if gap[1] > began], newest)
 
 
-def _segments(files: Mapping[str, Any]) -> Iterable[tuple[int, float]]:
-    """Yield the number of each segment, and when it came into the archive."""
-    for name, about in files.items():
-        number = _SEGMENT.fullmatch(name)
-        if number and "time" in about:
-            yield int(number[1], 16) * 256 + int(number[2], 16), float(about["time"])
+def _segments(one: Cluster) -> Iterator[tuple[int, float]]:
+    """Yield the number of each segment, and when it came into the archive.
+
+    There are two thousand of each day, and many more where much is written: the list is longer than outputs may be.
+
+    Raises:
+        DeploymentError: the store cannot be reached.
+    """
+    doing, words = "listing the archive of PostgreSQL", ("--log-level-stderr=error", "repo-ls", "--recurse")
+    with file.in_memory(b"") as listed:
+        pgbackrest(one, *words, "--output=json", f"archive/{one.stanza}", doing=doing, output=listed.fileno())
+        listed.seek(0)
+        text = listed.read().strip()
+    if not (text.startswith(b"{") and text.endswith(b"}")):
+        raise DeploymentError(f"{doing}: it ended without a usable answer")
+    for found in _SEGMENT.finditer(text):
+        yield int(found[1], 16) * 256 + int(found[2], 16), float(found[3])
 
 
 def _gaps(segments: list[tuple[int, float]], backups: Iterable[float]) -> list[tuple[float, float]]:

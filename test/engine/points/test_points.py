@@ -1,6 +1,7 @@
 """Points in time: what the store has, what is due, which moments there are, and what status says of them."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -44,6 +45,7 @@ ENTRY = {
 
 
 FINE = {"code": 0, "message": "ok"}
+EXECUTE = commands.execute
 
 
 def segment(number):
@@ -84,6 +86,9 @@ def store(monkeypatch):
         repositories = [{"status": {"code": 99, "message": there["unread"]} if there["unread"] else FINE}]
         answers = {"info": [{"backup": backups, "repo": repositories}], "repo-ls": there["files"]}
         answer = next((value for word, value in answers.items() if word in words), "")
+        if command.output is not None:
+            os.write(command.output, json.dumps(answer).encode())
+            return Ended(0, "", "")
         return Ended(0, answer and json.dumps(answer), "")
 
     monkeypatch.setattr(commands, "execute", execute)
@@ -101,6 +106,32 @@ def test_segments_that_are_missing_are_a_gap_until_the_next_backup(store):
     store["backups"] = [(begin + 500, "full")]
     store["files"] = files(261, 262)
     assert archive.contents(MAIN).gaps == []
+
+
+def test_list_of_an_archive_may_be_longer_than_outputs_are(store, tmp_path, monkeypatch):
+    """Of a server that writes a segment every few seconds it is so within days."""
+    listed = {segment(number): {"type": "file", "size": 1 << 20, "time": 1000 + number} for number in range(130_000)}
+    text = json.dumps(listed)
+    assert len(text) > commands.WHOLE
+    (tmp_path / "listed").write_text(text)
+    played, real = commands.execute, EXECUTE
+
+    def execute(command):
+        if "repo-ls" not in command.argv:
+            return played(command)
+        argv = ["cat", str(tmp_path / "listed")]
+        return real(dataclasses.replace(command, argv=argv, user=None))
+
+    monkeypatch.setattr(commands, "execute", execute)
+    there = archive.contents(MAIN)
+    assert there.gaps == [] and there.newest == 1000 + 129_999
+
+
+@pytest.mark.parametrize("text", ["", "[]", "ERROR"])
+def test_list_that_is_none_is_an_error(store, monkeypatch, text):
+    monkeypatch.setattr(json, "dumps", lambda _value: text)
+    with pytest.raises(DeploymentError, match="listing the archive of PostgreSQL: it ended without a usable answer"):
+        list(archive._segments(MAIN))
 
 
 def test_segments_of_several_timelines_are_one_row(store):
