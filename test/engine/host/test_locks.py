@@ -157,6 +157,21 @@ def test_process_with_the_pid_of_a_killed_holder_is_no_holder(make_site):
     assert not locks.runs("")
 
 
+def test_process_that_does_not_know_the_boot_holds_its_lock(monkeypatch):
+    known, unknown = (f"salt job 1, pid {os.getpid()}, since now\n{one}\n" for one in _identities(monkeypatch))
+    assert locks.runs(known) and locks.runs(unknown)
+    monkeypatch.setattr(proc, "boot_id", lambda: "")
+    assert locks.runs(known) and locks.runs(unknown)
+
+
+def _identities(monkeypatch):
+    """What identifies this process, and what it is in a unit with ProcSubset=pid."""
+    known = proc.identity(os.getpid())
+    with monkeypatch.context() as inside:
+        inside.setattr(proc, "boot_id", lambda: "")
+        return known, proc.identity(os.getpid())
+
+
 def test_lock_file_that_is_a_link_is_refused(make_site):
     site = make_site()
     site.lock_file.symlink_to("/dev/null")
