@@ -199,6 +199,22 @@ def test_django_without_the_name_of_each_row_is_not_installed(tmp_path, name):
     assert removed.is_outdated(tree / "shop", version) and not removed.is_outdated(tree / "shop", "1.7")
 
 
+@pytest.mark.parametrize(
+    ("text", "is_bound"),
+    [
+        ("django<4\n", True),
+        ("Django [argon2] == 3.2\n", True),
+        ("[packages]\ndjango = '~=3.2'\n", True),
+        ("django\npillow==9.1.0\n", False),
+        ("[options]\ninstall_requires =\n    django\n    pillow<10\n", False),
+        ("django>=3.2; python_version < '3.13'\n", False),
+    ],
+)
+def test_django_is_limited_unless_its_own_line_says_which_versions(tmp_path, text, is_bound):
+    tree = write_tree(tmp_path, {"shop/x.py": "from django.utils.translation import ugettext_lazy\n"})
+    assert (removed.limit(tree, {"requirements.txt": text})[0] == "") == is_bound
+
+
 @pytest.mark.parametrize("name", rows("added_names"))
 def test_django_has_what_a_migration_calls_of_each_row(tmp_path, name):
     call = re.sub(r"\((\w+)\)", r"(\1=1)", name if "(" in name else f"{name}()")
