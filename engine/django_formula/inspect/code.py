@@ -157,6 +157,11 @@ def _chunks(text: str) -> Iterator[str]:
         yield "\n" * begin + "\n".join(lines[begin:end])
 
 
+def is_module(name: str) -> bool:
+    """Return whether a dotted name can be imported: not that of a file in a folder such as ``old-site``."""
+    return bool(_MODULE.fullmatch(name))
+
+
 def dotted(node: ast.AST) -> str:
     """Return the dotted name of an expression such as ``os.environ``; empty for other expressions."""
     if isinstance(node, ast.Name):

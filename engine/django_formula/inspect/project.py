@@ -139,8 +139,9 @@ def application_modules(roots: Sequence[Path], interface: str = "wsgi") -> list[
     paths = [*own_files(roots, f"{interface}.py", depth=3), *(path for path in inside if path.name == "__init__.py")]
     as_template = f"get_{interface}_application"
     for among in (paths, inside):
-        found = [path for path in among if code.names(code.tree(path), as_template)]
-        found = found or [path for path in among if code.assigns(code.tree(path))]
+        own = [path for path in among if code.is_module(_module(path, roots))]
+        found = [path for path in own if code.names(code.tree(path), as_template)]
+        found = found or [path for path in own if code.assigns(code.tree(path))]
         if found:
             break
     return sorted(_module(path, roots).removesuffix(".__init__") for path in found)
@@ -226,7 +227,7 @@ def settings_modules(roots: Sequence[Path]) -> list[str]:
     Where there are none, they are the modules that have ROOT_URLCONF, and those next to them that take it from them.
     """
     files = [*_settings_files(roots)] or _with_urls(roots)
-    return sorted({name for path in files for name in _importable(path, roots)})
+    return sorted({name for path in files for name in _importable(path, roots) if code.is_module(name)})
 
 
 def _with_urls(roots: Sequence[Path]) -> list[Path]:

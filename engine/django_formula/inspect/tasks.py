@@ -47,7 +47,7 @@ def _module(found: Tasks, root: Path, path: Path, tree: ast.Module) -> None:
     inside = path.relative_to(root)
     module = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
     names = set()
-    for name, call in _applications(tree):
+    for name, call in _applications(tree) if code.is_module(module) else ():
         names.add(name)
         found.apps[module if name in ("app", "celery") else f"{module}:{name}"] = f"{inside}:{call.lineno}"
         for keyword in call.keywords:
