@@ -325,7 +325,7 @@ def _of_cronjobs(found: _Found, settings: Settings) -> None:
             words = [str(one) for one in arguments[0]]
             name = inspect_worker.name(words[0]) or "job"
             _add_schedule(found, name, shlex.join(["manage.py", *words]), at, "CRONJOBS")
-        elif at and module and not (arguments and arguments[0]):
+        elif at and code.is_module(job[1]) and module and not (arguments and arguments[0]):
             command = f"manage.py shell -c 'import {module}; {module}.{function}()'"
             _add_schedule(found, inspect_worker.name(function) or "job", command, at, "CRONJOBS")
         else:

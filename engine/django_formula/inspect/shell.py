@@ -8,6 +8,8 @@ from collections.abc import Iterator
 #: ``${NAME:-default}``, which is its default where nothing sets the variable.
 _DEFAULT = re.compile(r"\$\{\w+:?-([^${}`]*)\}")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+#: A quoted part, and a comment, which begins a word; `shlex` finds one in the middle of words too.
+_COMMENT = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*"|\\.)|(?:^|(?<=[\s;&|]))#.*""")
 _PYTHON = re.compile(r"python[\d.]*|pypy[\d.]*")
 _SHELL = re.compile(r"(ba|da|z|a)?sh")
 #: Programs that run the command after them → how many of their arguments come before it.
@@ -37,7 +39,7 @@ def commands(line: str) -> list[list[str]] | None:
     ``cd app && exec env A=b venv/bin/celery -A app worker >>log 2>&1`` has ``cd app`` and ``celery -A app worker``. A
     word with a variable that the line does not set keeps its ``$``.
     """
-    text = _DEFAULT.sub(r"\1", line)
+    text = _COMMENT.sub(r"\1", _DEFAULT.sub(r"\1", line))
     if "`" in text or "$(" in text:
         return None
     lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
