@@ -21,6 +21,10 @@ from django_formula.inspect.worker import Worker
 from django_formula.knowledge.rows import rows
 from django_formula.server import servers
 
+#: What the pillar takes as the application and the queues of a worker, and as its signal.
+APP = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*(:[A-Za-z_][A-Za-z0-9_]*)?")
+QUEUE = re.compile(r"(?!-)[A-Za-z0-9_.:@-]{1,100}")
+STOPS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH")
 #: Programs that serve pages, and those of the host.
 _SERVERS = re.compile(rf"{servers.programs()}|nginx|caddy|celery|flower|npm|yarn|node")
 
@@ -84,6 +88,7 @@ def add(
     _without_eager(report, found, settings)
     _of_cronjobs(found, settings)
     _of_own_settings(found, settings, roots, report.settings_module)
+    _without_refused(found)
     commands = [worker.about.get("command", "") for worker in found.workers.values()]
     stores = inspect_stores.read(settings, [worker.kind for worker in found.workers.values()], commands)
     _write(report, found, stores)
@@ -152,7 +157,10 @@ def _process(found: _Found, line: Line, commands: list[list[str]]) -> None:
     if worker and not worker.queues and is_known and line.place.endswith(".sh"):
         return
     if worker:
-        worker.about |= {"stop": line.stop} if line.stop and worker.kind == "command" else {}
+        is_stop = worker.kind == "command" and line.stop in STOPS
+        worker.about |= {"stop": line.stop} if is_stop else {}
+        if line.stop and worker.kind == "command" and not is_stop:
+            found.unknown.setdefault(f"{line.name} {line.stop}", line.place)
         named = worker.about.get("command", "").removeprefix("manage.py ").split()[:1]
         found.add(inspect_worker.name(line.name or "".join(named)), worker, line.place)
         if worker.has_beat:
@@ -176,7 +184,7 @@ def _schedule(found: _Found, line: Line, commands: list[list[str]]) -> None:
         _user, _space, rest = line.command.partition(" ")
         of_user = (shell.commands(rest.strip()) or [[]])[-1]
         words = of_user if of_user[:1] == ["manage.py"] else words
-    at = _time(line.at) if line.style == "cron" else line.at
+    at = time(line.at, line.style)
     if words[:1] == ["manage.py"] and len(words) > 1 and at and "$" not in "".join(words):
         named = "_".join(word for word in words[1:3] if re.fullmatch(r"[A-Za-z]\w*", word))
         name = inspect_worker.name(line.name) or inspect_worker.name(named) or "job"
@@ -198,16 +206,36 @@ _CRON_WORDS = {
 }
 
 
-def _time(cron: str) -> str:
-    """Return the time of a crontab as the pillar has it; empty for one that systemd cannot have.
+#: A field of cron, and the highest number of each; times of systemd that the pillar has.
+_FIELD = re.compile(r"(\*|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)(/[0-9]{1,2})?")
+_HIGHEST = (59, 23, 31, 12, 7)
+_DAY, _NUMBERS = "(Mon|Tue|Wed|Thu|Fri|Sat|Sun)", r"(\*|[0-9]{1,2})((,|\.\.)[0-9]{1,2})*(/[0-9]{1,2})?"
+_CALENDAR = re.compile(
+    rf"minutely|hourly|daily|weekly|monthly|quarterly|yearly|(?=.)({_DAY}((,|\.\.){_DAY})*( |$))?"
+    rf"(((\*|[0-9]{{4}})-)?{_NUMBERS}[-~]{_NUMBERS}( |$))?({_NUMBERS}(:{_NUMBERS}){{1,2}}"
+    r"( (UTC|[A-Z][A-Za-z_]+/[A-Z][A-Za-z_+-]+))?)?(?<! )"
+)
+
+
+def time(at: str, style: str) -> str:
+    """Return the time of a job as the pillar has it; empty for one that it cannot have.
 
     A day of the month and one of the week are either of them in cron, and both of them in systemd.
+
+    Args:
+        style: ``cron`` or ``calendar``.
     """
-    fields = cron.split()
-    is_either = len(fields) == 5 and "*" not in (fields[2][:1], fields[4][:1])
-    field_of_cron = re.compile(r"(\*|\d+(-\d+)?(,\d+(-\d+)?)*)(/\d{1,2})?")
-    is_plain = len(fields) == 5 and all(map(field_of_cron.fullmatch, fields))
-    return _CRON_WORDS.get(cron, cron if is_plain and not is_either else "")
+    if style == "calendar":
+        return at if _CALENDAR.fullmatch(at) else ""
+    fields = at.split()
+    if len(fields) != 5 or not all(map(_FIELD.fullmatch, fields)):
+        return _CRON_WORDS.get(at, "")
+    is_either = fields[4] != "*" and (fields[2] != "*" or "/" in fields[4])
+    ranges = [(int(start), int(end)) for start, end in re.findall(r"([0-9]+)-([0-9]+)", at)]
+    numbers = [re.findall("[0-9]+", field.partition("/")[0]) for field in fields]
+    is_known = all(int(one) <= most for listed, most in zip(numbers, _HIGHEST, strict=True) for one in listed)
+    text = " ".join(re.sub(r"[0-9]+", lambda number: str(int(number[0])), field) for field in fields)
+    return text if is_known and not is_either and all(start <= end for start, end in ranges) else ""
 
 
 # Code and settings
@@ -279,6 +307,18 @@ def _without_package(report: Report, found: _Found, packages: Collection[str]) -
             report.remarks.append(f"{place} runs {package}, which is not required: no worker is proposed for it")
 
 
+def _without_refused(found: _Found) -> None:
+    """Remove the names of queues and of an application that the pillar does not take."""
+    for name, worker in found.workers.items():
+        refused = [queue for queue in worker.queues if not QUEUE.fullmatch(queue)]
+        worker.queues = [queue for queue in dict.fromkeys(worker.queues) if queue not in refused]
+        app = worker.about.get("app", "")
+        if app and not APP.fullmatch(app):
+            refused.append(worker.about.pop("app"))
+        for one in refused:
+            found.unknown.setdefault(f"{one} of {name}", found.places[name])
+
+
 def _without_eager(report: Report, found: _Found, settings: Settings) -> None:
     """Leave Celery's workers out of a project whose settings run every task at once, in the web process."""
     for name in ("CELERY_TASK_ALWAYS_EAGER", "CELERY_ALWAYS_EAGER"):
@@ -318,7 +358,7 @@ def _of_cronjobs(found: _Found, settings: Settings) -> None:
     jobs = settings.get("CRONJOBS")
     for job in jobs if isinstance(jobs, list) else ():
         is_known = isinstance(job, list) and len(job) > 1 and all(isinstance(one, str) for one in job[:2])
-        at = _time(job[0]) if is_known else ""
+        at = time(job[0], "cron") if is_known else ""
         module, _dot, function = job[1].rpartition(".") if is_known else ("", "", "")
         arguments = [one for one in job[2:3] if isinstance(one, list)] if is_known else []
         if is_known and at and job[1] == "django.core.management.call_command" and arguments and arguments[0]:

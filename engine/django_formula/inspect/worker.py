@@ -132,7 +132,7 @@ def _celery(arguments: Sequence[str]) -> Worker | None:
             worker.processes = worker.processes or int(str(value))
         elif key == "autoscale" and (most := re.fullmatch(r"(\d+)(,\d+)?", str(value))):
             worker.processes = int(most[1])  # which counts whatever --concurrency says
-        elif key in _CELERY_KEPT and str(value).isdigit():
+        elif key in _CELERY_KEPT and str(value).isdecimal() and int(value):  # without a limit, 0, there is no option
             worker.options[key.replace("-", "_")] = int(str(value))
         elif key == "pool" and value in _POOLS:
             worker.options[key] = value

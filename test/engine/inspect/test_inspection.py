@@ -13,7 +13,7 @@ import pytest
 import yaml
 from django_formula.host import daemons
 from django_formula.host.commands import DeploymentError
-from django_formula.inspect import access, inspection, options, removed, requirements
+from django_formula.inspect import access, background, inspection, options, removed, requirements
 from django_formula.inspect import settings as inspect_settings
 from django_formula.knowledge.rows import rows
 from django_formula.pillar import compiler
@@ -61,6 +61,44 @@ def test_background_work_is_proposed_as_the_project_has_it(tmp_path, case):
     assert [remark for remark in case.get("remarks", []) if f"#   {remark}\n" not in told] == [], text
     assert ("not understood" in told) == ("not understood" in str(case.get("remarks"))) and "secret" not in text
     assert compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
+
+
+@pytest.mark.parametrize(
+    ("at", "style", "expected"),
+    [
+        ("30 02 * * *", "cron", "30 2 * * *"),
+        ("00 08-09,12 01 */2 *", "cron", "0 8-9,12 1 */2 *"),
+        ("@midnight", "cron", "daily"),
+        ("*/15 8-18 * * 01-05", "cron", "*/15 8-18 * * 1-5"),
+        ("0 4 * * */2", "cron", ""),
+        ("0 4 */2 * 1", "cron", ""),
+        ("0 4 1 * 1", "cron", ""),
+        ("0 22-4 * * *", "cron", ""),
+        ("60 24 * * *", "cron", ""),
+        ("0 4 * * MON", "cron", ""),
+        ("@reboot", "cron", ""),
+        ("Mon..Fri *-*-* 06:00:00 Europe/Berlin", "calendar", "Mon..Fri *-*-* 06:00:00 Europe/Berlin"),
+        ("*:0/15", "calendar", "*:0/15"),
+        ("Mon,Sun *-*-1..7 18:00", "calendar", "Mon,Sun *-*-1..7 18:00"),
+        ("weekly", "calendar", "weekly"),
+        ("Monday 06:00", "calendar", ""),
+        ("semiannually", "calendar", ""),
+        ("@daily", "calendar", ""),
+        ("", "calendar", ""),
+    ],
+)
+def test_time_of_a_job_is_one_that_the_schema_takes(at, style, expected):
+    site = contract("schema.yaml")["$defs"]["site"]["properties"]
+    pattern = site["schedules"]["additionalProperties"]["properties"]["at"]["pattern"]
+    assert background.time(at, style) == expected
+    assert not expected or re.fullmatch(pattern, expected)
+
+
+def test_names_of_workers_are_those_that_the_schema_takes():
+    worker = contract("schema.yaml")["$defs"]["worker"]["properties"]
+    assert worker["app"]["pattern"] == f"^{background.APP.pattern}$"
+    assert worker["queues"]["items"]["pattern"] == f"^{background.QUEUE.pattern}$".replace("{1,100}", "+")
+    assert [*background.STOPS, None] == worker["stop"]["enum"]
 
 
 @pytest.mark.parametrize(("package", "is_command"), [("shop", True), ("shöp", False)])
