@@ -169,14 +169,26 @@ def services(path: Path, remarks: list[str]) -> dict[str, dict[str, Any]]:
     except ImportError:
         remarks.append("Python's package yaml is missing here")
         return {}
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """With tags such as `!reset`, which safe_load refuses."""
+
+    Loader.add_multi_constructor("!", _tagged)
     try:
-        content = yaml.safe_load(code.read(path))
+        content = yaml.load(code.read(path), Loader)  # noqa: S506  # nosec B506
     except (yaml.YAMLError, RecursionError, ValueError):
         remarks.append("it is not valid YAML")
         return {}
     found = content.get("services") if isinstance(content, dict) else None
     entries = found.items() if isinstance(found, dict) else ()
     return {str(name): service for name, service in entries if isinstance(service, dict)}
+
+
+def _tagged(loader: Any, tag: str, node: Any) -> Any:
+    """Return what has a tag of docker compose: `!override` is for the value itself, `!reset` for none."""
+    construct = {"mapping": loader.construct_mapping, "sequence": loader.construct_sequence}.get(node.id)
+    value = construct(node, deep=True) if construct else loader.construct_scalar(node)
+    return value if tag == "override" else None
 
 
 def line_of(service: dict[str, Any]) -> str:
