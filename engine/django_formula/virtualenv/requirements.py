@@ -46,6 +46,12 @@ PROJECT = re.compile(
 )
 #: The files that declare the dependencies of a project as a package.
 PACKAGING = ("pyproject.toml", "setup.py", "setup.cfg")
+#: Keys of an entry in a Pipfile that are conditions, as the words of a marker.
+_MARKERS = (
+    *("os_name", "sys_platform", "platform_machine", "platform_python_implementation", "platform_release"),
+    *("platform_system", "platform_version", "python_version", "python_full_version", "implementation_name"),
+    "implementation_version",
+)
 _REQUIREMENT = re.compile(r"[A-Za-z][\w.-]*(\[[\w, -]+\])?")
 _INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
 _LIMIT = re.compile(r"^\s*(?:-c|--constraint)[\s=]+(\S+)", re.MULTILINE)
@@ -326,13 +332,18 @@ def _of_pipfile(name: str, about: Any) -> str:
         return name + _specified(about)
     is_named = isinstance(about, dict) and not {"git", "path", "file", "url"} & {*about}
     extras = f"[{','.join(about['extras'])}]" if is_named and about.get("extras") else ""
-    marker = f"; {about['markers']}" if is_named and about.get("markers") else ""
+    markers = [f"{key} {about[key]}" for key in _MARKERS if key in about] if is_named else []
+    own = [about["markers"]] if is_named and about.get("markers") else []
+    markers = [*(f"({one})" if markers else one for one in own), *markers]
+    marker = f"; {' and '.join(markers)}" if markers else ""
     version = _specified(str(about.get("version", ""))) if is_named else ""
     return f"{name}{extras}{version}{marker}" if is_named else ""
 
 
 def _specified(version: str) -> str:
-    return "" if version.strip() == "*" else version.strip()
+    """Return the versions of a Pipfile as a requirement has them; there a version may be without an operator."""
+    text = version.strip()
+    return f"=={text}" if text[:1].isdigit() else text.removeprefix("*")
 
 
 def list_nothing(source: Path, names: list[str]) -> bool:

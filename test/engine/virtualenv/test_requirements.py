@@ -125,6 +125,26 @@ def test_requirements_of_other_names_are_found(tmp_path, files, expected):
     assert requirements.default_files(source, ".") == expected
 
 
+@pytest.mark.parametrize(
+    ("entry", "requirement"),
+    [
+        ("'*'", "house"),
+        ("'1.2'", "house==1.2"),
+        ("'>=1,<2'", "house>=1,<2"),
+        ("{version = '4.*', extras = ['a', 'b']}", "house[a,b]==4.*"),
+        ("{version = '*', markers = \"os_name == 'nt' or os_name == 'x'\"}", "house; os_name == 'nt' or os_name == 'x'"),
+        ("{version = '*', sys_platform = \"== 'win32'\"}", "house; sys_platform == 'win32'"),
+        (
+            "{version = '>2', python_version = \"< '3.9'\", markers = \"a == 'b' or c == 'd'\"}",
+            "house>2; (a == 'b' or c == 'd') and python_version < '3.9'",
+        ),
+    ],
+)
+def test_entry_of_a_pipfile_is_a_requirement(tmp_path, entry, requirement):
+    source = write_tree(tmp_path, {"Pipfile": f"[packages]\nhouse = {entry}\nyard = {{path = '.'}}\n"})
+    assert requirements.of_pipfile(source / "Pipfile") == [requirement]
+
+
 @pytest.mark.parametrize("name", ["Pipfile.lock", "poetry.lock", "pdm.lock", "uv.lock", "pyproject.toml"])
 @pytest.mark.parametrize("text", ["<<<<<<< HEAD\n{}\n", '["default"]'])
 def test_damaged_file_lists_no_packages(tmp_path, name, text):
