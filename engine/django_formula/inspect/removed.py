@@ -7,6 +7,7 @@ from pathlib import Path
 
 from django_formula.inspect import code, project
 from django_formula.knowledge.rows import rows
+from django_formula.virtualenv import requirements as virtualenv_requirements
 
 #: A line that imports from one of the modules that Django no longer has, or no longer has all of.
 _MODULES = {part for one in rows("removed_names")["django"] for part in (one, one.rpartition(".")[0])}
@@ -31,8 +32,9 @@ def limits_of_packages(tree: Path, pinned: Mapping[str, str], required: Collecti
 
     Settings name modules as texts.
     """
+    names_of_required = virtualenv_requirements.without_extras(required)
     for package, modules in rows("removed_names").items():
-        if package == "django" or package not in required or package in pinned:
+        if package == "django" or package not in names_of_required or package in pinned:
             continue
         names = re.compile(rf"\b({'|'.join(map(re.escape, modules))})\b")
         for path in project.walk(tree, None, depth=6):

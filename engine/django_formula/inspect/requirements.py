@@ -124,7 +124,8 @@ def of_pytorch(pinned: Mapping[str, str], contents: Mapping[str, str]) -> list[s
 
 def makes_code(required: Collection[str]) -> str:
     """Return a required package that makes code at run time; empty if none does."""
-    return next((name for name in rows("make_code") if name in required), "")
+    names = requirements.without_extras(required)
+    return next((name for name in rows("make_code") if name in names), "")
 
 
 def versions(contents: Mapping[str, str]) -> dict[str, str]:
@@ -225,7 +226,7 @@ def extra_with_django(tree: Path, files: Collection[str], required: Collection[s
     for name in files:
         extras = lock.read_toml(tree / name).get("project", {}).get("optional-dependencies", {})
         for extra, packages in extras.items():
-            if "django" in requirements.names(packages):
+            if "django" in requirements.without_extras(packages):
                 return extra, [package for package in packages if ";" not in package]
     return "", []
 
@@ -308,7 +309,8 @@ def of_dockerfile(tree: Path, folder: str, files: Collection[str]) -> tuple[list
         named = [name for options in _PIP.findall(text) for name in _OPTION_R.findall(options)]
         found = [str((top / name).relative_to(tree)) for name in dict.fromkeys(named) if _is_inside(top, name)]
         live = [name for name in found if not requirements.NOT_FOR_SITES.search(name)]
-        if live and {*live}.isdisjoint(files) and "django" in requirements.package_names(tree, live):
+        listed = requirements.without_extras(requirements.package_names(tree, live))
+        if live and {*live}.isdisjoint(files) and "django" in listed:
             return live, str((top / "Dockerfile").relative_to(tree))
     return [], ""
 

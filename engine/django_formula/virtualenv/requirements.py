@@ -203,7 +203,7 @@ def _lists_packages(source: Path, name: str, package: str = "") -> bool:
     """Return whether a file lists packages, and a certain one among them if it is given."""
     with contextlib.suppress(DeploymentError):
         listed = package_names(source, [name]) if (source / name).is_file() else []
-        return package in listed if package else bool(listed)
+        return package in without_extras(listed) if package else bool(listed)
     return False
 
 

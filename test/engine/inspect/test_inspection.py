@@ -253,6 +253,15 @@ def test_django_is_limited_unless_its_own_line_says_which_versions(tmp_path, tex
     assert (removed.limit(tree, {"requirements.txt": text})[0] == "") == is_bound
 
 
+def test_django_with_an_extra_is_django(tmp_path):
+    project = "[project]\nname = 'x'\n[project.optional-dependencies]\n"
+    files = {"pyproject.toml": f"{project}dev = ['ruff']\nsite = ['Django[argon2]>=5']\n", "tools.txt": "ruff\n"}
+    files |= {"live.txt": "Django[argon2]\n", "Dockerfile": "FROM x\nRUN pip install -r live.txt\n"}
+    tree = write_tree(tmp_path, files)
+    assert requirements.extra_with_django(tree, ["pyproject.toml"], []) == ("site", ["Django[argon2]>=5"])
+    assert requirements.of_dockerfile(tree, ".", ["tools.txt"]) == (["live.txt"], "Dockerfile")
+
+
 @pytest.mark.parametrize("name", rows("added_names"))
 def test_django_has_what_a_migration_calls_of_each_row(tmp_path, name):
     call = re.sub(r"\((\w+)\)", r"(\1=1)", name if "(" in name else f"{name}()")
@@ -336,6 +345,7 @@ def test_migration_that_the_pinned_django_cannot_run_has_a_newer_one_installed(t
     ("pinned", "required", "is_limited"),
     [
         ({}, ["django", "djangorestframework"], True),
+        ({}, ["djangorestframework[coreapi]"], True),
         ({"djangorestframework": "3.16.0"}, ["djangorestframework"], False),
         ({}, ["django"], False),
     ],

@@ -118,6 +118,7 @@ def test_requirements_files_are_found_or_named_by_the_pillar(make_site, tmp_path
         ),
         ({"pyproject.toml": "[project]\n= 1\n", "requirements/all.txt": "Django"}, ["pyproject.toml"]),
         ({"a/pip/requirements.txt": "fabric", "b/pip/requirements.txt": "Django==5.2"}, ["b/pip/requirements.txt"]),
+        ({"a/pip/requirements.txt": "fabric", "b/pip/requirements.txt": "Django[argon2]"}, ["b/pip/requirements.txt"]),
     ],
 )
 def test_requirements_of_other_names_are_found(tmp_path, files, expected):
@@ -132,7 +133,10 @@ def test_requirements_of_other_names_are_found(tmp_path, files, expected):
         ("'1.2'", "house==1.2"),
         ("'>=1,<2'", "house>=1,<2"),
         ("{version = '4.*', extras = ['a', 'b']}", "house[a,b]==4.*"),
-        ("{version = '*', markers = \"os_name == 'nt' or os_name == 'x'\"}", "house; os_name == 'nt' or os_name == 'x'"),
+        (
+            "{version = '*', markers = \"os_name == 'nt' or os_name == 'x'\"}",
+            "house; os_name == 'nt' or os_name == 'x'",
+        ),
         ("{version = '*', sys_platform = \"== 'win32'\"}", "house; sys_platform == 'win32'"),
         (
             "{version = '>2', python_version = \"< '3.9'\", markers = \"a == 'b' or c == 'd'\"}",
