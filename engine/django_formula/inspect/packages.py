@@ -149,7 +149,8 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     if of_servers not in ("", extra):
         report.extend("python_packages", packages, f"those of the extra {of_servers}")
         required = [*required, *virtualenv_requirements.names(packages)]
-    pinned = inspect_requirements.versions(contents)
+    names = virtualenv_requirements.without_extras(required)  # locks and constraints have versions of others too
+    pinned = {name: version for name, version in inspect_requirements.versions(contents).items() if name in names}
     contradictory = inspect_requirements.contradictory(contents)
     pinned |= contradictory
     constraint, why = removed.limit(tree, contents)

@@ -55,6 +55,7 @@ _MARKERS = (
 _REQUIREMENT = re.compile(r"[A-Za-z][\w.-]*(\[[\w, -]+\])?")
 _INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
 _LIMIT = re.compile(r"^\s*(?:-c|--constraint)[\s=]+(\S+)", re.MULTILINE)
+_REQUIRE = re.compile(r"^\s*(?:-r|--requirement)[\s=]+(\S+)", re.MULTILINE)
 #: The ends of names of packages that are files, and such a file in a line of requirements.
 ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _ARCHIVE = re.compile(rf"(?:^|[\s:@])([\w./+-]+(?:{'|'.join(map(re.escape, ARCHIVES))}))(?=[\s;#]|$)", re.MULTILINE)
@@ -241,10 +242,10 @@ def python_versions(source: Path, names: list[str]) -> str:
 
 
 def package_names(source: Path, names: list[str]) -> list[str]:
-    """Return the packages that the files list, in lower case, with their extras."""
+    """Return the packages that the files list, in lower case, with their extras; none that they only limit."""
     packages: list[str] = []
     for name in names:
-        for path in with_included(source, source / name, set()):
+        for path in with_included(source, source / name, set(), _REQUIRE):
             packages += _packages(path)
             if path.suffix in (".txt", ".in") and PROJECT.search(host_file.decoded(path.read_bytes())):
                 packages += [one for own in PACKAGING if (source / own).is_file() for one in _packages(source / own)]
@@ -380,11 +381,12 @@ def setup_file(source: Path) -> str:
     return ""
 
 
-def with_included(source: Path, path: Path, done: set[Path]) -> Iterator[Path]:
+def with_included(source: Path, path: Path, done: set[Path], including: re.Pattern[str] = _INCLUDE) -> Iterator[Path]:
     """Yield a requirements file and the files that it includes.
 
     Args:
         done: the files that were yielded before; they are skipped, and new ones added.
+        including: what includes a file; by default the files with constraints are among them.
 
     Raises:
         DeploymentError: an included file does not exist, or is outside of the source.
@@ -402,9 +404,9 @@ def with_included(source: Path, path: Path, done: set[Path]) -> Iterator[Path]:
         )
     yield path
     if path.suffix in (".txt", ".in"):
-        for included in _INCLUDE.findall(host_file.decoded(path.read_bytes())):
+        for included in including.findall(host_file.decoded(path.read_bytes())):
             if "://" not in included:
-                yield from with_included(source, path.parent / included, done)
+                yield from with_included(source, path.parent / included, done, including)
 
 
 def contents(source: Path, names: list[str]) -> dict[str, str]:
