@@ -153,6 +153,8 @@ def _process(found: _Found, line: Line, commands: list[list[str]]) -> None:
     """Add the worker that a line runs, which is the last of its commands."""
     is_own = line.is_own and not line.place.endswith(".sh")
     worker = inspect_worker.of(commands[-1], is_process=is_own)
+    if worker and "$" in worker.about.get("command", ""):  # a variable, which only a shell replaces
+        worker = None
     is_known = worker and not is_own and worker.kind in {known.kind for known in found.workers.values()}
     if worker and not worker.queues and is_known and line.place.endswith(".sh"):
         return

@@ -105,10 +105,8 @@ def _of_manage(arguments: Sequence[str], *, is_process: bool) -> Worker | None:
     return None
 
 
-def _command(words: Sequence[str]) -> Worker | None:
-    """Return a command that is run as it is; None where it has a variable, which only a shell would replace."""
-    has_variable = any("$" in word for word in words)
-    return None if has_variable else Worker("command", about={"command": shlex.join(words)})
+def _command(words: Sequence[str]) -> Worker:
+    return Worker("command", about={"command": shlex.join(words)})
 
 
 def _celery(arguments: Sequence[str]) -> Worker | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.inspect import process_files, shell
+from django_formula.inspect import background, process_files, shell
 from django_formula.inspect import worker as inspect_worker
 from django_formula.inspect.worker import Worker
 from django_formula.site.sites import Site
@@ -38,14 +38,16 @@ def review(site: Site, existing: ExistingDeployment) -> None:
                 f"{name} is a worker that the pillar does not have: set {at}:workers: {entry}, "
                 "or stop it and remove what starts it"
             )
-    for place, words, time in _jobs(existing):
+    for place, words, time, style in _jobs(existing):
         if _is_scheduled(site, words):
             existing.replaced |= {place: ""} if place in existing.timers else {}
             continue
-        job = {inspect_worker.name(words[1]) or "job": {"command": shlex.join(words), "at": time}}
+        known = background.time(time, style)
+        job = {inspect_worker.name(words[1]) or "job": {"command": shlex.join(words), "at": known or "daily"}}
+        other = "" if known else f", with another time, since it does not take {time}"
         existing.refusals.append(
             f"{place} runs {shlex.join(words[:2])}, which the pillar does not: "
-            f"set {at}:schedules: {in_pillar(job)}, or remove it there"
+            f"set {at}:schedules: {in_pillar(job)}{other}, or remove it there"
         )
 
 
@@ -107,17 +109,17 @@ def program_signal(worker: Worker, programs: Sequence[Path], name: str) -> str:
 # Jobs
 
 
-def _jobs(existing: ExistingDeployment) -> Iterator[tuple[str, list[str], str]]:
-    """Yield the jobs of an existing deployment: where each is, its command of manage.py, its time."""
+def _jobs(existing: ExistingDeployment) -> Iterator[tuple[str, list[str], str, str]]:
+    """Yield the jobs of an existing deployment: where each is, its command of manage.py, its time and how that is."""
     for name, (command, time) in existing.timers.items():
         words = _of_manage(command)
         if words:
-            yield name, words, time
+            yield name, words, time, "calendar"
     for path in existing.crontabs:
         for row in takeover_worker.rows(path, existing.folders):
             words, time = of_row(path, row)
             if words:  # other lines are refused with the crontab
-                yield str(path), words, time
+                yield str(path), words, time, "cron"
 
 
 def of_row(path: Path, row: str) -> tuple[list[str], str]:

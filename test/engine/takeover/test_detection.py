@@ -459,6 +459,21 @@ def test_crontab_refused_unless_the_pillar_has_its_jobs(host):
     ]
 
 
+@pytest.mark.parametrize(
+    ("time", "at"),
+    [
+        ("00 03 * * *", '"0 3 * * *"}}'),
+        ("@midnight", "daily}}"),
+        ("0 3 * * MON", "daily}}, with another time, since it does not take 0 3 * * MON"),
+    ],
+)
+def test_time_of_a_job_is_proposed_as_the_pillar_takes_it(host, time, at):
+    host.write("srv/django/blog/source/manage.py")
+    host.write("etc/cron.d/blog", f"{time} root {host.root}/env/bin/python manage.py clearsessions\n")
+    (refusal,) = host.refused()
+    assert refusal.endswith(f'{{clearsessions: {{command: "manage.py clearsessions", at: {at}, or remove it there')
+
+
 def test_job_of_a_timer_refused_unless_the_pillar_has_it(host):
     host.write("srv/django/blog/source/manage.py")
     unit = f"[Service]\nType=oneshot\nExecStart={host.root}/env/bin/python {host.root}/source/manage.py digest\n"
