@@ -1,5 +1,6 @@
 """The result of an inspection: a site's pillar as YAML, with comments for what was found and guessed."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ _ORDER = (
 )
 #: Keys with an entry on each line, each with a comment of its own.
 ENTRIES = ("environment", "secrets", "workers", "schedules")
+#: Keys with paths of the source, and what the pillar takes as such a path; `.` is one where a folder is meant.
+OF_SOURCE = ("project", "python_path", "requirements", "files", "shared", "writable")
+PATH = re.compile(r"(?!-)(?!\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+(/(?!\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)*")
 #: Those that the hint of a failure may set: not those that say what is served, and what it may do.
 CURES = {*_ORDER} - {"repository", "folder", "revision", "domains", "sandbox"}
 
@@ -90,6 +94,19 @@ class Report:
         before, comments_before = self.pillar.get(key, ([], ""))
         comments = dict.fromkeys([*filter(None, comments_before.split("; ")), comment])
         self.set(key, hints.joined(key, before, values), "; ".join(comments))
+
+    def leave_out_paths(self) -> None:
+        """Name the paths of the source that the pillar does not take, such as those with blanks, in place of them."""
+        for key in (key for key in OF_SOURCE if key in self.pillar):
+            value, comment = self.pillar.pop(key)
+            paths = [value] if isinstance(value, str) else [*value]
+            refused = [path for path in paths if path != "." and not PATH.fullmatch(path)]
+            kept = [path for path in paths if path not in refused]
+            if refused:
+                self.remarks.append(f"the pillar takes no such names in `{key}`, rename them: {', '.join(refused)}")
+            if kept:
+                left = {path: value[path] for path in kept} if isinstance(value, Mapping) else kept
+                self.pillar[key] = (value if isinstance(value, str) else left, comment)
 
     def propose(self, *words: str) -> None:
         """Add a command to the remarks: the one above it says what for."""

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from django_formula.host import daemons
 from django_formula.host.commands import DeploymentError
-from django_formula.inspect import access, background, inspection, options, removed, requirements
+from django_formula.inspect import access, background, inspection, options, removed, report, requirements
 from django_formula.inspect import settings as inspect_settings
 from django_formula.knowledge.rows import rows
 from django_formula.pillar import compiler
@@ -92,6 +92,13 @@ def test_time_of_a_job_is_one_that_the_schema_takes(at, style, expected):
     pattern = site["schedules"]["additionalProperties"]["properties"]["at"]["pattern"]
     assert background.time(at, style) == expected
     assert not expected or re.fullmatch(pattern, expected)
+
+
+def test_paths_are_those_that_the_schema_takes():
+    definitions = contract("schema.yaml")["$defs"]
+    assert definitions["relative"]["pattern"] == f"^{report.PATH.pattern}$"
+    site = definitions["site"]["properties"]
+    assert site["project"]["pattern"] == site["python_path"]["items"]["pattern"] == f"^(\\.|{report.PATH.pattern})$"
 
 
 def test_names_of_workers_are_those_that_the_schema_takes():
