@@ -14,6 +14,8 @@ from django_formula.virtualenv import lock
 
 #: Functions of importlib.metadata and pkg_resources that need the metadata of a package.
 _READERS = re.compile(r"(^|\.)(version|metadata|distribution|get_distribution|requires)$")
+#: A version, and not where setup.cfg has it from: ``attr: shop.__version__``.
+_PLAIN = re.compile(r"[\w.+!-]+")
 
 
 def stand_ins(tree: Path, project: str, roots: Sequence[Path]) -> dict[str, dict[str, str]]:
@@ -39,10 +41,10 @@ def _own(folder: Path) -> tuple[str, str]:
         content = lock.read_toml(folder / "pyproject.toml")
     tables = [content.get("project", {}), content.get("tool", {}).get("poetry", {}), _of_setup(folder / "setup.cfg")]
     names = [table["name"] for table in tables if isinstance(table.get("name"), str)]
-    versions = [table["version"] for table in tables if isinstance(table.get("version"), str)]
+    versions = [text for table in tables if _PLAIN.fullmatch(text := str(table.get("version", "")))]
     released = re.findall(r"^Version: (\S+)$", code.read(folder / "PKG-INFO"), re.MULTILINE)
     name, version = next(iter(names), ""), next(iter([*versions, *released]), "0")
-    is_plain = re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) and re.fullmatch(r"[\w.+!-]+", version)
+    is_plain = re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) and _PLAIN.fullmatch(version)
     return (name, version) if is_plain else ("", "")
 
 

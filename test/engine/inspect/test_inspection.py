@@ -13,7 +13,7 @@ import pytest
 import yaml
 from django_formula.host import daemons
 from django_formula.host.commands import DeploymentError
-from django_formula.inspect import access, background, inspection, options, removed, report, requirements
+from django_formula.inspect import access, background, inspection, metadata, options, removed, report, requirements
 from django_formula.inspect import settings as inspect_settings
 from django_formula.knowledge.rows import rows
 from django_formula.pillar import compiler
@@ -92,6 +92,16 @@ def test_time_of_a_job_is_one_that_the_schema_takes(at, style, expected):
     pattern = site["schedules"]["additionalProperties"]["properties"]["at"]["pattern"]
     assert background.time(at, style) == expected
     assert not expected or re.fullmatch(pattern, expected)
+
+
+@pytest.mark.parametrize("version", ["attr: shop.__version__", "file: VERSION", "1.2"])
+def test_metadata_of_a_project_whose_version_setup_cfg_takes_from_elsewhere(tmp_path, version):
+    files = {"setup.cfg": f"[metadata]\nname = shop\nversion = {version}\n"}
+    files["shop/__init__.py"] = "from importlib.metadata import version\n__version__ = version('shop')\n"
+    known = version if version[0].isdigit() else "0"
+    contents = f"Metadata-Version: 2.1\nName: shop\nVersion: {known}\n"
+    tree = write_tree(tmp_path, files)
+    assert metadata.stand_ins(tree, ".", [tree]) == {f"shop-{known}.dist-info/METADATA": {"contents": contents}}
 
 
 def test_paths_are_those_that_the_schema_takes():
