@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 #: Statements at the top level that continue the one before.
 _CONTINUED = re.compile(r"(elif|else|except|finally)\b|[)\]}]|\s|#|$")
-#: The most characters of a module.
+#: The most bytes of a module.
 _MOST = 2 << 20
 #: The most nodes of a syntax tree below each other: functions that call themselves for each exceed Python's limit.
 _DEPTH = 150
@@ -80,17 +80,20 @@ def has_example(example: Path) -> Path | None:
     return example.with_name(f"{named['name']}.py") if named else None
 
 
-def read(path: Path) -> str:
+def read(path: Path, most: int = _MOST) -> str:
     """Return the text of a file of a project, up to a limit, with the line ends of Unix.
 
     It is empty for what is no file, such as a FIFO or a device.
+
+    Args:
+        most: the most bytes.
     """
     try:
         if not path.is_file():
             return ""
         Reading.path = path
         with path.open("rb") as file:
-            return file.read(_MOST).decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+            return file.read(most).decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
     except OSError:
         return ""
 

@@ -17,6 +17,8 @@ from django_formula.knowledge import node as knowledge_node
 from django_formula.knowledge.rows import rows
 from django_formula.untrusted.text import in_command
 
+#: The most bytes of a lock file: those of large front ends have some megabytes.
+_MOST = 16 << 20
 #: Node.js of a distribution: its code name → major and minor version.
 _NODE = {"bookworm": (18, 20), "trixie": (20, 19), "jammy": (12, 22), "noble": (18, 19)}
 #: The first version of Node.js with OpenSSL 3.
@@ -108,9 +110,15 @@ def find(tree: Path, project: str, settings: Settings, distribution: str) -> lis
     return found
 
 
+def _texts(folder: Path) -> list[str]:
+    """Return the texts of package.json in a folder, and of its lock files."""
+    names = ("package.json", "package-lock.json", "yarn.lock", "pnpm-lock.yaml")
+    return [code.read(folder / name, _MOST) for name in names]
+
+
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(code.read(path))
+        content = json.loads(code.read(path, _MOST))
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -237,9 +245,8 @@ def _with_old_openssl(folder: Path, scripts: str, commands: list[str]) -> list[s
     Args:
         folder: that of package.json.
     """
-    names = ("package.json", "package-lock.json", "yarn.lock", "pnpm-lock.yaml")
     pattern = re.compile("|".join(rows("old_openssl")), re.MULTILINE)
-    if "openssl-legacy-provider" in scripts or not any(pattern.search(code.read(folder / name)) for name in names):
+    if "openssl-legacy-provider" in scripts or not any(map(pattern.search, _texts(folder))):
         return commands
     return [
         f"env NODE_OPTIONS=--openssl-legacy-provider {one}" if re.search(r"\brun\b", one) else one for one in commands
@@ -248,8 +255,7 @@ def _with_old_openssl(folder: Path, scripts: str, commands: list[str]) -> list[s
 
 def _without_browsers(folder: Path, commands: list[str]) -> list[str]:
     """Have the first command, which installs the packages, leave out the browsers that some download for tests."""
-    names = ("package.json", "package-lock.json", "yarn.lock", "pnpm-lock.yaml")
-    text = "\n".join(code.read(folder / name) for name in names)
+    text = "\n".join(_texts(folder))
     words = [
         one for one in rows("without_browsers") if re.search(rf"""["'/\s]{one.partition("_")[0].lower()}["'@]""", text)
     ]
@@ -469,7 +475,7 @@ def _specifications(path: Path, content: dict[str, Any]) -> Iterator[str]:
         engines = entry.get("engines") if isinstance(entry, dict) else None
         if isinstance(engines, dict) and isinstance(engines.get("node"), str):
             yield engines["node"]
-    pnpm = code.read(path.with_name("pnpm-lock.yaml"))
+    pnpm = code.read(path.with_name("pnpm-lock.yaml"), _MOST)
     if not isinstance(lock, dict) or not (lock or pnpm):
         yield from _of_packages(content)
     for name in names if pnpm else ():

