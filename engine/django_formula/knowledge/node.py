@@ -7,6 +7,8 @@ from collections.abc import Callable
 WHEELS = ((18, 18), (20, 18), (22, 20), (24, 19))
 #: A part of a range of versions as package.json has it.
 PART = re.compile(r"(>=|<=|>|<|=|\^|~)?\s*v?(\d+)(?:\.(\d+|x|\*))?(?:\.[\dx*]+)?")
+#: A range by its ends: ``18 - 22``.
+_BETWEEN = re.compile(r"(\d[\w.*]*)\s+-\s+v?(\d)")
 
 
 def wheel(specification: str) -> str:
@@ -19,7 +21,7 @@ def is_met(version: tuple[int, int], specification: str) -> bool:
     """Return whether a version is in a range as package.json has it; one that is not understood counts as met."""
     return any(
         not PART.search(part) or all(_has(version, *one.groups()) for one in PART.finditer(part))
-        for part in specification.split("||")
+        for part in _BETWEEN.sub(r">=\1 <=\2", specification).split("||")
     )
 
 

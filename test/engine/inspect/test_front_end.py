@@ -101,6 +101,9 @@ def test_what_openssl_3_has_on_demand_only_is_demanded(tmp_path, files, needs):
         ((20, 19), "20", True),
         ((20, 19), "~20.18.1", True),
         ((18, 20), "lts/*", True),
+        ((20, 18), "18 - 22", True),
+        ((24, 19), "18.12.0 - v22.x", False),
+        ((16, 20), "14 || 18 - 22", False),
     ],
 )
 def test_version_of_node_in_a_range(version, specification, met):
