@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import toml
 from django_formula.inspect import code
+from django_formula.virtualenv import lock
 
 #: Modules of Python that nothing imports.
 _NEVER_IMPORTED = {"antigravity", "idlelib", "test", "this", "turtledemo"}
@@ -98,8 +98,8 @@ def _imports(folder: Path, package: str) -> bool:
 def _of_manage(manage: Path) -> Iterator[Path]:
     """Yield the paths that manage.py adds to sys.path, as literals or joined to its own path."""
     try:
-        tree = ast.parse(manage.read_text(errors="replace"))
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = ast.parse(code.read(manage))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     names = {"__file__": manage}
     for node in ast.walk(tree):
@@ -159,7 +159,7 @@ def _joined(first: ast.expr, rest: list[ast.expr], names: dict[str, Path], worki
 def _of_packaging(folder: Path) -> Iterator[Path]:
     """Yield the folders with packages of setuptools or poetry in pyproject.toml."""
     try:
-        tool = toml.loads((folder / "pyproject.toml").read_text()).get("tool", {})
+        tool = lock.read_toml(folder / "pyproject.toml").get("tool", {})
     except (OSError, ValueError):
         return
     found = _dig(tool, "setuptools", "packages", "find", "where")

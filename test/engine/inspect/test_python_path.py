@@ -69,3 +69,18 @@ def test_pyproject_is_read_in_the_folder_of_manage_py_and_at_the_top(tmp_path):
     assert python_path.declared(tmp_path, "web") == ["web/src", "src"]
     assert python_path.declared(tmp_path, ".") == ["src"]
     assert python_path.declared(tmp_path, "src") == []
+
+
+def test_files_of_an_editor_of_windows_are_read(tmp_path):
+    """They begin with a byte order mark."""
+    for folder in ("apps", "src"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "manage.py").write_text("import sys\nsys.path.append('apps')\n", encoding="utf-8-sig")
+    (tmp_path / "pyproject.toml").write_text("[tool.setuptools.packages.find]\nwhere = ['src']", encoding="utf-8-sig")
+    assert python_path.declared(tmp_path, ".") == ["apps", "src"]
+
+
+def test_devices_are_not_read(tmp_path):
+    for name in ("manage.py", "pyproject.toml"):
+        (tmp_path / name).symlink_to("/dev/zero")
+    assert python_path.declared(tmp_path, ".") == []
