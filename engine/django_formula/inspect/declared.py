@@ -77,7 +77,7 @@ def find(tree: Path, remarks: list[Any]) -> Declared:
     """
     declared = NOTHING
     for file in _files(tree, remarks):
-        domains = [name for name in file.domains if isinstance(name, str) and _DOMAIN.fullmatch(name)]
+        named = [name for name in file.domains if isinstance(name, str) and _DOMAIN.fullmatch(name)]
         health = next((path for path in file.paths if isinstance(path, str) and _PATH.fullmatch(path)), "")
         variables = {name: _text(value) for name, value in file.variables.items() if _NAME.fullmatch(str(name))}
         commands = [
@@ -88,7 +88,7 @@ def find(tree: Path, remarks: list[Any]) -> Declared:
         plain = {str(name): value for name, value in variables.items() if value is not None}
         release = [row.strip() for text in file.release if isinstance(text, str) for row in text.splitlines()]
         found: dict[str, Any] = {
-            "domains": domains,
+            "domains": [*dict.fromkeys(named)],
             "health": health,
             "commands": commands,
             "release": [row for row in release if row and row.isprintable()],

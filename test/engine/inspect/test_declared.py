@@ -28,7 +28,7 @@ RENDER = {
             "type": "web",
             "startCommand": "gunicorn shop.wsgi",
             "healthCheckPath": "/status",
-            "domains": ["shop.example.org", "-no-.example"],
+            "domains": ["shop.example.org", "-no-.example", "shop.example.org"],
             "envVars": [{"key": "REGION", "value": "eu"}, {"key": "KEY", "generateValue": True}, {"fromGroup": "x"}],
         },
         {"type": "worker", "name": "mail", "startCommand": "python manage.py send_queued_mail"},
