@@ -170,7 +170,7 @@ def services(path: Path, remarks: list[str]) -> dict[str, dict[str, Any]]:
         remarks.append("Python's package yaml is missing here")
         return {}
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    class Loader(yaml.SafeLoader):
         """With tags such as `!reset`, which safe_load refuses."""
 
     Loader.add_multi_constructor("!", _tagged)
