@@ -25,6 +25,8 @@ from django_formula.server import servers
 APP = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*(:[A-Za-z_][A-Za-z0-9_]*)?")
 QUEUE = re.compile(r"(?!-)[A-Za-z0-9_.:@-]{1,100}")
 STOPS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH")
+#: A variable in a command, which only a shell replaces.
+_OF_SHELL = re.compile(r"\$[A-Za-z_{]")
 #: Programs that serve pages, and those of the host.
 _SERVERS = re.compile(rf"{servers.programs()}|nginx|caddy|celery|flower|npm|yarn|node")
 
@@ -153,7 +155,7 @@ def _process(found: _Found, line: Line, commands: list[list[str]]) -> None:
     """Add the worker that a line runs, which is the last of its commands."""
     is_own = line.is_own and not line.place.endswith(".sh")
     worker = inspect_worker.of(commands[-1], is_process=is_own)
-    if worker and "$" in worker.about.get("command", ""):  # a variable, which only a shell replaces
+    if worker and _OF_SHELL.search(worker.about.get("command", "")):
         worker = None
     is_known = worker and not is_own and worker.kind in {known.kind for known in found.workers.values()}
     if worker and not worker.queues and is_known and line.place.endswith(".sh"):
