@@ -300,6 +300,13 @@ def _poetry_dependencies(pyproject: Path) -> Iterator[tuple[str, list[dict[str, 
             yield name, [way if isinstance(way, dict) else {"version": str(way)} for way in ways]
 
 
+def requirements_of_poetry(pyproject: Path) -> list[str]:
+    """Return what a site needs of the dependencies in Poetry's table, with extras and markers, without versions."""
+    ways = [(name, way) for name, listed in _poetry_dependencies(pyproject) for way in listed]
+    needed = [(name, way) for name, way in ways if not way.get("optional")]
+    return [f"{name}{_extras(way)}{_marker(_marker_of_poetry(way))}" for name, way in needed]
+
+
 def _poetry_pyproject_requirements(path: Path) -> Iterator[str]:
     """Yield the requirements of a pyproject.toml of Poetry that has no lock."""
     content = read_toml(path)

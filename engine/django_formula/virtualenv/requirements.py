@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
+from django_formula.knowledge import cause_repository
 from django_formula.knowledge.package import normalised
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate
@@ -53,6 +54,13 @@ _MARKERS = (
     "implementation_version",
 )
 _REQUIREMENT = re.compile(r"[A-Za-z][\w.-]*(\[[\w, -]+\])?")
+#: A requirement by the URL of a repository or of an archive, the name that it may have there, and a marker by which it
+#: is not for this system.
+_URL = re.compile(r"(?:(?:-e|--editable)[\s=]+)?((?:git\+)?\w+://[^\s;]+)")
+_EGG = re.compile(r"[#&]egg=([A-Za-z][\w.-]*(?:\[[\w, -]+\])?)")
+_OF_OTHERS = re.compile(
+    r";(?!.*\bor\b).*\b(?:sys_platform|platform_system|os_name)\s*==\s*[\"'](?:win32|cygwin|nt|Windows|[Dd]arwin)[\"']"
+)
 _INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
 _LIMIT = re.compile(r"^\s*(?:-c|--constraint)[\s=]+(\S+)", re.MULTILINE)
 _REQUIRE = re.compile(r"^\s*(?:-r|--requirement)[\s=]+(\S+)", re.MULTILINE)
@@ -304,18 +312,30 @@ def _listed(path: Path) -> list[str]:
         }
         needed = convert[path.name](path) if path.name in convert else []
         return needed or re.findall(r'^name = "([^"]+)"', text, re.MULTILINE)
-    return [found.group() for line in _lines(path, text) if (found := _REQUIREMENT.match(line.strip()))]
+    return [*filter(None, map(_name, _lines(path, text)))]
+
+
+def _name(line: str) -> str:
+    """Return the package of a line with its extras; empty for one of Windows or macOS alone, and for no requirement."""
+    text = line.strip()
+    if _OF_OTHERS.search(text):
+        return ""
+    if found := _URL.match(text):
+        egg = _EGG.search(found[1])
+        return egg[1] if egg else cause_repository.package_of(re.split("[?#]", found[1])[0])
+    named = _REQUIREMENT.match(text)
+    return named[0] if named else ""
 
 
 def _dependencies(pyproject: Path) -> list[str]:
-    """Return the dependencies that a pyproject.toml lists, also in groups that a site needs; of poetry their names."""
+    """Return the dependencies that a pyproject.toml lists, also in groups that a site needs; of poetry no versions."""
     content = lock.read_toml(pyproject)
     listed: list[str] = content.get("project", {}).get("dependencies", [])
     groups = lock.groups_of_pyproject(pyproject).values()
     return [
         *listed,
         *itertools.chain.from_iterable(groups),
-        *content.get("tool", {}).get("poetry", {}).get("dependencies", {}),
+        *lock.requirements_of_poetry(pyproject),
     ]
 
 

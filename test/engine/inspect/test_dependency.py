@@ -65,7 +65,7 @@ OLDER_ALL = OLDER.replace("version replaces the one", "versions replace those")
             "psycopg2/__init__.py",
             "SystemError: initialization of _psycopg raised unreported exception (profiles/models.py:2)",
             ["bleach"],
-            "psycopg2 2.8.6 does not run on this Python: set django:sites:blog:python_packages: [bleach, "
+            "psycopg2 2.8.6 does not run on this Python: set django:sites:blog:python_packages: ["
             f"'psycopg2~=2.9.5', 'bleach~=3.3.1', 'celery~=5.4.0', 'kombu~=5.4.0', 'vine~=5.1']{OLDER_ALL}",
         ),
         (

@@ -127,6 +127,30 @@ def test_requirements_of_other_names_are_found(tmp_path, files, expected):
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "packages"),
+    [
+        ("requirements.txt", "-e git+https://git.example.org/x/y.git@main#egg=House_Yard[all]\n", ["house-yard[all]"]),
+        ("requirements.txt", "git+ssh://git@git.example.org/x/house.git@v1#subdirectory=y\n", ["house"]),
+        ("requirements.txt", "https://example.org/house-1.2-py3-none-any.whl#sha256=0\n", ["house"]),
+        ("requirements.txt", "house @ git+https://git.example.org/x/y.git\n", ["house"]),
+        ("requirements.txt", "house; sys_platform == 'win32'\nyard; sys_platform == 'linux'\n", ["yard"]),
+        ("requirements.txt", 'house; os_name == "nt" or python_version < "4"\n', ["house"]),
+        ("requirements.txt", "-c limits.txt\n--requirement more.in\nhouse\n", ["house", "yard"]),
+        (
+            "pyproject.toml",
+            "[tool.poetry]\n[tool.poetry.dependencies]\npython = '^3.12'\nhouse = {version = '*', extras = ['a']}\n"
+            "shed = {version = '*', optional = true}\nden = {version = '*', platform = 'win32'}\n"
+            "[tool.poetry.group.prod.dependencies]\nyard = '*'\n[tool.poetry.group.dev.dependencies]\nbarn = '*'\n",
+            ["house[a]", "yard"],
+        ),
+    ],
+)
+def test_packages_that_a_file_lists_for_a_site(tmp_path, name, text, packages):
+    source = write_tree(tmp_path, {"limits.txt": "garage==1\n", "more.in": "yard\n", name: text})
+    assert requirements.package_names(source, [name]) == packages
+
+
+@pytest.mark.parametrize(
     ("entry", "requirement"),
     [
         ("'*'", "house"),
