@@ -1,5 +1,6 @@
 """Virtualenvs: named by a hash of their inputs, built once by uv, shared by releases, never modified."""
 
+import codecs
 import contextlib
 import datetime
 import functools
@@ -438,6 +439,7 @@ def _other_files(folder: str, names: list[str]) -> list[str]:
 def _required(site: Site, work: Path, files: list[str]) -> list[str]:
     """Return the arguments of ``uv pip install`` for the project's requirements; empty if it has none."""
     limit = _limit(site, work)
+    _remove_marks(work, files)
     extras = _remove_project(work, files)
     _remove_backports(site, work, files)
     _rewrite(work, files, _OPTION, r"\1\n\2")
@@ -472,6 +474,15 @@ def _arguments(path: Path) -> Iterator[str]:
         yield from ("--requirement", str(path))
     if is_pyproject:
         yield from (f"--group={path}:{group}" for group in virtualenv_lock.groups_of_pyproject(path))
+
+
+def _remove_marks(work: Path, files: list[str]) -> None:
+    """Write files with a byte order mark in UTF-8 without it: PowerShell writes those of pip freeze in UTF-16."""
+    for name in files:
+        for path in requirements.with_included(work, work / name, set()):
+            content = path.read_bytes()
+            if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                virtualenv_lock.replace(path, file.decoded(content))
 
 
 def _remove_project(work: Path, files: list[str]) -> list[str] | None:

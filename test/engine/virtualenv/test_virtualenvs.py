@@ -735,6 +735,18 @@ PROJECT_LINES = {
 }
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_requirements_are_rewritten_whatever_their_byte_order_mark(make_site, tmp_path, encoding):
+    work = write_tree(tmp_path / "work", {"setup.py": ""})
+    lines = "-e .\n-e git+https://git.example.org/x/house.git@v1#egg=house\ndjango==5.2\n-r more.txt\n"
+    (work / "requirements.txt").write_text(lines, encoding=encoding)
+    (work / "more.txt").write_text("-e git+https://git.example.org/x/yard.git#egg=yard\n", encoding=encoding)
+    virtualenvs._required(make_site(), work, ["requirements.txt"])
+    house = "house @ git+https://git.example.org/x/house.git@v1"
+    assert (work / "requirements.txt").read_text().split("\n") == ["", house, "django==5.2", "-r more.txt", ""]
+    assert (work / "more.txt").read_text() == "yard @ git+https://git.example.org/x/yard.git\n"
+
+
 @pytest.mark.parametrize("line", PROJECT_LINES)
 @pytest.mark.parametrize("packaged", ["pyproject.toml", "setup.py", None])
 def test_project_in_its_requirements_is_replaced_by_its_dependencies(make_site, tmp_path, line, packaged):
