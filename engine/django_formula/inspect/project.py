@@ -139,7 +139,7 @@ def application_modules(roots: Sequence[Path], interface: str = "wsgi") -> list[
     paths = [*own_files(roots, f"{interface}.py", depth=3), *(path for path in inside if path.name == "__init__.py")]
     as_template = f"get_{interface}_application"
     for among in (paths, inside):
-        own = [path for path in among if code.is_module(_module(path, roots))]
+        own = [path for path in among if code.is_module(_module(path, roots))] or among
         found = [path for path in own if code.names(code.tree(path), as_template)]
         found = found or [path for path in own if code.assigns(code.tree(path))]
         if found:
@@ -227,7 +227,8 @@ def settings_modules(roots: Sequence[Path]) -> list[str]:
     Where there are none, they are the modules that have ROOT_URLCONF, and those next to them that take it from them.
     """
     files = [*_settings_files(roots)] or _with_urls(roots)
-    return sorted({name for path in files for name in _importable(path, roots) if code.is_module(name)})
+    names = sorted({name for path in files for name in _importable(path, roots)})
+    return [*filter(code.is_module, names)] or names
 
 
 def _with_urls(roots: Sequence[Path]) -> list[Path]:
