@@ -129,7 +129,6 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         _health(report, roots, settings, deployed)
     if re.search(r"^\s*url\s*=\s*\./\w", code.read(tree / ".gitmodules"), re.MULTILINE):
         report.set("submodules", False, "the URL of one leads into this repository itself, where no repository is")
-    report.leave_out_paths()
 
 
 def _is_package_without_manage(folder: Path) -> bool:

@@ -185,7 +185,7 @@ def _otherwise_named(source: Path, folders: list[Path], package: str = "") -> li
 
 def _named(source: Path, top: Path, patterns: Iterable[str]) -> list[str]:
     """Return the files below a folder that are named for requirements, the best one first."""
-    found = {str(path.relative_to(source)) for pattern in patterns for path in top.glob(pattern)}
+    found = {str(path.relative_to(source)) for pattern in patterns for path in top.glob(pattern) if path.is_file()}
     return sorted((name for name in found if _OTHER.search(name) and not NOT_FOR_SITES.search(name)), key=_rank)
 
 

@@ -126,6 +126,15 @@ def test_requirements_of_other_names_are_found(tmp_path, files, expected):
     assert requirements.default_files(source, ".") == expected
 
 
+@pytest.mark.parametrize("target", ["missing", "requirements-prod.txt", None])
+def test_names_that_are_no_files_are_no_requirements(tmp_path, target):
+    """A link that leads nowhere, as out of the repository, or to itself; a folder."""
+    source = write_tree(tmp_path, {"requirements.txt": "django\n"})
+    path = source / "requirements-prod.txt"
+    path.symlink_to(target) if target else path.mkdir()
+    assert requirements.default_files(source, ".") == ["requirements.txt"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "packages"),
     [
