@@ -17,7 +17,8 @@ from django_formula.knowledge.rows import rows
 from django_formula.virtualenv import index, lock, requirements
 
 _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+(\S+)", re.MULTILINE)
-_OF_LOCK = re.compile(r"""(?:registry = |^url = )"(https?://[^"]+)\"""", re.MULTILINE)
+#: An index in a uv.lock, and in a poetry.lock, where repositories and archives have another type.
+_OF_LOCK = re.compile(r"""(?:registry = |^type = "legacy"\s+url = )"(https?://[^"]+)\"""", re.MULTILINE)
 _PINNED = re.compile(
     r"^\s*[\"']?([A-Za-z][\w.-]*)(?:\[[^\]]*\])?\s*(?:===?|(~=)(?=\s*\d+\.\d+\.\d))\s*([\w.!+]+?)(\.\*)?(?![\w.!+*])",
     re.MULTILINE,

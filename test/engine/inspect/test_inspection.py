@@ -274,6 +274,15 @@ def test_django_is_limited_unless_its_own_line_says_which_versions(tmp_path, tex
     assert (removed.limit(tree, {"requirements.txt": text})[0] == "") == is_bound
 
 
+@pytest.mark.parametrize("kind", ["legacy", "git", "url"])
+def test_index_of_a_lock_of_poetry_is_neither_repository_nor_archive(kind):
+    text = (
+        f'[[package]]\nname = "house"\n\n[package.source]\ntype = "{kind}"\nurl = "https://git.example.org/x/house"\n'
+    )
+    expected = ["https://git.example.org/x/house"] if kind == "legacy" else []
+    assert requirements.indexes({"poetry.lock": text}) == expected
+
+
 def test_django_with_an_extra_is_django(tmp_path):
     project = "[project]\nname = 'x'\n[project.optional-dependencies]\n"
     files = {"pyproject.toml": f"{project}dev = ['ruff']\nsite = ['Django[argon2]>=5']\n", "tools.txt": "ruff\n"}
