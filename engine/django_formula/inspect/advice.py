@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+import urllib.parse
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -377,7 +378,7 @@ def not_in_pillar(
     options: dict[str, Any] = {key: _whole(site, key, value) for key, value in lacking}
     lines = [f"{key}: {in_pillar(value)}" for key, value in lacking]
     path = "" if has_page else _asked(site, release, _page, own(release, facts), site.config["health"]["path"])
-    if routes and path not in routes:  # what the code seems to have, and Django does not
+    if routes and urllib.parse.unquote(path) not in routes:  # what the code seems to have, and Django does not
         path = ""
     if path and not (path == "/" and "the database has no such" in hint):  # from which the owner has come here
         lines.append(f"health:path: {in_pillar(path)}")

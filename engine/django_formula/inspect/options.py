@@ -618,7 +618,7 @@ def _health(report: Report, roots: list[Path], settings: Settings, deployed: dec
     from_template = f"{report.application.rpartition('.')[0]}.urls"  # where Django's project template has them
     access = Access(roots, settings)
     if deployed.health:
-        path, comment = deployed.health, f"as {deployed.places['health']} has it"
+        path, comment = urllib.parse.quote(deployed.health), f"as {deployed.places['health']} has it"
     else:
         path, comment = routes.health_path(access, urls if isinstance(urls, str) else from_template)
     health: dict[str, Any] = {"path": path} if path else {}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from django_formula.inspect import code, project, python_path
 from django_formula.inspect.access import Access
@@ -46,13 +47,15 @@ def health_path(access: Access, urlconf: Any, *, but: str = "") -> tuple[str, st
     is the first page of the project that needs neither arguments nor a login. A page that the project's middleware may
     refuse is only taken if it may refuse the others too.
 
+    It is as a request has it: letters that are not ASCII are encoded.
+
     Args:
         urlconf: ROOT_URLCONF, as far as it is known.
         but: a path that is no page for every visitor, as a request has shown; else the code decides.
     """
-    found = [(path, why) for path, why in _candidates(access, urlconf, but) if path != but]
+    found = [(path, why) for path, why in _candidates(access, urlconf, but) if quote(path) != but]
     path, why = min(found, key=lambda one: access.gates(one[0]), default=("", ""))
-    return ("", "") if path == "/" and not but else (path, why)
+    return ("", "") if path == "/" and not but else (quote(path), why)
 
 
 def pages(paths: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from django_formula.inspect import report as inspect_report
 from django_formula.inspect import routes
@@ -113,7 +114,7 @@ def _of_facts(facts: Mapping[str, Any], result: Mapping[str, Line]) -> Iterator[
     """Yield the lines that follow from facts of a project, where reading has none."""
     paths = [path for path in facts.get("routes", []) if routes.HEALTH.fullmatch(path)]
     if paths and "health" not in result:
-        yield {"key": "health", "value": {"path": paths[0]}, "remark": "observed: a page of the project"}
+        yield {"key": "health", "value": {"path": quote(paths[0])}, "remark": "observed: a page of the project"}
     apps = [found[1] for text in facts.get("workers", []) if (found := _CELERY.fullmatch(text))]
     if apps and "workers" not in result and not facts.get("eager"):
         worker = {"kind": "celery", "app": apps[0]}
