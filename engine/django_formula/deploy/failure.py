@@ -1,5 +1,6 @@
 """What is left of a release that failed, and what its source has and the pillar lacks."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,8 @@ def advice(release: Release, step: str, error: DeploymentError, masked: list[str
     error.hint = inspect_advice.with_fixtures(*about, error.hint)
     if error.hint.startswith(health.GENERAL):
         packages = virtualenvs.packages(release.path / "virtualenv")
-        of_python = dependency.of_python(release.site, error.message, error.log, packages)
+        using = functools.partial(inspect_advice.using, release.site, release.path)
+        of_python = dependency.of_python(release.site, error.message, error.log, packages, using)
         error.hint = of_python or inspect_advice.unset_variables(*about, error.message) or error.hint
     routes = [] if has_page else page.routes(*about, masked)
     lacking = inspect_advice.not_in_pillar(*about, step, error.hint, has_page=has_page, routes=routes)

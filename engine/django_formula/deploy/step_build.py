@@ -16,6 +16,7 @@ from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host import commands, users
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError, seconds
+from django_formula.inspect import advice as inspect_advice
 from django_formula.inspect import dependency
 from django_formula.inspect import requirements as inspect_requirements
 from django_formula.observe import override
@@ -216,7 +217,7 @@ def _run_commands(deployment: Deployment, release: Release, tree: Foreign) -> li
                 run(shlex.split(command), shlex.join(shlex.split(command)))
             except DeploymentError as error:
                 known = "" if error.hint == hint else error.hint
-                error.hint = _hint_of_packages(site, error, virtualenvs.packages(virtualenv), known) or hint
+                error.hint = _hint_of_packages(release, error, virtualenvs.packages(virtualenv), known) or hint
                 raise
 
     if container_file.configured(site):
@@ -235,14 +236,15 @@ def _run_commands(deployment: Deployment, release: Release, tree: Foreign) -> li
     return leading if is_kept else []
 
 
-def _hint_of_packages(site: Site, error: DeploymentError, packages: Mapping[str, str], known: str) -> str:
+def _hint_of_packages(release: Release, error: DeploymentError, packages: Mapping[str, str], known: str) -> str:
     """Return which packages do not go with each other, or with this Python, where a command imports the project.
 
     Args:
         known: the hint of a known cause, which one of a package that is too old for this Python is more than.
     """
-    cause = f"{error.message}\n{error.log}"
-    of_python = dependency.of_python(site, cause, error.log, packages)
+    site, cause = release.site, f"{error.message}\n{error.log}"
+    using = functools.partial(inspect_advice.using, site, release.path)
+    of_python = dependency.of_python(site, cause, error.log, packages, using)
     return of_python or known or dependency.hint(site, cause, packages, error.log)
 
 

@@ -92,8 +92,10 @@ def activate(deployment: Deployment, release: Release) -> None:
                     proxies.reload(site)
     if deployment.paused:
         gap = time.monotonic() - deployment.paused_at
-        what = "requests waited" if deployment.open_way() else "the site did not answer"
-        deployment.warn([f"{what} for {gap:.1f} s, since {deployment.pause_reason}"])
+        if deployment.open_way():
+            deployment.warn([f"requests waited for {gap:.1f} s, since {deployment.pause_reason}"])
+        else:
+            deployment.warn([f"the site did not answer for {gap:.1f} s, since {deployment.pause_reason}"])
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.inspect import (
     code,
+    dependency,
     environment,
     imports,
     migrations,
@@ -246,6 +247,17 @@ def outdated(site: Site, release: Path, installed: Mapping[str, str]) -> list[st
 def _outdated(source: Path, version: str) -> list[str]:
     folders = sorted((source.parent / "virtualenv").glob("lib/python*/site-packages/*/"))
     return [one.name for one in folders if one.name != "django" and removed.is_outdated(one, version)]
+
+
+def using(site: Site, release: Path, module: str, names: Collection[str]) -> list[str]:
+    """Return the modules in a release's virtualenv that use some names of a module of Python in every case."""
+    return _asked(site, release, _using, module, [*names]) or []
+
+
+def _using(source: Path, module: str, names: list[str]) -> list[str]:
+    paths = sorted((source.parent / "virtualenv").glob("lib/python*/site-packages/*"))
+    packages = [one for one in paths if one.suffix == ".py" or (one.is_dir() and not one.suffix)]
+    return [one.stem for one in packages if dependency.uses(one, module, names)]
 
 
 def migrated_first(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:

@@ -1,9 +1,12 @@
 """Packages that do not go with each other: one uses what the installed version of another no longer has."""
 
+import ast
+import collections.abc
 import re
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
-from django_formula.inspect import project, removed, requirements
+from django_formula.inspect import code, project, removed, requirements
 from django_formula.knowledge import hints
 from django_formula.knowledge import package as knowledge_package
 from django_formula.site.sites import Site
@@ -36,20 +39,25 @@ _FRAME = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
 _PACKAGE = re.compile(r"/site-packages/([A-Za-z_]\w*)(?:/|\.py$)")
 
 
-def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) -> str:
-    """Return what replaces a package that uses what this Python no longer has; empty for the project's own code.
+def of_python(
+    site: Site,
+    cause: str,
+    log: str,
+    installed: Mapping[str, str],
+    using: Callable[[str, Collection[str]], Collection[str]] = lambda _module, _names: (),
+) -> str:
+    """Return what replaces packages that use what this Python no longer has; empty for the project's own code.
 
     Args:
         cause: the exception.
         log: the output with its frames.
         installed: the packages of the virtualenv: normalised name → version.
+        using: returns the installed modules that use some names of a module of Python.
     """
     found = _OF_PYTHON.search(cause)
     if not found:
         return ""
-    module = _importing(log)
-    names = (knowledge_package.normalised(module), _package(module))
-    package = next((one for one in installed if one in names or knowledge_package.has(one, module)), "")
+    package = _of_module(_importing(log), installed)
     version = installed.get(package, "")
     replacing = requirements.replacing(site.config["python_packages"])
     if not version or package in replacing:
@@ -62,6 +70,11 @@ def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) ->
     of, name = found["of"] or found["module"], found["name"] or found["attribute"]
     gone = found["missing"] or (of and f"{of}.{name}")
     what = f"uses {gone}, which this Python no longer has" if gone else "does not run on this Python"
+    removed_too = collections.abc.__all__ if of == "collections" else [name]
+    modules = using(of, removed_too) if of else ()
+    others = sorted({_of_module(one, installed) for one in modules} - {"", "django", package, *replacing, *known})
+    newer += [_newer(one, installed[one]) for one in others]
+    what += f", as {', '.join(f'{one} {installed[one]}' for one in others)} would" if others else ""
     cure = hints.extended(site, "python_packages", newer)
     text = (
         f"{package} {version} {what}: set {cure}, "
@@ -70,6 +83,30 @@ def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) ->
         f"{site.config['python']} now"
     )
     return hints.Hint(text, cure)
+
+
+def uses(package: Path, module: str, names: Collection[str]) -> bool:
+    """Return whether an installed package or module uses, in every case, some names of a module of Python.
+
+    It imports them at its top, or they are the bases of a class there.
+    """
+    named = re.compile(rf"\bfrom {module} import\b|\b{module}\.(?:{'|'.join(map(re.escape, names))})\b")
+    bases = {f"{module}.{name}" for name in names}
+    for path in [package] if package.suffix == ".py" else project.walk(package, None, depth=1):
+        text = code.read(path) if path.suffix == ".py" else ""
+        for node in code.parse(text).body if named.search(text) else ():
+            if isinstance(node, ast.ImportFrom) and (node.module, node.level) == (module, 0):
+                if any(alias.name in names for alias in node.names):
+                    return True
+            elif isinstance(node, ast.ClassDef) and any(code.dotted(base) in bases for base in node.bases):
+                return True
+    return False
+
+
+def _of_module(module: str, installed: Mapping[str, str]) -> str:
+    """Return the installed package that has a module; empty for none."""
+    names = (knowledge_package.normalised(module), _package(module))
+    return next((one for one in installed if one in names or knowledge_package.has(one, module)), "")
 
 
 def _newer(package: str, version: str) -> str:

@@ -89,7 +89,7 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
         return set_variables(site, missing, observation.needed(site, release, advice.own(release, facts)))
     packages = virtualenvs.packages(release / "virtualenv")
     outdated = functools.partial(advice.outdated, site, release, packages)
-    known = dependency.of_python(site, cause, log, packages)
+    known = dependency.of_python(site, cause, log, packages, functools.partial(advice.using, site, release))
     known = (
         known
         or knowledge_cause.hint(site, cause, facts)

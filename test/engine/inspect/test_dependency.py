@@ -1,8 +1,9 @@
 """Packages that do not go with each other, and the constraint that cures it."""
 
 import pytest
-from django_formula.inspect import dependency
+from django_formula.inspect import advice, dependency
 from specimen import configured
+from trees import write_tree
 
 INSTALLED = {"marshmallow": "4.0.1", "django": "5.2.1", "kombu": "0.3.1", "one": "1.4", "zero": "0.0.3"}
 INSTALLED |= {"djangorestframework": "3.17.2", "markupsafe": "3.0.2", "fido2": "2.0.0"}
@@ -89,6 +90,37 @@ def test_package_that_is_too_old_for_this_python_is_replaced(path, cause, packag
     own = FRAMES.format(path).replace("virtualenv/lib/python3.11/site-packages", "source")
     assert dependency.of_python(site, cause, own, installed) == ""
     assert dependency.of_python(site, cause, "", installed) == ""
+
+
+def test_all_packages_that_use_what_this_python_lacks_are_replaced(tmp_path):
+    """Each that is left out is another attempt."""
+    tree = write_tree(
+        tmp_path,
+        {
+            "source/manage.py": "",
+            "virtualenv/lib/python3.11/site-packages/pytz/lazy.py": "from collections import Mapping as DictMixin\n",
+            "virtualenv/lib/python3.11/site-packages/requests/cookies.py": "import collections\n"
+            "class Jar(object, collections.MutableMapping):\n    pass\n",
+            "virtualenv/lib/python3.11/site-packages/one.py": "import os\nfrom collections import OrderedDict, Set\n",
+            "virtualenv/lib/python3.11/site-packages/both/a.py": "try:\n    from collections.abc import Mapping\n"
+            "except ImportError:\n    from collections import Mapping\n",
+            "virtualenv/lib/python3.11/site-packages/both/b.py": "from collections import OrderedDict\n",
+            "virtualenv/lib/python3.11/site-packages/requests-2.12.4.dist-info/x.py": "from collections import Set\n",
+        },
+    )
+    asked = []
+
+    def using(module, names):
+        asked.append(module)
+        return advice._using(tree / "source", module, [*names])
+
+    installed = {"pytz": "2017.2", "requests": "2.12.4", "one": "1.4", "both": "1.0"}
+    cure = dependency.of_python(configured(), MAPPING, FRAMES.format("pytz/lazy.py"), installed, using)
+    assert cure.startswith(
+        "pytz 2017.2 uses collections.Mapping, which this Python no longer has, as one 1.4, requests 2.12.4 would: set "
+        "django:sites:blog:python_packages: ['pytz>2017.2,<2021', 'one>1.4,<5', 'requests>2.12.4,<6']"
+    )
+    assert asked == ["collections"]
 
 
 @pytest.mark.parametrize(
