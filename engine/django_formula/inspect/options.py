@@ -50,7 +50,9 @@ from django_formula.untrusted.text import in_pillar
 _WITH_CHOWN = ["@system-service", "~@privileged @resources", "@chown"]
 
 #: What Python 3 reports of code that only Python 2 has read.
-_OF_PYTHON_2 = re.compile(r"Missing parentheses in call to '(print|exec)'|multiple exception types|leading zeros in")
+_OF_PYTHON_2 = re.compile(
+    r"Missing parentheses in call to '(print|exec)'|multiple exception types|leading zeros in|inconsistent use of tabs"
+)
 #: Commands for a new site that a remark proposes at most.
 _SINGLE = 6
 #: The command by which rows of a database are dumped; the program that copies the rows of a SQLite file.

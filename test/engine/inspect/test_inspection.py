@@ -401,6 +401,10 @@ def test_package_that_lacks_a_module_which_the_code_names_is_limited(tmp_path, p
             "convert the project to Python 3 first, as with 2to3",
         ),
         (
+            "if a:\n    x = 1\n\ty = 2",
+            "inconsistent use of tabs and spaces in indentation, which is Python 2: no site runs it",
+        ),
+        (
             "exec 'x'",
             "Missing parentheses in call to 'exec'. Did you mean exec(...)?, which is Python 2: no site runs it",
         ),
@@ -414,7 +418,9 @@ def test_module_that_the_python_of_this_host_cannot_read_is_named(monkeypatch, t
     files["new/settings.py"] = "INSTALLED_APPS = ['rows']\nROOT_URLCONF = 'new.urls'\n"
     files |= {"new/urls.py": "import rows.views\n", "rows/views.py": f"import a\n{line}\n", "rows/unused.py": "y = =\n"}
     text = inspection.inspect(str(write_tree(tmp_path / "new", files)))
-    assert (f"rows/views.py:2: {remark.format(own)}" in text.replace("\n#     ", " ")) is is_host
+    assert (
+        f"rows/views.py:{line.count(chr(10)) + 2}: {remark.format(own)}" in text.replace("\n#     ", " ")
+    ) is is_host
     assert "unused" not in text
 
 
