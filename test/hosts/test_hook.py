@@ -164,7 +164,7 @@ def test_commit_of_another_branch_or_an_older_one_is_not_released(blog: Site) ->
         (tip, "released", "it was active already"),
     ):
         assert push(blog, commit, key) == 202
-        until(lambda commit=commit, why=why: why in ended(blog).get(commit, {}).get("why", ""), within=60)
+        until(lambda commit=commit, why=why: why in ended(blog).get(commit, {}).get("why", ""))
         assert ended(blog)[commit]["status"] == status
     assert blog.live == live
 

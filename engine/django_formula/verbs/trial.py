@@ -51,12 +51,15 @@ _NAME, _USER, _TITLE = "_inspected", "_django-inspect", "Asks projects what they
 _TAKEN = (
     *("project", "python_path", "settings_module", "wsgi", "asgi", "python", "requirements", "python_packages"),
     *("constraints", "build", "files", "writable", "writable_packages", "environment", "settings", "database"),
-    "submodules",
+    *("submodules", "server"),
 )
 #: What is in a file that has the secret key.
 _KEY = "asked" * 10
 #: Options that a failed attempt may add, and for how many seconds there is another one.
-_CURES, _BUDGET = {*_TAKEN, "packages"} - {"project", "wsgi", "asgi", "settings", "database", "submodules"}, 600
+_CURES, _BUDGET = (
+    {*_TAKEN, "packages"} - {"project", "wsgi", "asgi", "settings", "database", "submodules", "server"},
+    600,
+)
 #: Options that words of variables need.
 _OF_WORDS = ("secrets", "queue", "cache", "caches")
 #: What of a folder stays for the next time.

@@ -9,8 +9,11 @@ from unittest import mock
 import pytest
 import yaml
 from django_formula.host.commands import DeploymentError
+from django_formula.inspect import inspection
+from django_formula.inspect import project as inspect_project
 from django_formula.knowledge import hints
 from django_formula.observe import observation
+from django_formula.server import servers
 from django_formula.site import sites
 from django_formula.verbs import trial
 from observed import answer, variable
@@ -174,6 +177,24 @@ def test_what_is_left_out_is_in_no_hint(inspected, monkeypatch):
     ended = DeploymentError("it fails", hint=f"set python_packages: {trial.hints.flow(never)}")
     print_pillar(unbuilt("PyThing", "gcc"), unbuilt("other", "gcc", "g++"), ended)
     assert f"not observed: set python_packages: {trial.hints.flow(['x==1'])}" in printed.call_args.args[2]
+
+
+def test_a_project_with_an_asgi_module_alone_is_asked_with_it(tmp_path, monkeypatch):
+    made = trial.Trial("https://git.example.org/shop.git", "HEAD", "shop", tmp_path)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "manage.py").write_text("os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')\n")
+    (tmp_path / "shop/asgi.py").write_text("application = get_asgi_application()\n")
+    found, files = list[str](), list(inspection.read("x", "HEAD", tmp_path, "", None)["keys"].items())
+
+    def begun(_trial: trial.Trial, options: dict[str, Any]) -> None:
+        interface = servers.configured(made._site(options)).interface(made._site(options))
+        found.append(inspect_project._application([tmp_path], interface, "here"))
+        raise DeploymentError("enough is known")
+
+    monkeypatch.setattr(trial.Trial, "_begun", begun)
+    with pytest.raises(DeploymentError, match="enough"):
+        made._attempt(dict(files))
+    assert found == ["shop.asgi"]
 
 
 def test_an_attempt_leaves_out_what_cannot_be_built(tmp_path):
