@@ -16,7 +16,6 @@ from django_formula.host import ports as host_ports
 from django_formula.host import users as host_users
 from django_formula.host.commands import DeploymentError
 from django_formula.proxy import nginx as proxy_nginx
-from django_formula.schedule import timer
 from django_formula.tls import acme, certificates
 from specimen import ROOT, compiled
 from world import commit
@@ -676,7 +675,6 @@ def authorities(monkeypatch):
     monkeypatch.setattr(certificates, "_issued", lambda domain: certificate(own, domain))
     monkeypatch.setattr(acme, "_order", order)
     monkeypatch.setattr(proxy_nginx, "version", lambda: (1, 22, 1))
-    monkeypatch.setattr(timer, "_link", lambda site, task: Path("/"))  # which the world does not play
     return played
 
 
