@@ -22,6 +22,7 @@ _CELERY = re.compile(r"Celery ([A-Za-z_][\w.]{0,80}) \(\d+\)", re.ASCII)
 #: A module, and a folder of the source in which something is written.
 _MODULE = re.compile(r"[A-Za-z_][\w.]{0,80}", re.ASCII)
 _FOLDER = re.compile(r"(?!\.)[\w.@+-]+(/(?!\.)[\w.@+-]+)*", re.ASCII)
+_LABEL = re.compile(r"[A-Za-z_]\w{0,80}", re.ASCII)
 #: The id of one of Django's checks, before its message.
 _CHECK = re.compile(r"\(([A-Za-z0-9_][A-Za-z0-9_.:-]{0,100})\) ", re.ASCII)
 
@@ -134,6 +135,18 @@ def _of_facts(facts: Mapping[str, Any], result: Mapping[str, Line]) -> Iterator[
         package.package_of(name.partition(".")[0]) for name in facts.get("missing", []) if _MODULE.fullmatch(name)
     ]
     yield from _longer("python_packages", [*filter(None, missing)], "observed: no requirement has it", result)
+    yield from _first_migrations(facts, result)
+
+
+def _first_migrations(facts: Mapping[str, Any], result: Mapping[str, Line]) -> Iterator[Line]:
+    """Yield a build that makes the first migrations of all applications without any, where it makes those of some."""
+    line = result.get("build", {"value": []})
+    command = next((one for one in line["value"] if " makemigrations " in one), "")
+    known = command.split()
+    new = [one for one in facts.get("unmigrated", []) if _LABEL.fullmatch(one) and one not in known]
+    if command and new:
+        build = [" ".join([one, *new]) if one == command else one for one in line["value"]]
+        yield {**line, "value": build, "remark": _joined(line["remark"], f"observed: {', '.join(new)} too")}
 
 
 def _folders(facts: Mapping[str, Any], result: Mapping[str, Line]) -> Iterator[str]:

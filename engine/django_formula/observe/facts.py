@@ -198,6 +198,15 @@ def _migrations() -> list[str]:
     return sorted(one for one in changed if "/site-packages/" not in apps.get_app_config(one).path)[:_MOST]
 
 
+def _unmigrated() -> list[str]:
+    """Return the project's own applications that have models, and not one migration."""
+    apps = importlib.import_module("django.apps").apps
+    loader = importlib.import_module("django.db.migrations.loader").MigrationLoader(None, ignore_no_migrations=True)
+    having = {label for label, _name in loader.disk_migrations}
+    own = [one for one in apps.get_app_configs() if "/site-packages/" not in one.path and any(one.get_models())]
+    return sorted(one.label for one in own if one.label not in having)[:_MOST]
+
+
 def _checks_that_fail() -> list[str]:
     checks = importlib.import_module("django.core.checks")
     serious = [one for one in checks.run_checks() if one.is_serious() and not one.is_silenced()]
@@ -234,6 +243,7 @@ _FACTS: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("missing", _missing),
     ("routes", _routes),
     ("migrations", _migrations),
+    ("unmigrated", _unmigrated),
     ("checks", _checks_that_fail),
     ("middleware", _middleware),
 )

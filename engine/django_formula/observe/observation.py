@@ -64,7 +64,10 @@ _VARIABLE = {"name": str, "place": str, "default": str, "kind": str, "feeds": {s
 _MORE = {"together": bool, "separator?": str}
 #: What a project that starts reports: maps of its settings, and lists.
 MAPS = ("databases", "caches", "storages")
-LISTS = ("logs", "eager", "brokers", "workers", "routes", "migrations", "checks", "middleware", "written", "missing")
+LISTS = (
+    *("logs", "eager", "brokers", "workers", "routes", "migrations", "unmigrated", "checks", "middleware", "written"),
+    "missing",
+)
 _ANSWER = {
     **{"stage": str, "error": str, "attempts": int, "variables": [{**_VARIABLE, **_MORE}], "log?": str},
     "facts": {**{f"{name}?": {str: str} for name in MAPS}, **{f"{name}?": [str] for name in LISTS}},

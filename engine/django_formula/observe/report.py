@@ -24,6 +24,7 @@ _TOLD = {
     "workers": "tasks for workers",
     "routes": "pages",
     "migrations": "applications whose models differ from their committed migrations",
+    "unmigrated": "applications without any migration",
     "checks": "Django's checks that fail",
     "middleware": "MIDDLEWARE_CLASSES, which this Django does not read, has",
     "written": "written in the source, or tried to",

@@ -277,6 +277,7 @@ def test_each_variable_that_is_asked_for_has_the_settings_that_it_is_in(tmp_path
         "missing": [],
         "routes": ["/", "/baskets/new/", "/health/"],
         "migrations": ["shop"],
+        "unmigrated": ["shop"],
         "checks": [],
         "middleware": [],
     }
