@@ -55,10 +55,13 @@ def test_unit_of_an_earlier_version_goes_on(blog):
     service = "/etc/systemd/system/django-blog-listen.service"
     blog.host.run(f"sed -i 's/^LimitNOFILE=.*/LimitNOFILE=4096/' {service} && systemctl daemon-reload")
     pid = blog.host.run("systemctl show --property=MainPID --value django-blog-listen").stdout
-    with blog.lossless():
+    with blog.load() as load:
+        load.wait(20)
         applied = blog.apply()
+        load.wait(20)
+    assert load.failed == [] and load.releases == [blog.live]
     assert applied.changed["blog is served"].keys() == {service}
-    assert "systemctl restart django-blog-listen.service" in str(applied)
+    assert "systemctl restart django-blog-listen.service" in str(applied.warnings["blog is served"])
     assert blog.host.run("systemctl show --property=MainPID --value django-blog-listen").stdout == pid
     assert not blog.apply().changed
 
