@@ -296,7 +296,7 @@ def test_store_may_be_s3(blog: Site) -> None:
     restore(blog, at)
     assert psql(blog, "SELECT name FROM guestbook_entry ORDER BY id DESC LIMIT 1") == "in the bucket"
     row = status(blog)
-    assert row["points"].startswith("since 2") and "; " not in row["points"], row
+    assert row["points"].startswith("since 2") and not re.search("fails|gap", row["points"]), row
     held = host.run(
         ["grep", "-rlF", store["secret"], "/srv/django", "/etc", "/run", "/var/lib", "/var/log"], check=False
     )

@@ -147,10 +147,11 @@ def test_command_of_a_procfile_is_no_program_of_jinja(tmp_path):
     "name", [ATTACK, "x\n      user: shop", "x\n    other: {}", "x\x1b[2J", "x\x85y: 1", "x\u2028y: 1"]
 )
 def test_name_of_a_folder_adds_nothing_to_the_pillar(tmp_path, name):
-    """In a value and in a comment: a second manage.py makes that of the folder a guess."""
+    """A second manage.py makes that of the folder a guess, which a comment names: the pillar takes no such name."""
     files = {f"{name}/{path}": content for path, content in PROJECT.items()} | {"z/manage.py": MANAGE}
     text, site = inspected(tmp_path, files)
-    assert site["project"] == name
+    assert "project" not in site
+    assert "the pillar takes no such names in `project`, rename them: x" in text.replace("\n#     ", " ")
     assert not {"user", "other", "y"} & {*site, *yaml.safe_load(text)["django"]["sites"]}
     assert text.replace("\n", "").isprintable()
 
