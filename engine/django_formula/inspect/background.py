@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from django_formula.host import cron
 from django_formula.inspect import code, process_files, project, python_path, shell
 from django_formula.inspect import settings as inspect_settings
 from django_formula.inspect import stores as inspect_stores
@@ -210,9 +211,8 @@ _CRON_WORDS = {
 }
 
 
-#: A field of cron, and the highest number of each; times of systemd that the pillar has.
+#: A field of cron without names, and times of systemd that the pillar has.
 _FIELD = re.compile(r"(\*|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)(/[0-9]{1,2})?")
-_HIGHEST = (59, 23, 31, 12, 7)
 _DAY, _NUMBERS = "(Mon|Tue|Wed|Thu|Fri|Sat|Sun)", r"(\*|[0-9]{1,2})((,|\.\.)[0-9]{1,2})*(/[0-9]{1,2})?"
 _CALENDAR = re.compile(
     rf"minutely|hourly|daily|weekly|monthly|quarterly|yearly|(?=.)({_DAY}((,|\.\.){_DAY})*( |$))?"
@@ -235,11 +235,8 @@ def time(at: str, style: str) -> str:
     if len(fields) != 5 or not all(map(_FIELD.fullmatch, fields)):
         return _CRON_WORDS.get(at, "")
     is_either = fields[4] != "*" and (fields[2] != "*" or "/" in fields[4])
-    ranges = [(int(start), int(end)) for start, end in re.findall(r"([0-9]+)-([0-9]+)", at)]
-    numbers = [re.findall("[0-9]+", field.partition("/")[0]) for field in fields]
-    is_known = all(int(one) <= most for listed, most in zip(numbers, _HIGHEST, strict=True) for one in listed)
     text = " ".join(re.sub(r"[0-9]+", lambda number: str(int(number[0])), field) for field in fields)
-    return text if is_known and not is_either and all(start <= end for start, end in ranges) else ""
+    return "" if is_either or any(cron.problems(text)) else text
 
 
 # Code and settings

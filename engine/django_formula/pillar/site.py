@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from django_formula.host import cron
 from django_formula.kind import kinds
 from django_formula.pillar import cache, database, fleet, parts, store
 from django_formula.pillar import listen as pillar_listen
@@ -271,23 +272,10 @@ def email(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
 # Schedules
 
 
-#: The least and the greatest number of each of cron's fields: minute, hour, day of the month, month, day of the week.
-_BOUNDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
-
-
 def schedules(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
-    """Yield what cron does not take: it leaves out such a line, and tells only its log."""
+    """Yield what cron does not take of the times of schedules."""
     for name, schedule in site.get("schedules", {}).items():
-        at, place = schedule["at"] or "", ("schedules", name, "at")
-        fields = at.split()
-        if len(fields) != len(_BOUNDS):
-            continue
-        if any(int(start) > int(end) for start, end in re.findall(r"(\d+)-(\d+)", at)):
-            yield place, f"{at} has a range that ends before it begins: write two ranges"
-        for field, (least, most) in zip(fields, _BOUNDS, strict=True):
-            numbers, steps = re.findall(r"(?<![/\d])\d+", field), re.findall(r"/(\d+)", field)
-            if not all(least <= int(number) <= most for number in numbers) or 0 in map(int, steps):
-                yield place, f"{at} has {field}: expected numbers from {least} to {most}, and no step of 0"
+        yield from ((("schedules", name, "at"), text) for text in cron.problems(schedule["at"] or ""))
 
 
 # The application server

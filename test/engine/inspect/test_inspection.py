@@ -75,6 +75,7 @@ def test_background_work_is_proposed_as_the_project_has_it(tmp_path, case):
         ("0 4 1 * 1", "cron", ""),
         ("0 22-4 * * *", "cron", ""),
         ("60 24 * * *", "cron", ""),
+        ("0 4 0 * *", "cron", ""),
         ("0 4 * * MON", "cron", ""),
         ("@reboot", "cron", ""),
         ("Mon..Fri *-*-* 06:00:00 Europe/Berlin", "calendar", "Mon..Fri *-*-* 06:00:00 Europe/Berlin"),
