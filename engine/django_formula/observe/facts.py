@@ -3,6 +3,7 @@
 It runs in the project's Python and imports nothing of ours; see `observe.program`.
 """
 
+import functools
 import importlib
 import os
 import re
@@ -185,11 +186,15 @@ def _paths(patterns: Any, prefix: str, depth: int) -> Iterator[str]:
             yield path
 
 
+@functools.cache
+def _loader() -> Any:
+    """Return Django's loader of migrations; no database is asked."""
+    return importlib.import_module("django.db.migrations.loader").MigrationLoader(None, ignore_no_migrations=True)
+
+
 def _migrations() -> list[str]:
     """Return the project's own applications whose models differ from their migrations; no database is asked."""
-    apps = importlib.import_module("django.apps").apps
-    part = "django.db.migrations"
-    loader = importlib.import_module(f"{part}.loader").MigrationLoader(None, ignore_no_migrations=True)
+    apps, loader, part = importlib.import_module("django.apps").apps, _loader(), "django.db.migrations"
     state = importlib.import_module(f"{part}.state").ProjectState.from_apps(apps)
     questioner = importlib.import_module(f"{part}.questioner").NonInteractiveMigrationQuestioner()
     detector = importlib.import_module(f"{part}.autodetector").MigrationAutodetector
@@ -201,8 +206,7 @@ def _migrations() -> list[str]:
 def _unmigrated() -> list[str]:
     """Return the project's own applications that have models, and not one migration."""
     apps = importlib.import_module("django.apps").apps
-    loader = importlib.import_module("django.db.migrations.loader").MigrationLoader(None, ignore_no_migrations=True)
-    having = {label for label, _name in loader.disk_migrations}
+    having = {label for label, _name in _loader().disk_migrations}
     own = [one for one in apps.get_app_configs() if "/site-packages/" not in one.path and any(one.get_models())]
     return sorted(one.label for one in own if one.label not in having)[:_MOST]
 
