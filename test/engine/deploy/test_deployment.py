@@ -1017,25 +1017,25 @@ def test_a_current_that_leads_nowhere_is_healed(world):
     world.check()
 
 
-def test_what_a_killed_deployment_has_left_is_cleared(world):
+def leave_behind(world):
+    """Have a deployment of a second commit end by a kill; a third one is pushed."""
     world.apply()
     left = releases.Release(world.site, f"0002-{TWO[:12]}")
     left.path.mkdir()
     left.update(state="building")
     world.systemctl("enable", "--now", *write_units(world, "0002"))
     world.push("three")
+
+
+def test_what_a_killed_deployment_has_left_is_cleared(world):
+    leave_behind(world)
     world.apply()
     assert world.releases == {f"0001-{ONE[:12]}": "good", f"0003-{THREE[:12]}": "good"}
     world.check()
 
 
 def test_what_a_killed_deployment_has_left_and_systemd_does_not_stop_delays_no_release(world):
-    world.apply()
-    left = releases.Release(world.site, f"0002-{TWO[:12]}")
-    left.path.mkdir()
-    left.update(state="building")
-    world.systemctl("enable", "--now", *write_units(world, "0002"))
-    world.push("three")
+    leave_behind(world)
     world.fails = {"disable --quiet --no-reload --now django-blog-0002": DeploymentError("it does not")}
     world.apply()
     assert world.releases == {f"0001-{ONE[:12]}": "good", f"0003-{THREE[:12]}": "good"}

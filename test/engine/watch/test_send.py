@@ -2,8 +2,6 @@
 
 import http.server
 import json
-import os
-import pwd
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from django_formula.watch import send, spool
+from specimen import UNPRIVILEGED
 
 SECRET = "wh-53cr3t"
 DAY = 86400
@@ -70,7 +69,7 @@ def chat(receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """The receiver of the channel `chat`."""
     monkeypatch.setattr(spool, "STATE", tmp_path)
     monkeypatch.setattr(spool, "CHANNELS", tmp_path / "channels")
-    monkeypatch.setattr(spool, "SENDER", pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() else "nobody")
+    monkeypatch.setattr(spool, "SENDER", UNPRIVILEGED)
     configure(receiver.url)
     return receiver
 
