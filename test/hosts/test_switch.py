@@ -139,6 +139,27 @@ def test_a_neighbour_that_breaks_nginx_is_named_before_the_build(good):
 
 
 @pytest.mark.full
+def test_a_rollback_to_a_release_on_the_port_of_the_active_one(good):
+    """Releases alternate between two ports, so that every second one has the same: that is stopped first."""
+    good.deploy(server={"kind": "uwsgi", "bind": "127.0.0.1:8101"})
+    first = good.live
+    for number in ("2.6", "2.7"):
+        good.repository.commit(version(number))
+        good.deploy()
+    active = good.live
+    with load(good, connections=2, pause=0.05) as requests:
+        requests.wait(20)
+        said = good.host.call("django.rollback", "blog", first)
+        requests.wait(20)
+    assert good.live == good.answering["release"] == first and requests.releases == [active, first]
+    assert "both releases listen on the same port" in str(said)
+    assert {answer.status for answer in requests.failed} <= {502, 503}
+    assert not good.apply().changed and good.live == first
+    good.host.call("django.rollback", "blog", active)
+    assert good.live == good.answering["release"] == active
+
+
+@pytest.mark.full
 def test_a_unit_that_cannot_start_says_why(good):
     live = good.live
     drop_in = f"/etc/systemd/system/django-blog-{int(live.split('-')[0]) + 1:04}.service.d"
