@@ -1,8 +1,10 @@
 """Webhooks without a Salt that runs: what git servers send is released, and what is forged does nothing."""
 
+import contextlib
 import hashlib
 import hmac
 import json
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,18 @@ def test_forged_deliveries_are_refused_and_not_recorded(blog: Site) -> None:
     too_large = 413 if blog.options["proxy"]["kind"] == "nginx" else 502
     assert deliver(blog, GITHUB, b"x" * ((25 << 20) + 1)) == too_large
     assert recorded(blog) == before
+
+
+def test_slow_senders_delay_no_delivery(blog: Site) -> None:
+    """Apache passes a body on as it comes: one after the other, they would hold the program for 15 s each."""
+    head = f"POST {PATH} HTTP/1.1\r\nHost: {blog.domain}\r\nX-GitHub-Event: push\r\nContent-Length: 60000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            slow = stack.enter_context(socket.create_connection((blog.host.address, 80), timeout=30))
+            slow.sendall(head.encode() + b"x" * 40000)
+        began = time.monotonic()
+        assert deliver(blog, GITHUB, b"{}") == 403
+        assert time.monotonic() - began < 60
 
 
 def test_a_thousand_forged_deliveries_cost_little(blog: Site) -> None:
