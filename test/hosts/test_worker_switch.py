@@ -265,11 +265,12 @@ def stream(shop: Shop, first: int) -> Iterator[None]:
     shop.ends(first, int(count))
 
 
-#: Waits for a moment of a switch, at which no worker takes tasks, in the ways that a deployment decides it.
+#: Waits for a moment of a switch, at which no worker takes tasks, in the ways that a deployment decides it. Before the
+#: rename the deployment stands still there, however slow this is.
 MOMENT = """
 await() { for i in $(seq 6000); do "$@" && return; sleep 0.02; done; exit 1; }
 locked() { ! flock --nonblock --shared /run/django/blog.switch true 2>/dev/null; }
-before() { grep -q '"fetching": false' /run/UNIT-default/state; }
+before() { grep -q '"fetching": false' ROOT/runtime/NUMBER-default/state && systemctl kill --signal=STOP deploying; }
 after() { [ "$(readlink ROOT/current)" != releases/OLD ]; }
 await locked; await MOMENT; date +%s.%N; sleep 0.3; date +%s.%N
 """
@@ -293,7 +294,7 @@ def deploying(shop: Shop, moment: str, then: str = "true") -> Iterator[tuple[flo
     if moment == "before":  # the deployment waits for a worker that does not report that it takes no tasks
         host.run(["kill", "-STOP", feed])
     host.run("systemd-run --quiet --unit=deploying --property=KillMode=mixed salt-call --local state.apply django")
-    script = MOMENT.replace("UNIT", f"django-blog-{old[:4]}").replace("OLD", old).replace("MOMENT", moment)
+    script = MOMENT.replace("NUMBER", old[:4]).replace("OLD", old).replace("MOMENT", moment)
     try:
         reached, began = host.run(script.replace("ROOT", shop.root) + then).stdout.split()
         yield float(reached), float(began)
