@@ -68,6 +68,22 @@ def proof(blog: Site) -> dict:
     return dict(blog.host.call("django.proof", "blog"))
 
 
+def sharing(blog: Site) -> list[str]:
+    """The release that gets a share of the visitors; its program, where systemd has started it, is waited for."""
+
+    def settled() -> list[dict]:
+        found = proof(blog)
+        return [found] if "problem" not in found or not is_started(blog) else []
+
+    [known] = until(settled)
+    return [known["release"]] if "now" in known and "problem" not in known else []
+
+
+def is_started(blog: Site) -> bool:
+    state = blog.host.run(["systemctl", "is-active", UNIT], check=False).stdout.strip()
+    return state in ("active", "activating")
+
+
 def visitors(blog: Site) -> Load:
     """Have all visitors ask in turn which release answers, about 40 times a second.
 
@@ -203,8 +219,7 @@ def test_kill_of_the_deployment_before_each_change_of_a_beginning(blog):
             if applied.ok:
                 break
             assert len(changes(blog)) == number + 1, applied
-            shared = [known["release"]] if "now" in (known := proof(blog)) and "problem" not in known else []
-            answer(blog, load, old, *shared)
+            answer(blog, load, old, *sharing(blog))
         assert len(changes(blog)) > 3
         answer(blog, load, old, proof(blog)["release"])
         blog.host.call("django.back", "blog")
