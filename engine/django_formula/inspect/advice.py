@@ -226,7 +226,8 @@ def newer_django(site: Site, release: Path, facts: Mapping[str, Any], cause: str
     numbers = [[int(part) for part in re.findall(r"\d+", one)[:2]] for one in (version, present)]
     if not present or numbers[0] <= numbers[1]:
         return ""
-    cure = hints.extended(site, "python_packages", [f"django~={version}.0"])
+    newer = [f"django~={version}.0", *too_old(site, release, version, installed)]
+    cure = hints.extended(site, "python_packages", newer)
     return hints.Hint(f"{path} was written by Django {version}, and {present} is installed: set {cure}", cure)
 
 
@@ -235,13 +236,25 @@ def _written_by(source: Path, facts: Mapping[str, Any], path: str) -> str:
     return removed.written_by(file) if file.is_relative_to(source) else ""
 
 
-def outdated(site: Site, release: Path, installed: Mapping[str, str]) -> list[str]:
-    """Return the modules in a release's virtualenv that import what the installed Django no longer has.
+def outdated(site: Site, release: Path, django: str) -> list[str]:
+    """Return the modules in a release's virtualenv that import what a version of Django no longer has."""
+    return _asked(site, release, _outdated, django) or []
+
+
+def too_old(site: Site, release: Path, django: str, installed: Mapping[str, str]) -> list[str]:
+    """Return the requirements of newer versions of the packages that are too old for a version of Django.
 
     Args:
         installed: the packages of the virtualenv: normalised name → version.
     """
-    return _asked(site, release, _outdated, installed["django"]) or []
+    return dependency.newer_ones(site, outdated(site, release, django), installed)
+
+
+def with_too_old(site: Site, release: Path, hint: str, installed: Mapping[str, str]) -> str:
+    """Return a hint that names a newer Django in words, with the packages that are too old for that."""
+    django = re.search(r"\bdjango~=(\d+\.\d+)\.0$", hint)
+    newer = too_old(site, release, django[1], installed) if django else []
+    return hints.Hint(f"{hint}, with {project.listed(newer)}", hint) if newer else hint
 
 
 def _outdated(source: Path, version: str) -> list[str]:

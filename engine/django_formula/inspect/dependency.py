@@ -170,8 +170,9 @@ def hint(
         user = _package(_importing(log))
         if user in ("", package, *replacing) or user not in installed:
             return ""
-        outdated_too = {_package(module) for module in outdated()} if package == "django" else set()
-        others = sorted(outdated_too & installed.keys() - {user, *replacing})
+        others = (
+            [one for one in _replaceable(site, outdated(), installed) if one != user] if package == "django" else []
+        )
         users = [f"{one} {installed[one]}" for one in (user, *others)]
         newer = [f"{one}>{installed[one]}" for one in (user, *others)]
         cure = hints.extended(site, "python_packages", newer)
@@ -187,6 +188,17 @@ def hint(
     what = f"the module {name}" if found["missing"] else name
     cure = hints.extended(site, "constraints", [f"{package}<{limit}"])
     return hints.Hint(f"{package} {version}, which is installed, does not have {what}: set {cure}", cure)
+
+
+def newer_ones(site: Site, modules: Collection[str], installed: Mapping[str, str]) -> list[str]:
+    """Return the requirements of newer versions of the packages that have some modules."""
+    return [f"{one}>{installed[one]}" for one in _replaceable(site, modules, installed)]
+
+
+def _replaceable(site: Site, modules: Collection[str], installed: Mapping[str, str]) -> list[str]:
+    """Return the packages that have some modules, and that the pillar does not replace yet."""
+    replacing = requirements.replacing(site.config["python_packages"])
+    return sorted({_package(module) for module in modules} & installed.keys() - {*replacing})
 
 
 def _older(site: Site, package: str, name: str, installed: Mapping[str, str]) -> str:

@@ -88,11 +88,11 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     if missing:
         return set_variables(site, missing, observation.needed(site, release, advice.own(release, facts)))
     packages = virtualenvs.packages(release / "virtualenv")
-    outdated = functools.partial(advice.outdated, site, release, packages)
+    outdated = functools.partial(advice.outdated, site, release, packages.get("django", ""))
     known = dependency.of_python(site, cause, log, packages, functools.partial(advice.using, site, release))
     known = (
         known
-        or knowledge_cause.hint(site, cause, facts)
+        or advice.with_too_old(site, release, knowledge_cause.hint(site, cause, facts), packages)
         or dependency.hint(site, cause, packages, log, outdated)
         or advice.migrated_first(site, release, facts, cause)
     )

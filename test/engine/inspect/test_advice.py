@@ -53,7 +53,7 @@ def test_installed_modules_that_import_what_django_no_longer_has_are_found(relea
         "3.2.25": ["allauth", "countries"],
         "4.0": ["allauth", "countries", "kept"],
     }.items():
-        assert advice.outdated(configured(), release, {"django": version}) == found
+        assert advice.outdated(configured(), release, version) == found
 
 
 def test_a_file_that_the_settings_need_is_named_with_its_variables(release):
@@ -427,6 +427,19 @@ def test_variable_of_a_view_is_found_by_a_path_in_the_source_too(release, path):
         f"{path}:6 uses TWILIO_KEY, not set or empty: set django:sites:blog:environment:TWILIO_KEY, or "
         "django:sites:blog:secrets:TWILIO_KEY"
     )
+
+
+def test_packages_that_are_too_old_for_the_django_of_a_hint_are_named_with_it(project_commands, release):
+    old = {"django_filters/utils.py": "from django.db.models.fields import FieldDoesNotExist\n"}
+    for name in ("django-3.0.2", "django_filter-2.2.0", "celery-5.4.0"):
+        old |= {f"{name}.dist-info/METADATA": ""}
+    write_tree(release / "virtualenv/lib/python3.11/site-packages", old)
+    cause = "AssertionError: database connection isn't set to UTC (django/db/backends/postgresql/utils.py:6)"
+    for packages, end in ((["celery~=5.4"], ", with django-filter>2.2.0"), (["django-filter~=2.4"], "")):
+        project_commands.error = DeploymentError("starting Django failed (exit 1)", log=f"Traceback\ncause: {cause}\n")
+        with pytest.raises(DeploymentError) as error:
+            program.start(configured(python_packages=packages), release, FACTS, [])
+        assert error.value.hint.endswith(f"or use a newer Django by it, the nearest being django~=3.2.0{end}")
 
 
 @pytest.mark.parametrize(
