@@ -422,7 +422,7 @@ def history(site=None, count=20, full=None):
         salt-run django.history
         salt-run django.history blog count=5
     """
-    return _answer(lambda: _rows(record.history(_folder(), site, int(count)), record.lines, full))
+    return _answer(lambda: _rows(record.history(_folder(), site, count), record.lines, full))
 
 
 def dashboard(folder, roster=False):

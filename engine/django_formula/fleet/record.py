@@ -73,13 +73,18 @@ def _end(fleet: Fleet, verb: str, found: dict[str, Any], began: float) -> None:
             units.attempt("start", "--no-block", _WATCH, doing="starting the watch of the master", timeout=5)
 
 
-def history(store: str | Path, site: str | None, count: int) -> list[dict[str, Any]]:
+def history(store: str | Path, site: str | None, count: object) -> list[dict[str, Any]]:
     """Return the newest deployments on several hosts, the last one first.
 
     Args:
         site: whose; None is all.
-        count: how many at most.
+        count: how many at most, as Salt's command line gives it.
+
+    Raises:
+        DeploymentError: the number is none.
     """
+    if not str(count).isdecimal():
+        raise DeploymentError(f"count is a number, not {count!r}")
     with contextlib.suppress(FileNotFoundError), path(store).open("rb") as file:
         file.seek(-min(_MOST, file.seek(0, os.SEEK_END)), os.SEEK_END)
         texts = file.read().splitlines()
@@ -89,7 +94,7 @@ def history(store: str | Path, site: str | None, count: int) -> list[dict[str, A
                 line = json.loads(text)
                 if site in (None, line["site"]):
                     found.append(line)
-        return found[:count]
+        return found[: int(str(count))]
     return []
 
 

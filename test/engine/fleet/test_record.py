@@ -76,3 +76,10 @@ def test_deployment_whose_runner_was_killed_is_reported_by_what_ends_it(told):
 def test_deployment_does_not_depend_on_the_report_of_its_end(told, monkeypatch):
     monkeypatch.setattr(record.file, "append", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     assert told.deploy()["commit"] == NEW
+
+
+@pytest.mark.parametrize("count", ["abc", -1, "", None])
+def test_number_of_deployments_that_is_none_is_refused(tmp_path, count):
+    with pytest.raises(DeploymentError, match="count is a number, not"):
+        record.history(tmp_path, None, count)
+    assert record.history(tmp_path, None, "5") == []
