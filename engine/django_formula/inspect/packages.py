@@ -231,11 +231,11 @@ def _chosen_python(report: Report, host: str, django: str, of_django: str, suppo
 def _instead_of_django(tree: Path, django: str, host: str) -> str:
     """Return the version of Django that replaces one which a Python does not run, or an empty text.
 
-    It is of the same or of the next major version, and has what the project's code imports.
+    It is of the same or of the next major version, and the project's code runs with it.
     """
     newer = interpreter.newer_django(django, host)
     majors = [int(version.partition(".")[0]) for version in (django, newer) if newer]
-    return newer if newer and majors[1] - majors[0] <= 1 and removed.has_all(tree, newer) else ""
+    return newer if newer and majors[1] - majors[0] <= 1 and removed.runs_with(tree, newer) else ""
 
 
 def _newer_django(report: Report, tree: Path, pinned: dict[str, str], host: str) -> None:

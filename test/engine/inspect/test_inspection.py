@@ -260,6 +260,45 @@ def test_django_without_the_name_of_each_row_is_not_installed(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (
+            {"a/models.py": "x = models.ForeignKey('b.C', null=True)"},
+            "a/models.py calls models.ForeignKey without on_delete",
+        ),
+        (
+            {"a/models.py": "x = models.OneToOneField(\n  User)"},
+            "a/models.py calls models.OneToOneField without on_delete",
+        ),
+        ({"a/models.py": "x = models.ForeignKey('b.C', on_delete=models.CASCADE)"}, ""),
+        ({"a/models.py": "x = models.ForeignKey(User, models.CASCADE)"}, ""),
+        ({"a/models.py": "x = models.ForeignKey(User, **more)"}, ""),
+        ({"a/models.py": "# models.ForeignKey(User)"}, ""),
+        ({"a/tests/test_models.py": "x = models.ForeignKey(User)"}, ""),
+        ({"a/tables.py": "x = sqlalchemy.ForeignKey('b.id')"}, ""),
+        (
+            {"a/urls.py": "url(r'^', include('shop.urls', namespace='shop'))", "shop/urls.py": "urlpatterns = []"},
+            "a/urls.py calls include without app_name",
+        ),
+        (
+            {"a/urls.py": "url(r'^', include('shop.urls', 'shop'))", "shop/urls/__init__.py": ""},
+            "a/urls.py calls include",
+        ),
+        ({"a/urls.py": "url(r'^', include('shop.urls', namespace='x'))", "shop/urls.py": "app_name = 'shop'"}, ""),
+        ({"a/urls.py": "url(r'^', include('shop.urls'))", "shop/urls.py": "urlpatterns = []"}, ""),
+        ({"a/urls.py": "url(r'^', include('elsewhere.urls', namespace='x'))"}, ""),
+        ({"a/urls.py": "url(r'^', include((patterns, 'shop'), namespace='x'))"}, ""),
+        ({"a/urls.py": "url(r'^', include())\ninclude(*given)\ninclude('', namespace='x')"}, ""),
+    ],
+)
+def test_code_that_lacks_what_django_requires_keeps_its_django(tmp_path, files, found):
+    tree = write_tree(tmp_path / "shop", files)
+    constraint, why = removed.limit(tree, {})
+    assert (constraint, why.startswith(found), bool(why)) == ("django<2.0" if found else "", True, bool(found))
+    assert removed.runs_with(tree, "1.11") and removed.runs_with(tree, "2.2") == (not found)
+
+
+@pytest.mark.parametrize(
     ("text", "is_bound"),
     [
         ("django<4\n", True),
@@ -293,12 +332,12 @@ def test_django_with_an_extra_is_django(tmp_path):
     assert requirements.of_dockerfile(tree, ".", ["tools.txt"]) == (["live.txt"], "Dockerfile")
 
 
-@pytest.mark.parametrize("name", rows("added_names"))
+@pytest.mark.parametrize("name", rows("added_names")["django"])
 def test_django_has_what_a_migration_calls_of_each_row(tmp_path, name):
     call = re.sub(r"\((\w+)\)", r"(\1=1)", name if "(" in name else f"{name}()")
     code = f"models.{call if call[0] != '(' else f'CharField{call}'}\n"
     tree = write_tree(tmp_path / "shop", {"shop/migrations/__init__.py": "", "shop/migrations/0001_a.py": code})
-    assert removed.newer(tree, "3.2")[0] == rows("added_names")[name]
+    assert removed.newer(tree, "3.2")[0] == rows("added_names")["django"][name]
     assert removed.newer(tree, "5.2") == ("", "")
 
 
