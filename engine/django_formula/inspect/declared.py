@@ -107,8 +107,12 @@ def _files(tree: Path, remarks: list[Any]) -> Iterator[_File]:
         file = _File(name)
         try:
             content = parse(text)
-        except (ValueError, ImportError, RecursionError) as error:
-            remarks.append(f"{name} was not read: {type(error).__name__}")
+        except ImportError as error:
+            remarks.append(f"{name} was not read: {error}")
+            continue
+        except (ValueError, RecursionError):
+            language = name.rpartition(".")[2].upper().replace("YML", "YAML")
+            remarks.append(f"{name} was not read: it is not valid {language}")
             continue
         if isinstance(content, dict):
             reader(file, content)
