@@ -211,7 +211,7 @@ def test_limit_answers_the_oldest_with_503_and_harms_no_one_else(blog, shop):
         Visitors(shop, 10, "/healthz").visiting() as others,
         Visitors(blog, 10, f"/static/{style}").visiting() as files,
     ):
-        hold(blog, "12")
+        hold(blog, "30")
         waiting(blog, 8, most=20)
         until(lambda: way(blog) != "/run/django-wait/blog.sock")
     print(visitors.told("limit of 16"), others.told("neighbour"), files.told("static files"))
@@ -230,8 +230,8 @@ def test_a_request_that_has_waited_for_long_gets_the_page(blog):
     units = [f"{blog.unit}.socket", f"{blog.unit}.service"]
     blog.host.run(["systemctl", "stop", *units])
     began = time.monotonic()
-    answer = blog.get("/length", timeout=30)
-    assert 2.9 < time.monotonic() - began < 6
+    answer = blog.get("/length", timeout=60)
+    assert 2.9 < time.monotonic() - began < 30
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10") and "Down for maint" in answer.text
     checked = blog.get("/length", headers={"X-Django-Check": "blog"})
     assert checked.status_code != 200, "the time is over: the check of a balancer is not answered any more"
@@ -243,10 +243,10 @@ def test_a_request_that_has_waited_for_long_gets_the_page(blog):
 @pytest.mark.full
 def test_relay_that_is_killed_loses_what_has_waited_only(blog):
     with Visitors(blog, 10).visiting() as visitors:
-        hold(blog, "12")
+        hold(blog, "80")
         waiting(blog, 10)
-        killed = time.time()
         blog.host.run(["systemctl", "kill", "--signal=SIGKILL", f"{RELAY}.service"])
+        killed = time.time()
         waiting(blog, 10)
         hold(blog, "off")
     print(visitors.told("relay killed"))
@@ -268,7 +268,7 @@ def test_a_lease_ends_with_its_process(blog):
     )  # before, it would serve after the lease
     blog.host.run("kill -KILL $(cat /run/apply); pkill -KILL --parent $(cat /run/apply); true")
     before = blog.live
-    until(lambda: blog.get("/length", timeout=40).status_code == 503, 60)
+    until(lambda: blog.get("/length", timeout=40).status_code == 503)
     blog.repository.git("revert", "--no-edit", "HEAD")
     blog.repository.push()
     assert blog.deploy(releases={**WAIT, "overlap": False}).ok and blog.live != before
@@ -335,15 +335,20 @@ def test_under_supervisor_a_killed_server_loses_only_what_it_answers(supervised,
         for _number in range(times):
             visitors.settle()
             killed = blog.host.read(f"{blog.run}/pid").strip()
-            kills.append(time.time())
+            before = time.time()
             blog.host.run(["kill", "-KILL", killed])
+            kills.append((before, time.time()))
             until(
                 lambda killed=killed: (
                     blog.host.run(f"cat {blog.run}/pid", check=False).stdout.strip() not in ("", killed)
                 )
             )
             time.sleep(2)
-    in_hand = [one for one in visitors.lost if any(one.sent < at + 0.3 and one.sent + one.seconds > at for at in kills)]
+    in_hand = [
+        one
+        for one in visitors.lost
+        if any(one.sent < after + 0.3 and one.sent + one.seconds > before for before, after in kills)
+    ]
     print(visitors.told(f"kill -9 under supervisor x {times}"), f"{len(in_hand)} were being answered")
     assert visitors.lost == in_hand and {one.method for one in in_hand} <= {"POST"}
 
@@ -359,8 +364,8 @@ def test_under_supervisor_a_release_without_overlap_loses_nothing_and_a_restart_
         hold(blog, "off")
     assert visitors.lost == []
     blog.host.restart()
-    blog.host.run("until supervisorctl pid >/dev/null; do sleep 0.02; done", timeout=30)
-    until(lambda: blog.host.run(["test", "-S", "/run/django-wait/blog.sock"], check=False).returncode == 0, 60)
+    blog.host.run("until supervisorctl pid >/dev/null; do sleep 0.1; done", timeout=300)
+    until(lambda: blog.host.run(["test", "-S", "/run/django-wait/blog.sock"], check=False).returncode == 0)
     assert not blog.apply().changed and blog.get("/length").status_code == 200
     blog.deploy(releases=None)
     assert blog.host.run("ls /run/django-wait /etc/supervisor/conf.d/*relay*", check=False).stdout == ""
