@@ -96,7 +96,7 @@ class Fleet:
         text = self.lb.run(["python3", "-c", STATES]).stdout
         return dict(entry.split("=") for entry in text.split() if not entry.startswith("BACKEND"))
 
-    def wait(self, host: Host, state: str, timeout: float = 20) -> float:
+    def wait(self, host: Host, state: str, timeout: float = 200) -> float:
         """Wait until the balancer gives a host a state, and return the seconds."""
         began = time.monotonic()
         while self.states()[host.name] != state:

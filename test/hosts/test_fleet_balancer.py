@@ -50,7 +50,7 @@ def balance(fleet: Fleet, kind: str) -> None:
 
 def await_both(fleet: Fleet) -> None:
     """Wait until the balancer gives both hosts requests."""
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 300
     while backends(fleet) != {"web1": True, "web2": True}:
         assert time.monotonic() < limit
         time.sleep(0.5)

@@ -53,7 +53,7 @@ def share(fleet: Fleet, running: Running | None = None) -> set[str]:
         ]
         return [name.strip().removeprefix("releases/") for name in found]
 
-    return until(lambda: all(found := names()) and {*found}, 120)
+    return until(lambda: all(found := names()) and {*found})
 
 
 def shares(fleet: Fleet) -> list[str]:
@@ -171,11 +171,11 @@ def test_people_end_it_on_all_hosts(fleet):
         refused = fleet.master.run(["salt", "--out=json", "--static", "web1", "django.promote", "blog"], check=False)
         assert "on the master: salt-run django.promote blog" in refused.stdout
         name, _, token = answer_of(fleet.run("canary", "share=0", "token=True").check())["cookie"].partition("=")
-        until(lambda: last(load) == {*old.values()}, 20)
+        until(lambda: last(load) == {*old.values()})
         pages = [host.http("/release", "blog.example.org", cookies={name: token}) for host in fleet.apps]
         assert [release_of(page.content) for page in pages] == [new, new]
         assert answer_of(fleet.run("canary", "share=50").check())["share"] == "50 %"
-        until(lambda: last(load) == {new, *old.values()}, 20)
+        until(lambda: last(load) == {new, *old.values()})
         answer = answer_of(fleet.run("back").check())
         assert fleet.live() == old and answer["commit"] in fleet.commits().values()
         done = running.result()
@@ -203,8 +203,8 @@ def test_newer_request_takes_its_place(fleet):
         fleet.repository.commit(version("4.1"), "Requested after it")
         fleet.run("request", "wait=False")
         assert answer_of(first.result().check())["status"] == "superseded"
-        until(lambda: {*fleet.live().values()} not in ({old}, {former}) and len({*fleet.live().values()}) == 1, 120)
-        until(lambda: fleet.left() == "", 60)
+        until(lambda: {*fleet.live().values()} not in ({old}, {former}) and len({*fleet.live().values()}) == 1)
+        until(lambda: fleet.left() == "")
     assert load.failed == []
 
 
@@ -215,7 +215,7 @@ def test_runner_that_is_killed_leaves_the_former_release(fleet):
     with visitors(fleet) as load:
         _running, _new = begin(fleet, "5.0")
         fleet.master.run("pkill -KILL -f 'salt-run.*django.deplo[y]'")
-        until(lambda: shares(fleet) == [] and fleet.left() == "", 60)
+        until(lambda: shares(fleet) == [] and fleet.left() == "")
         load.wait(60)
     assert load.failed == []
     assert_as_before(fleet, old)
@@ -230,8 +230,8 @@ def test_hosts_that_hear_nothing_of_their_master_go_back_by_themselves(fleet):
             fleet.master.run(f"pkill -KILL -f '{pattern}'", check=False)
         fleet.master.run("systemctl kill --signal=KILL salt-master; systemctl stop salt-master")
         silent = time.monotonic()
-        until(lambda: shares(fleet) == [], 90)
-        assert time.monotonic() - silent < 75
+        until(lambda: shares(fleet) == [])
+        assert time.monotonic() - silent < 200, "its step lasts 1200 s"
         after = settled(load)
         load.wait(60)
     assert load.failed == [] and fleet.live() == old
@@ -262,7 +262,7 @@ def test_host_that_is_silent_for_a_minute_is_taken_back_on_all(fleet):
         silent.run("systemctl stop salt-minion")
         done = running.result()
         assert done.returncode == 1 and "web2: " in done.stdout, done.stdout
-        until(lambda: shares(fleet) == [], 90)
+        until(lambda: shares(fleet) == [])
         after = settled(load)
         load.wait(60)
         silent.run("systemctl start salt-minion")
@@ -280,13 +280,13 @@ def test_host_that_starts_again_in_the_middle_has_the_active_release(fleet):
     with contextlib.suppress(CommandFailed):  # the release is stopped as it starts, which fails for a moment
         fleet.apps[1].restart()
     state = ["systemctl", "is-system-running"]
-    until(lambda: fleet.apps[1].run(state, check=False).stdout == "running\n", 60)
+    until(lambda: fleet.apps[1].run(state, check=False).stdout == "running\n")
     done = running.result()
     assert done.returncode == 1 and "web2: " in done.stdout, done.stdout
     await_minions(fleet.master, fleet.apps)
     assert not any(fleet.failed(fleet.apply()).values())
-    until(lambda: fleet.left() == "" and shares(fleet) == [], 60)
-    until(lambda: all(len(units) == 1 for units in fleet.instances().values()), 60)
+    until(lambda: fleet.left() == "" and shares(fleet) == [])
+    until(lambda: all(len(units) == 1 for units in fleet.instances().values()))
     assert {*fleet.live().values()} == {old}
     assert_as_before(fleet, fleet.live())
 

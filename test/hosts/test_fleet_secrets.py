@@ -157,7 +157,7 @@ def test_secrets_are_where_they_belong_and_nowhere_else(fleet):
     master, (web1, web2), before = fleet.master, fleet.apps, secrets_of(fleet)
     listen = "salt-run --log-level=quiet state.event pretty=True >/root/events"
     master.run(["systemd-run", "--quiet", "--unit=events", "sh", "-c", listen])
-    master.run("until test -s /root/events; do salt --async lb1 test.ping; sleep 0.5; done", timeout=60)
+    master.run("until test -s /root/events; do salt --async lb1 test.ping; sleep 0.5; done", timeout=300)
     fleet.repository.commit(version("7.0"))
     with sampled([master, web1, web2, fleet.balancer]):
         assert fleet.failed(fleet.apply("*")) == {"lb1": [], "web1": [], "web2": []}

@@ -90,7 +90,7 @@ def test_a_release_has_a_canary(fleet):
     fleet.repository.commit(version("3.6"))
     running = Running(fleet)
     begun = ["test", "-e", "/run/django/blog.canary/on"]
-    until(lambda: not any(host.run(begun, check=False).returncode for host in fleet.apps), 300)
+    until(lambda: not any(host.run(begun, check=False).returncode for host in fleet.apps))
     assert answer_of(fleet.run("canary", "share=40").check())["share"] == "40 %"
     argv = ["salt-ssh", "--out=json", "--static", "--log-level=warning", "web*", "django.proof", "blog"]
     proofs = json.loads(fleet.master.run(argv).stdout)
@@ -169,7 +169,7 @@ def test_hosts_are_watched_by_salt_ssh_and_are_on_one_page(fleet):
         for _round in range(times):
             desk.run(["systemctl", "start", "django-fleet-watch.service"], timeout=150)
         waiting = "ls /var/lib/django-formula/watch/spool/all/*.json"
-        until(lambda: desk.run(waiting, check=False).returncode, 60)
+        until(lambda: desk.run(waiting, check=False).returncode)
         messages = [one for batch in told(desk).get("all", []) for one in batch.messages]
         return [(one["what"], one["kind"], one.get("host") or one["site"]) for one in messages]
 

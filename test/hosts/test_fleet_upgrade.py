@@ -54,7 +54,7 @@ def upgrade(fleet: Fleet, host: Host, visitors: Load) -> None:
     await_minions(fleet.master, [host])
     assert backend(fleet, host)["state"] == "drain"
     fleet.run("join", host.name).check()
-    until(lambda: backend(fleet, host)["is_up"], 60)
+    until(lambda: backend(fleet, host)["is_up"])
     visitors.wait(100)
     again = fleet.apply(host.name)[host.name].values()
     assert [state["changes"] or state["comment"] for state in again if state["changes"] or not state["result"]] == []

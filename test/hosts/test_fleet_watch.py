@@ -41,7 +41,7 @@ class WatchedFleet(Fleet):
         """What the channel of a host has got; of the master's by default."""
         return [one for batch in told(host or self.master).get("all", []) for one in batch.messages]
 
-    def wait_for(self, *kinds: tuple[str, str], within: float = 60) -> list[dict[str, Any]]:
+    def wait_for(self, *kinds: tuple[str, str], within: float = 300) -> list[dict[str, Any]]:
         """The messages of the master once they are these: what happened, and of which kind.
 
         On a loaded machine a host that runs may miss the ten seconds of two rounds: only web2 is dead.
@@ -141,7 +141,7 @@ def test_page_of_all_hosts_is_served_as_the_guide_has_it(fleet: WatchedFleet) ->
     commands = "\n".join(lines[first : first + 5]).replace("apt install nginx && ", "")
     commands = commands.replace("openssl passwd -6", "openssl passwd -6 correct-horse")
     fleet.master.run(f"set -e; cd /srv/formula; {commands}")
-    until(lambda: fleet.master.http("/", "status.example.org").status_code == 401, 30)  # nginx reads its files by then
+    until(lambda: fleet.master.http("/", "status.example.org").status_code == 401)  # nginx reads its files by then
     answer = fleet.master.http("/", "status.example.org", auth=("team", "correct-horse"))
     assert answer.status_code == 200, answer.text
     assert all(f"<h2>{name}" in answer.text for name in ("web1", "web2")) and "is silent" not in answer.text
@@ -152,7 +152,7 @@ def test_page_of_all_hosts_is_served_as_the_guide_has_it(fleet: WatchedFleet) ->
 
 def test_doctor_walks_through_hosts_and_balancers(fleet: WatchedFleet) -> None:
     walk = ["salt", "--timeout=60", "lb1", "django.doctor", "blog"]
-    until(lambda: "requests for web1, web2" in fleet.master.run(walk, check=False).stdout, 60)
+    until(lambda: "requests for web1, web2" in fleet.master.run(walk, check=False).stdout)
     rows = fleet.doctor(0)
     assert [*rows] == ["lb1", "web1", "web2"] and all("ok" in row for row in rows.values()), rows
     assert rows["lb1"] == {"ok": "no broken link, from balancer to page"}
@@ -174,12 +174,12 @@ def test_doctor_walks_through_hosts_and_balancers(fleet: WatchedFleet) -> None:
     assert [one[:2] for one in said(2)] == [("problem", "down"), ("good", "down")]
     web2 = fleet.apps[1]
     web2.run("systemctl stop 'django-blog-*.socket' 'django-blog-*.service'")
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while (rows := fleet.doctor(1))["lb1"].get("broken") != "hosts":
         assert time.monotonic() < limit, rows
     assert rows["web2"]["broken"] == "process" and rows["lb1"]["text"].startswith("no requests for web2 ("), rows
     web2.run(rows["web2"]["do"])
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while rows := [row for row in answer_of(fleet.run("doctor")).values() if row != 1 and "ok" not in row]:
         assert time.monotonic() < limit, rows
 
@@ -189,12 +189,12 @@ def test_dead_host_is_reported_within_five_minutes_once_and_good_again_once(flee
     web2, began = fleet.apps[1], time.monotonic()
     podman("pause", web2.container)
     try:
-        message = fleet.wait_for(("event", "released"), ("problem", "silent"), within=300)[-1]
+        message = fleet.wait_for(("event", "released"), ("problem", "silent"))[-1]
         print(f"a dead host was reported after {time.monotonic() - began:.0f} s")
         assert (message["host"], message["command"]) == ("web2", "salt web2 test.ping")
         assert message["text"].endswith("; blog is served by web1")
         login = ("team", "correct-horse")
-        until(lambda: "web2 is silent: " in fleet.master.http("/", "status.example.org", auth=login).text, 30)
+        until(lambda: "web2 is silent: " in fleet.master.http("/", "status.example.org", auth=login).text)
     finally:
         podman("unpause", web2.container)
     fleet.master.run("until salt --timeout=5 web2 test.ping | grep True; do sleep 0.5; done", timeout=240)
@@ -224,7 +224,7 @@ def test_failed_release_is_one_message_of_the_master(fleet: WatchedFleet) -> Non
     fleet.repository.commit({"guestbook/views.py": "def entries(:\n"})
     assert fleet.run("deploy").returncode == 1
     fleet.look(1)
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while len(found := fleet.messages()[before:]) != 1:
         assert time.monotonic() < limit, found
         time.sleep(0.5)
