@@ -243,7 +243,7 @@ def test_without_overlap_previous_release_is_restarted_when_new_one_fails(blog):
 def test_site_serves_after_restart_of_container(blog):
     live = blog.live
     blog.host.restart()
-    blog.host.run("until supervisorctl pid >/dev/null; do sleep 0.02; done", timeout=30)  # the container starts it
+    blog.host.run("until supervisorctl pid >/dev/null; do sleep 0.1; done", timeout=300)  # the container starts it
     assert "blog has its instance" not in blog.apply().changed, "what comes up by itself is waited for"
     assert comes_back(blog) == live
     assert not blog.apply().changed
