@@ -125,13 +125,15 @@ def test_requests_served_while_migration_waits_for_lock(request, name):
     add(site, "0004_note", NOTE, "0003_entry_hidden")
     begin_to_read(site)
     migrate = {"lock_timeout": "500ms" if name == "blog" else "1s"}
-    comment = site.apply(migrate=migrate).failed[f"{name} has its database migrated"]
-    assert site.get().status_code == 200 and site.answering["release"] == old
+    try:
+        comment = site.apply(migrate=migrate).failed[f"{name} has its database migrated"]
+        assert site.get().status_code == 200 and site.answering["release"] == old
+    finally:
+        site.host.run("systemctl stop reader")
     holds = "(report, blog, " if name == "blog" else "(shop, localhost"
     assert "guestbook.0004_note: waited 5 times" in comment and holds in comment, comment
     assert "SLEEP" in comment.upper() and "Lovelace" not in comment and PASSWORD not in comment
     assert lines(comment) <= 10 and f"{old} still runs" in comment
-    site.host.run("systemctl stop reader")
     site.deploy(migrate=None)
     assert site.live != old
     (said,) = [one for one in site.record()["schema"]["default"] if one["name"] == "guestbook.0004_note"]

@@ -5,7 +5,7 @@ import re
 import pytest
 from client import Load
 from products import shortened
-from sites import Site, lines, release_of, version
+from sites import Site, lines, release_of, until, version
 
 CODE_ONLY = {
     *("blog has its source", "blog has its virtualenv", "blog is built", "blog has its settings"),
@@ -369,11 +369,14 @@ def test_without_an_older_release_a_rollback_says_so(good):
 def test_a_deployment_waits_for_another_and_then_says_whose(good):
     holder = ["systemd-run", "--quiet", "--collect", "--unit=holder", "--", "flock", "--exclusive", f"{good.root}/lock"]
     live = good.live
-    good.host.run([*holder, "sleep", "120"])
-    applied = good.apply(timeouts={"lock": "300ms"}, settings={"TIME_ZONE": "Asia/Tokyo"})
+    good.host.run([*holder, "sleep", "600"])
+    try:
+        until(lambda: good.host.run(["flock", "--nonblock", f"{good.root}/lock", "true"], check=False).returncode)
+        applied = good.apply(timeouts={"lock": "300ms"}, settings={"TIME_ZONE": "Asia/Tokyo"})
+    finally:
+        good.host.run(["systemctl", "stop", "holder"])
     comment = applied.failed["blog has its source"]
     assert "another deployment of blog is under way" in comment and lines(comment) <= 10
     assert good.answering["release"] == live
-    good.host.run(["systemctl", "stop", "holder"])
     good.deploy()
     good.deploy(settings=None, timeouts=None)
