@@ -157,7 +157,7 @@ def test_backup_is_copied_and_proved_by_itself(copied: Site, store: Store) -> No
     again = copied.apply()
     assert again.ok and not again.changed, again
     copied.host.run(["systemctl", "start", "django-blog-backup.service"])
-    copied.host.run("until test -e /srv/django/blog/backups/offsite.json; do sleep 0.2; done", timeout=60)
+    copied.host.run("until test -e /srv/django/blog/backups/offsite.json; do sleep 0.2; done", timeout=300)
     copied.host.run(["systemctl", "start", "django-blog-offsite.service"], timeout=300)  # waits for the one that runs
     made = copied.host.call("django.backups", "blog", full=True)
     (copy,) = copied.host.call("django.backups", "blog", "offsite=True", full=True)
@@ -311,11 +311,11 @@ def test_bare_host_becomes_the_sites(
 
 @pytest.mark.full
 def test_limit_leaves_the_rest_of_the_uplink(copied: Site) -> None:
-    """Of three megabytes that no one can compress."""
+    """Of twelve megabytes that no one can compress: a loaded machine takes less than a minute for them, too."""
     backup = copied.options["backup"]
-    for limit, seconds in (("200K", 13), (None, 0)):
+    for limit, seconds in (("200K", 52), (None, 0)):
         copied.deploy(backup={**backup, "offsite": {**backup["offsite"], "limit": limit}})
-        big = f"head -c 3000000 /dev/urandom > {copied.root}/media/photos/big.jpg"
+        big = f"head -c 12000000 /dev/urandom > {copied.root}/media/photos/big.jpg"
         copied.host.run(f"runuser -u blog -- sh -c '{big}'")
         copied.host.call("django.backup", "blog")
         began = time.monotonic()
@@ -323,7 +323,7 @@ def test_limit_leaves_the_rest_of_the_uplink(copied: Site) -> None:
         took = time.monotonic() - began
         print(f"{limit}: {took:.1f} s")
         assert took >= seconds
-    assert took < 13
+    assert took < 52
 
 
 #: Makes the bucket, and a user that may read, write and list, and delete locks alone; prints the user's key.
@@ -353,7 +353,7 @@ def bucket(copied: Site) -> dict[str, Any]:
     assert policy
     # moto asks for the right to HeadBucket, which at AWS comes with ListBucket.
     host.write("/root/policy.json", policy[1].replace('"s3:ListBucket"', '"s3:ListBucket", "s3:HeadBucket"'))
-    host.run("until (: </dev/tcp/127.0.0.1/9001) 2>/dev/null; do sleep 0.2; done", timeout=60)
+    host.run("until (: </dev/tcp/127.0.0.1/9001) 2>/dev/null; do sleep 0.2; done", timeout=300)
     login = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
     key, secret = json.loads(host.run(["/opt/moto/bin/python", "-c", POLICY], environment=login).stdout)
     store = {"kind": "s3", "endpoint": "http://127.0.0.1:9001", "bucket": "backups", "key": key, "secret": secret}
@@ -393,9 +393,11 @@ def test_store_may_be_s3_with_the_policy_of_the_docs(copied: Site, bucket: dict[
 def test_dead_store_is_named_within_a_minute(copied: Site, bucket: dict[str, Any], signal: str, cause: str) -> None:
     copied.host.call("django.backup", "blog")
     copied.host.run(["systemctl", "kill", f"--signal={signal}", "moto"])
-    began = time.monotonic()
-    said = failure(copied, "django.offsite", "blog")
-    took = time.monotonic() - began
-    copied.host.run(["systemctl", "kill", "--signal=CONT", "moto"], check=False)
+    try:
+        began = time.monotonic()
+        said = failure(copied, "django.offsite", "blog")
+        took = time.monotonic() - began
+    finally:
+        copied.host.run(["systemctl", "kill", "--signal=CONT", "moto"], check=False)
     assert cause in said and took < 60, (said, took)
     assert {part.partition(" ")[0] for part in problems(copied) if cause in part} == {"copy", "check"}
