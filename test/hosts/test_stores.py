@@ -65,9 +65,9 @@ def processes(site: Site) -> dict[str, str]:
 
 def await_restart(site: Site, before: dict[str, str]) -> None:
     """Wait until each store has another process than before, and is ready."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while {*before.values(), "0"} & {*processes(site).values()} or not is_active(site):
-        assert time.monotonic() < deadline, "the stores were not started again within 60 s"
+        assert time.monotonic() < deadline, "the stores were not started again within 300 s"
         time.sleep(0.5)
 
 
@@ -116,7 +116,7 @@ def test_site_that_keeps_its_queue_busy_is_deployed_all_the_same(blog):
         blog.host.run(
             f'runuser -u blog -- setsid --fork {program} -s {QUEUE} EVAL "{script}" 0 </dev/null >/dev/null 2>&1'
         )
-        time.sleep(0.5)
+        blog.host.run(f"while timeout 1 runuser -u blog -- {program} -s {QUEUE} ping | grep PONG; do sleep 0.1; done")
         began = time.monotonic()
         applied = blog.apply()
         assert applied.ok and told in str(applied.warnings["blog has its stores"]), applied
@@ -199,9 +199,9 @@ def test_site_that_fills_the_memory_of_its_store_ends_that_store_alone(blog):
     with enforced(blog, "queue"):
         script = "local t = {} for n = 1, 1e9 do t[n] = string.rep('x', 1000) .. n end"
         client(blog, "EVAL", script, "0", check=False)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while processes(blog)[unit] in (before[unit], "0") or not is_active(blog):
-            assert time.monotonic() < deadline, "the store was not ended and started again within 60 s"
+            assert time.monotonic() < deadline, "the store was not ended and started again within 300 s"
             time.sleep(0.1)
     assert {**processes(blog), unit: ""} == {**before, unit: ""} and who(blog, session) == "ada"
     assert client(blog, "LLEN", "kept") == "2" and client(blog, "DEL", "kept")
@@ -400,7 +400,7 @@ def test_stores_without_systemd(hosts, repositories):
     assert "Permission denied" in host.run(data, check=False).stderr
     client(site, "RPUSH", "celery", "a")
     host.run("pkill -9 -u blog-store -f redis-server")
-    host.run("for i in $(seq 100); do redis-cli -s /run/django-blog-queue/socket ping && exit; sleep 0.1; done; exit 1")
+    host.run("until redis-cli -s /run/django-blog-queue/socket ping; do sleep 0.1; done", timeout=300)
     assert client(site, "LLEN", "celery") == "1" and not site.apply().changed
     site.deploy(queue={"engine": "redis", "memory": "64M"})
     assert setting(site, "maxmemory") == str(64 << 20)
