@@ -53,7 +53,7 @@ def load(blog: Site, rate: float = 100, seconds: float = 300) -> Load:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.5)

@@ -164,11 +164,11 @@ def test_a_developer_without_root_and_salt_sees_a_change(clean):
     began = time.monotonic()
     host.run(["bash", "-c", "cat >>/home/ray/blog/website/urls.py"], stdin=urls)
     while "CHANGED" not in host.run(page, check=False).stdout:
-        assert time.monotonic() - began < 60, blog("logs app").stdout[-2000:]
+        assert time.monotonic() - began < 300, blog("logs app").stdout[-2000:]
         time.sleep(0.1)
     changed = time.monotonic() - began
     print(f"a changed view after {changed:.1f} s")
-    assert changed < 5
+    assert changed < 20
     mail = blog("exec -T app /srv/start python manage.py sendtestemail a@example.org").stdout
     assert "Subject: Test email from" in mail
     assert host.run("find /home/ray/blog ! -user ray").stdout == ""

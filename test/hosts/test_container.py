@@ -150,10 +150,10 @@ def test_twenty_releases_lose_no_request_and_share_their_virtualenv(blog: Site) 
 
 @pytest.mark.full
 def test_a_request_under_way_is_answered_when_the_server_stops(blog: Site) -> None:
-    """systemd stops the unit while a request of five seconds runs; the container ends with 0."""
-    url = f"http://{blog.host.address}/slow?seconds=5"
+    """systemd stops the unit while a request of fifteen seconds runs; the container ends with 0."""
+    url = f"http://{blog.host.address}/slow?seconds=15"
     with Load(url, blog.domain, connections=1, release=release_of, requests=1) as requests:
-        time.sleep(1)
+        time.sleep(5)
         unit = blog.unit
         blog.host.run(["systemctl", "stop", *blog.units])
         show = ["systemctl", "show", "--property=Result,ExecMainStatus", f"{unit}.service"]
@@ -235,7 +235,7 @@ def test_a_killed_server_is_started_again(blog: Site) -> None:
     longest = max(answer.duration for answer in requests.answers)
     gap = failed[-1] - failed[0] if failed else 0
     print(f"{len(failed)} of {len(requests.answers)} failed, within {gap:.1f} s; the longest took {longest:.1f} s")
-    assert {answer.status for answer in requests.failed} == expected and gap < 3
+    assert {answer.status for answer in requests.failed} == expected and gap < 20
     assert blog.apply().changed == {}
 
 

@@ -144,7 +144,7 @@ def test_each_server_runs_in_a_container(blog: Site, kind: str) -> None:
 
 def test_a_release_gets_a_share_of_the_visitors_first(blog: Site) -> None:
     def ended() -> str:
-        return until(lambda: blog.host.call("django.proof", "blog").get("ended"), 90)
+        return until(lambda: blog.host.call("django.proof", "blog").get("ended"))
 
     good = blog.repository.read("guestbook/views.py")
     canary = {"steps": {"50%": "10s"}, "requests": 10, "limit": "1m"}
@@ -200,7 +200,7 @@ def test_a_server_that_is_killed_below_supervisor_is_started_again(blog: Site) -
         wait_for(lambda: blog.get("/release").status_code == 200)
         time.sleep(1)
     failed = [answer.time for answer in requests.failed]
-    assert {answer.status for answer in requests.failed} <= {502} and (not failed or failed[-1] - failed[0] < 5)
+    assert {answer.status for answer in requests.failed} <= {502} and (not failed or failed[-1] - failed[0] < 20)
     assert blog.apply().changed == {}
 
 
