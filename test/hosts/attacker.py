@@ -564,7 +564,7 @@ class Lair:
         supervised = self.host.run(["test", "-e", program], check=False).returncode == 0
         manager = "supervisorctl" if supervised else "systemctl"
         self.host.run([manager, "restart", self.mallory.unit], timeout=90, check=not supervised)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 200
         while self.mallory.get("/healthz").status_code != 200:
             assert time.monotonic() < deadline, "mallory does not come up again"
             time.sleep(0.2)

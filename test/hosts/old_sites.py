@@ -35,7 +35,7 @@ def sign_before(host: Host, domain: str, port: int = 80) -> None:
 
 
 def until(is_so: Callable[[], bool], problem: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while True:
         with contextlib.suppress(OSError):
             if is_so():

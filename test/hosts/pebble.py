@@ -63,7 +63,7 @@ def start(host: Host, *, rejected: int = 20, **changes: Any) -> None:
     told = [f"--setenv={name}={value}" for name, value in {**ENVIRONMENT, "PEBBLE_WFE_NONCEREJECT": rejected}.items()]
     pebble = ["pebble", "-config", "/etc/pebble/pebble.json", "-dnsserver", "127.0.0.1:8053"]
     host.run(["systemd-run", "--unit=pebble", *told, *pebble])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 200
     while host.run("ss -ltn | grep -q :14000 && ss -ltn | grep -q :8055", check=False).returncode:
         assert time.monotonic() < deadline, host.run(["journalctl", "-u", "pebble"]).stdout
         time.sleep(0.2)

@@ -215,7 +215,7 @@ def test_a_site_with_background_work(host):
     host.write("/opt/s3_store.py", (Path(__file__).parent / "s3_store.py").read_bytes())
     store = ["9000", "static", "shop", VAULT["static-secret"], "/var/log/store"]
     host.run(["systemd-run", "--unit=minio", "--collect", "python3", "/opt/s3_store.py", *store])
-    host.run("until (: </dev/tcp/127.0.0.1/9000) 2>/dev/null; do :; done", timeout=30)
+    host.run("until (: </dev/tcp/127.0.0.1/9000) 2>/dev/null; do sleep 0.1; done", timeout=300)
     shop = applied(host, "examples/pillars/background.sls")["shop"]
     assert 'href="http://minio.example.org:9000/static/shop/guestbook/style.' in shop.get().text
     send = "from website.celery import app; from guestbook.tasks import greet; app.set_default(); greet.delay('Ray')"

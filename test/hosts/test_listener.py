@@ -84,7 +84,7 @@ def test_releases_lose_no_request(blog, server):
 
 def test_address_of_another_process_is_refused(blog):
     blog.host.run("systemd-run --unit=other python3 -m http.server 8001")
-    blog.host.run("for try in $(seq 50); do ss -ltn | grep -q :8001 && break; sleep 0.1; done")
+    blog.host.run("until ss -ltn | grep -q :8001; do sleep 0.1; done")
     live, server = blog.live, blog.options["server"]
     refused = blog.apply(server={**server, "bind": "0.0.0.0:8001"})
     assert not refused.ok and "port 8001 is taken by python3" in str(refused)

@@ -67,10 +67,10 @@ def test_follow_without_a_terminal_names_the_command_that_has_one(blog: Site) ->
     host = blog.host.minion if blog.host.minion != "local" else blog.host.name
     assert answer == [f"following needs a terminal: ssh -t {host} 'salt-call --local django.logs blog 5 follow=True'"]
     follow = (
-        "timeout 30 script -qec 'salt-call --local django.logs blog 1 follow=True' /tmp/followed >/dev/null </dev/null"
+        "timeout 300 script -qec 'salt-call --local django.logs blog 1 follow=True' /tmp/followed >/dev/null </dev/null"
     )
     blog.host.run(f"({follow}) & sleep 1; true")
-    for _ in range(30):
+    for _ in range(150):
         blog.get("/boom")
         if EXCEPTION in blog.host.run("cat /tmp/followed", check=False).stdout:
             return

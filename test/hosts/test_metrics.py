@@ -71,7 +71,7 @@ def test_clients_of_the_pillar_get_them_from_a_process_without_rights(blog: Meas
     assert requests.get(elsewhere, timeout=10).status_code == 403
     unit = blog.host.run(["systemctl", "cat", "django-metrics@.service"]).stdout
     assert "User=nobody" in unit and "CapabilityBoundingSet=\n" in unit
-    until(lambda: blog.host.run("pgrep -u 65534 | wc -l").stdout.strip() == "0", 10)  # each ends with its answer
+    until(lambda: blog.host.run("pgrep -u 65534 | wc -l").stdout.strip() == "0")  # each ends with its answer
 
 
 @pytest.mark.full

@@ -126,7 +126,7 @@ def test_nothing_of_a_hostile_project_leaves_its_sandbox(blog, attack):
         host.run(["rm", HOSTILE])
     assert re.search(said, answer), answer
     assert CANARY not in answer and "\x1b" not in answer and "{{" not in answer and len(answer) < 300_000
-    host.run(f"for _ in $(seq 100); do [ $(pgrep -cu blog) -gt {len(before)} ] || break; sleep 0.1; done")
+    host.run(f"for _ in $(seq 1000); do [ $(pgrep -cu blog) -gt {len(before)} ] || break; sleep 0.1; done")
     assert processes(blog) == before and blog.live == live == blog.answering["release"]
     assert host.run("find / -xdev -name left-behind; find /tmp /dev/shm /run -name left-behind").stdout == ""
     assert host.run("ls -lR --time-style=full-iso /etc /srv/django/blog/database /usr/local").stdout == files

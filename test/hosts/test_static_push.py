@@ -38,7 +38,7 @@ def pushing(blog: Site) -> Iterator[Site]:
 def start_store(host: Host) -> None:
     program = f"python3 /opt/s3_store.py 9000 static {KEY} {SECRET} /var/log/store"
     host.run(["systemd-run", "--unit=store", "--collect", *shlex.split(program)])
-    host.run("until (: </dev/tcp/127.0.0.1/9000) 2>/dev/null; do :; done", timeout=30)
+    host.run("until (: </dev/tcp/127.0.0.1/9000) 2>/dev/null; do sleep 0.1; done", timeout=300)
 
 
 def sent(site: Site) -> list[str]:

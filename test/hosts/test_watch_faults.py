@@ -31,7 +31,7 @@ class Host(Watched):
 
     def new(self, before: dict[str, list[Told]]) -> dict[str, list[Told]]:
         """What each channel has got since; what is on its way is waited for."""
-        limit = time.monotonic() + 30
+        limit = time.monotonic() + 300
         while True:
             now = {name: rows[len(before.get(name, [])) :] for name, rows in told(self.host).items()}
             if all(now.get(name) for name in NOTIFY) or time.monotonic() > limit:

@@ -403,10 +403,10 @@ def test_release_whose_tasks_fail_is_taken_back_in_its_bake(shop):
     until(lambda: shop.state(old[:4])["outcomes"]["guestbook.tasks.note"] == {"done": 60, "raised": {}})
     shop.repository.commit({"guestbook/tasks.py": TASKS.replace("    time.sleep(seconds)", "    seconds[number]")})
     shop.deploy()
-    until(lambda: shop.live != old and shop.taking() == {shop.live[:4]}, 120)
+    until(lambda: shop.live != old and shop.taking() == {shop.live[:4]})
     new = shop.live
     shop.send("700:10")
-    until(lambda: shop.live == old, 60)
+    until(lambda: shop.live == old)
     proof = until(lambda: (found := shop.host.call("django.proof", "blog")).get("ended") and found)
     assert proof["ended"] == "back"
     number = re.fullmatch(
