@@ -31,7 +31,10 @@ LOGGING = {
     "root": {"handlers": ["file"]},
 }
 """
-OTHER = ["systemd-run", "--quiet", "--unit=other", "python3", "-m", "http.server", "81"]
+OTHER = (
+    "systemd-run --quiet --unit=other python3 -m http.server 81; "
+    "until ss -Hltn sport = :81 | grep -q .; do sleep 0.1; done"
+)
 
 
 @pytest.fixture(scope="module")
