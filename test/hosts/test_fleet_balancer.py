@@ -1,8 +1,10 @@
 """A site on two hosts behind each balancer of the formula: deployments and rollbacks under load lose no request."""
 
+import json
 import time
 
 import pytest
+from balancing import STATES
 from client import Load, Writer
 from fleet import Fleet, answer_of, start_database, start_master, start_minions
 from lab import Host
@@ -114,12 +116,21 @@ def have_wait(fleet: Fleet, kind: str) -> Host:
     return fleet.apps[0]
 
 
-def held(fleet: Fleet) -> list[bool]:
+def is_up(fleet: Fleet, kind: str) -> bool:
+    """Whether the balancer gives the first host requests, by what it has itself: Salt would take seconds for a look."""
+    if kind == "nginx":
+        known = json.loads(fleet.lb.read("/var/lib/django-formula/balancer/hosts.json"))
+        return bool(known["blog"]["web1"]["is_up"])
+    return "web1=UP" in fleet.lb.run(["python3", "-c", STATES]).stdout.split()
+
+
+def held(fleet: Fleet, kind: str) -> list[bool]:
     """Hold the requests of the first host; return what the balancer thinks of it meanwhile, until they are let in."""
     fleet.master.run(["salt", "web1", "django.hold", "blog", str(HELD)])
     end, seen = time.monotonic() + HELD, []
     while time.monotonic() < end:
-        seen.append(backends(fleet)["web1"])
+        seen.append(is_up(fleet, kind))
+        time.sleep(0.2)
     return seen
 
 
@@ -128,7 +139,7 @@ def test_a_host_whose_requests_wait_stays_with_its_balancer_and_loses_none(fleet
     have_wait(fleet, kind)
     with load(fleet) as visitors, Writer(f"http://{fleet.lb.address}", "blog.example.org") as writer:
         visitors.wait(50)
-        seen = held(fleet)
+        seen = held(fleet, kind)
         visitors.wait(100)
     longest = max(answer.duration for answer in visitors.answers)
     print(
@@ -137,7 +148,7 @@ def test_a_host_whose_requests_wait_stays_with_its_balancer_and_loses_none(fleet
     assert (visitors.failed[:3], writer.refused[:3]) == ([], [])
     assert all(seen) and len(seen) > 3 and longest > HELD / 2
     for _number in range(3):  # without visitors, and for longer than one request may wait in all
-        seen = held(fleet)
+        seen = held(fleet, kind)
         assert all(seen), seen
         time.sleep(2)
     assert backends(fleet) == {"web1": True, "web2": True}
@@ -152,7 +163,7 @@ def test_a_host_whose_server_is_dead_leaves_its_balancer_when_requests_have_wait
         one.run(["systemctl", "stop", *units])
         stopped = time.monotonic()
         while backends(fleet)["web1"]:
-            assert time.monotonic() < stopped + 3 * WAIT
+            assert time.monotonic() < stopped + 10 * WAIT
         took, seen = time.monotonic() - stopped, []
         while time.monotonic() < stopped + took + 2 * WAIT:  # the relay answers checks no more
             seen.append(backends(fleet)["web1"])
