@@ -14,6 +14,9 @@ from typing import Any
 Answer = dict[str, Any]
 #: The most of each kind in an answer.
 _MOST = 200
+#: What names this host, and the URL of a server on it that is none of the web's.
+_HERE = re.compile(r"localhost|127\.0\.0\.1|\[?::1\]?")
+_SERVER = re.compile(rf"(?!https?:|wss?:)[a-z][\w+.-]*://(?:[^/@\s]*@)?((?:{_HERE.pattern})(?::\d+)?)(?:[/?].*)?")
 
 
 def _settings(_request: Answer) -> Answer:
@@ -125,6 +128,33 @@ def _storages() -> dict[str, str]:
 def _logs() -> list[str]:
     handlers = (getattr(_own_settings(), "LOGGING", None) or {}).get("handlers", {})
     return [str(one["filename"]) for one in handlers.values() if one.get("filename")][:_MOST]
+
+
+def _servers() -> list[str]:
+    """Return the settings with the address of a server on this host, and that, but for databases and caches."""
+    settings = _own_settings()
+    names = [name for name in dir(settings) if name.isupper() and settings.is_overridden(name)]
+    values = {name: plain(getattr(settings, name, None), 0) for name in names if name not in ("DATABASES", "CACHES")}
+    return [f"{path} {where}" for name, value in values.items() for path, where in _addresses(value, name)][:_MOST]
+
+
+def _addresses(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the addresses of this host in a setting: a URL, a map with host and port, a list of both."""
+    inner: list[tuple[str, Any]] = []
+    host = port = None
+    url = _SERVER.fullmatch(value) if isinstance(value, str) else None
+    if url:
+        yield path, url.group(1)
+    elif isinstance(value, dict):
+        lower = {key.lower(): one for key, one in value.items()}
+        host, port, inner = lower.get("host"), lower.get("port"), [(f"{path}:{key}", one) for key, one in value.items()]
+    elif isinstance(value, list):
+        host, port = value if len(value) == 2 else (None, None)
+        inner = [(path, one) for one in value]
+    if isinstance(host, str) and _HERE.fullmatch(host) and str(port).isdigit():
+        yield path, f"{host}:{port}"
+    for name, one in inner:
+        yield from _addresses(one, name)
 
 
 def _tasks() -> list[str]:
@@ -241,6 +271,7 @@ _FACTS: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("caches", lambda: _backends("CACHES")),
     ("storages", _storages),
     ("logs", _logs),
+    ("servers", _servers),
     ("eager", _tasks),
     ("brokers", _brokers),
     ("workers", _workers),

@@ -65,7 +65,19 @@ _MORE = {"together": bool, "separator?": str}
 #: What a project that starts reports: maps of its settings, and lists.
 MAPS = ("databases", "caches", "storages")
 LISTS = (
-    *("logs", "eager", "brokers", "workers", "routes", "migrations", "unmigrated", "checks", "middleware", "written"),
+    *(
+        "logs",
+        "servers",
+        "eager",
+        "brokers",
+        "workers",
+        "routes",
+        "migrations",
+        "unmigrated",
+        "checks",
+        "middleware",
+        "written",
+    ),
     "missing",
 )
 _ANSWER = {

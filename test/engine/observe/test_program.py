@@ -270,6 +270,7 @@ def test_each_variable_that_is_asked_for_has_the_settings_that_it_is_in(tmp_path
         "caches": {"default": "django.core.cache.backends.locmem.LocMemCache"},
         "storages": answer["facts"]["storages"],
         "logs": ["x.log"],
+        "servers": [],
         "eager": [],
         "brokers": [],
         "workers": [],
@@ -281,6 +282,23 @@ def test_each_variable_that_is_asked_for_has_the_settings_that_it_is_in(tmp_path
         "checks": [],
         "middleware": [],
     }
+
+
+def test_answer_has_servers_of_this_host_that_settings_name(tmp_path):
+    settings = """
+        BROKER = {"OPTIONS": {"url": "redis://:secret@127.0.0.1:6380/4"}, "MIDDLEWARE": ["a", "b"]}
+        REDIS_CONF = {"host": os.environ.get("REDIS_HOST", "localhost"), "port": os.environ.get("REDIS_PORT", "6379")}
+        LAYERS = {"default": {"CONFIG": {"hosts": [("127.0.0.1", 6379), ("10.0.0.4", 6379)]}}}
+        MONGO = "mongodb://localhost/shop?x=1"
+        SITE, API, SOCKET, FAR = "http://localhost:8000", "wss://localhost/a", "unix:///run/x", "redis://redis:6379/0"
+        LOCALES, SIZE, EMPTY = ["localhost", "x"], ["localhost"], {"host": "localhost"}
+        DATABASES = {"default": {"ENGINE": "django.db.backends.dummy", "HOST": "localhost", "PORT": "5432"}}
+        CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "redis://localhost"}}
+        ROOT_URLCONF = "urls"
+    """
+    found = observe(tmp_path, settings, everything=True)["facts"]["servers"]
+    hosts = "LAYERS:default:CONFIG:hosts 127.0.0.1:6379"
+    assert found == ["BROKER:OPTIONS:url 127.0.0.1:6380", hosts, "MONGO localhost", "REDIS_CONF localhost:6379"]
 
 
 def test_answer_has_checks_that_fail_and_middleware_that_is_not_read(tmp_path):
