@@ -92,10 +92,10 @@ def _lacking(tree: Path, path: Path) -> Iterator[tuple[str, str]]:
     required = rows("required_arguments")["django"]
     if not any(f"{name}(" in code.read(path) for name in required):
         return
-    for node in ast.walk(code.tree(path)):
-        name = code.dotted(node.func) if isinstance(node, ast.Call) else ""
+    for call in (node for node in ast.walk(code.tree(path)) if isinstance(node, ast.Call)):
+        name = code.dotted(call.func)
         for argument, version in required.get(name, {}).items():
-            if _lacks_name(tree, path, node) if argument == _OF_URLS else _lacks(node, argument):
+            if _lacks_name(tree, path, call) if argument == _OF_URLS else _lacks(call, argument):
                 yield f"calls {name} without {argument}, which Django {version} requires", version
 
 
