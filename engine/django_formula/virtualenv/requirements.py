@@ -159,7 +159,7 @@ def default_files(source: Path, folder: str) -> list[str]:
 
 def _for_production(source: Path, path: Path) -> list[str]:
     """Return the file next to one with requirements that is named for production and includes it, or an empty list."""
-    named = [name for name in _named(source, path.parent, ("*.txt",)) if _rank(name)[0] == 0]
+    named = [name for name in _named(source, path.parent, ("*",)) if _rank(name)[0] == 0]
     texts = {name: host_file.decoded((source / name).read_bytes()) for name in named}
     return [name for name in named if path.name in _INCLUDE.findall(texts[name])][:1]
 
@@ -174,18 +174,19 @@ def _otherwise_named(source: Path, folders: list[Path], package: str = "") -> li
     Args:
         package: a package that the file has to list; empty for any.
     """
-    patterns = ("*.txt", "*/*.txt", "*req*/*/*.txt")
+    patterns = ("*", "*/*", "*req*/*/*")
     for top in folders:
         best = next((name for name in _named(source, top, patterns) if _lists_packages(source, name, package)), "")
         if best:
             return [best]
-    inner = [name for top in folders for name in _named(source, top, ("*/*/*.txt",))]
+    inner = [name for top in folders for name in _named(source, top, ("*/*/*",))]
     return [name for name in inner if _lists_packages(source, name, "django")][:1]
 
 
 def _named(source: Path, top: Path, patterns: Iterable[str]) -> list[str]:
     """Return the files below a folder that are named for requirements, the best one first."""
-    found = {str(path.relative_to(source)) for pattern in patterns for path in top.glob(pattern) if path.is_file()}
+    paths = (path for pattern in patterns for path in top.glob(pattern) if path.suffix in lock.LINES and path.is_file())
+    found = {str(path.relative_to(source)) for path in paths}
     return sorted((name for name in found if _OTHER.search(name) and not NOT_FOR_SITES.search(name)), key=_rank)
 
 
@@ -216,9 +217,10 @@ def _lists_packages(source: Path, name: str, package: str = "") -> bool:
     return False
 
 
-def _rank(name: str) -> tuple[int, int, str]:
+def _rank(name: str) -> tuple[int, int, int, str]:
     ranks = [number for number, words in enumerate(_BEST) if re.search(rf"(^|[/._-])({words})([/._-]|$)", name)]
-    return min(ranks, default=len(_BEST)), name.count("/"), name
+    end = next((number for number, one in enumerate(lock.LINES) if name.endswith(one)), len(lock.LINES))
+    return min(ranks, default=len(_BEST)), name.count("/"), end, name
 
 
 def declares_dependencies(path: Path) -> bool:
@@ -255,7 +257,7 @@ def package_names(source: Path, names: list[str]) -> list[str]:
     for name in names:
         for path in with_included(source, source / name, set(), _REQUIRE):
             packages += _packages(path)
-            if path.suffix in (".txt", ".in") and PROJECT.search(host_file.decoded(path.read_bytes())):
+            if path.suffix in lock.LINES and PROJECT.search(host_file.decoded(path.read_bytes())):
                 packages += [one for own in PACKAGING if (source / own).is_file() for one in _packages(source / own)]
     return _normalised(packages)
 
@@ -423,7 +425,7 @@ def with_included(source: Path, path: Path, done: set[Path], including: re.Patte
             hint="commit the file, or remove the line that includes it",
         )
     yield path
-    if path.suffix in (".txt", ".in"):
+    if path.suffix in lock.LINES:
         for included in including.findall(host_file.decoded(path.read_bytes())):
             if "://" not in included:
                 yield from with_included(source, path.parent / included, done, including)
@@ -442,7 +444,7 @@ def contents(source: Path, names: list[str]) -> dict[str, str]:
         pyproject = (source / name).with_name("pyproject.toml")
         if name.endswith(("uv.lock", "poetry.lock", "pdm.lock")) and pyproject.is_file():
             texts[str(pyproject.relative_to(source))] = host_file.decoded(pyproject.read_bytes())
-    if any(PROJECT.search(text) for name, text in texts.items() if name.endswith((".txt", ".in"))):
+    if any(PROJECT.search(text) for name, text in texts.items() if name.endswith(lock.LINES)):
         texts |= {name: text for name in PACKAGING if (text := host_file.read_text(source / name)) is not None}
     archives = [path for name, text in texts.items() for path in _archives(source, Path(name).parent, text)]
     return texts | {name: _hash(source / name) for name in archives}

@@ -111,6 +111,10 @@ def test_requirements_files_are_found_or_named_by_the_pillar(make_site, tmp_path
             },
             ["pyproject.toml"],
         ),
+        ({"requirements.pip": "Django>=4"}, ["requirements.pip"]),
+        ({"requirements.in": "Django>=4", "requirements.pip": "Django==4.2"}, ["requirements.in"]),
+        ({"reqs/main.in": "Django>=4", "reqs/main.txt": "Django==4.2"}, ["reqs/main.txt"]),
+        ({"requirements.md": "Django>=4", "requirements.yml": "a: Django"}, []),
         ({"pyproject.toml": "[project]\n", "requirements/tools.txt": "ruff"}, ["pyproject.toml"]),
         (
             {"pyproject.toml": "[project]\ndynamic = ['dependencies']\n", "requirements/all.txt": "Django"},
