@@ -20,13 +20,15 @@ ZONES = Path("/usr/share/zoneinfo")
 CONFIG = Path("/etc/mysql/mariadb.conf.d/90-django-formula.cnf")
 #: The authentication plugins that the formula uses; a user may have several, and any of them is enough.
 _NATIVE, _SOCKET = "mysql_native_password", "unix_socket"
+#: What others may name, or comment on, is in hexadecimal digits: a login may give its databases a comment with lines,
+#: which would be rows of this state.
 _STATE = """
 SELECT 'zones', COUNT(*) FROM mysql.time_zone_name;
-SELECT 'user', User, Priv FROM mysql.global_priv WHERE Host = 'localhost';
-SELECT 'database', SCHEMA_NAME, SCHEMA_COMMENT FROM information_schema.SCHEMATA;
-SELECT 'grant', User, Db FROM mysql.db WHERE Host = 'localhost';
-SELECT 'account', CONCAT(User, '@', Host), Priv FROM mysql.global_priv WHERE Host != 'localhost';
-SELECT 'right', CONCAT(User, '@', Host), Db FROM mysql.db WHERE Host != 'localhost';
+SELECT 'user', HEX(User), HEX(Priv) FROM mysql.global_priv WHERE Host = 'localhost';
+SELECT 'database', HEX(SCHEMA_NAME), HEX(SCHEMA_COMMENT) FROM information_schema.SCHEMATA;
+SELECT 'grant', HEX(User), HEX(Db) FROM mysql.db WHERE Host = 'localhost';
+SELECT 'account', HEX(CONCAT(User, '@', Host)), HEX(Priv) FROM mysql.global_priv WHERE Host != 'localhost';
+SELECT 'right', HEX(CONCAT(User, '@', Host)), HEX(Db) FROM mysql.db WHERE Host != 'localhost';
 SELECT 'variable', 'bind', IFNULL(@@bind_address, '*');
 SELECT 'variable', 'connections', @@max_connections;
 SELECT 'variable', 'tls', @@have_ssl;
@@ -61,20 +63,12 @@ class MariaDBServer(DatabaseServer):
             ) from None
         for line in text.splitlines():
             kind, name, *rest = line.split("\t")
-            if kind == "user":
-                state["users"][name] = json.loads(rest[0])
-            elif kind == "database":
-                state["databases"][name] = rest[0]
-            elif kind == "grant":
-                state["grants"].append((name, rest[0]))
-            elif kind == "zones":
+            if kind == "zones":
                 state["zones"] = int(name)
-            elif kind == "account":
-                state["accounts"][name] = json.loads(rest[0])
-            elif kind == "right":
-                state["rights"].append((name, rest[0]))
             elif kind == "variable":
                 state["variables"][name] = rest[0]
+            else:
+                _add(state, kind, *(bytes.fromhex(one).decode(errors="replace") for one in (name, rest[0])))
         return state
 
     def empty_state(self) -> dict[str, Any]:
@@ -143,6 +137,15 @@ class MariaDBServer(DatabaseServer):
         if any(change.item == "time zones" for change in changes):
             zones = commands.run(["mariadb-tzinfo-to-sql", str(ZONES)], doing="reading the time zones")
             _client(database, zones, doing="loading the time zones", schema="mysql")
+
+
+def _add(state: dict[str, Any], kind: str, name: str, about: str) -> None:
+    """Add a row to the state of a server."""
+    key = f"{kind}s"
+    if kind in ("grant", "right"):
+        state[key].append((name, about))
+    else:
+        state[key][name] = about if kind == "database" else json.loads(about)
 
 
 def _settings(network: Network, variables: Mapping[str, str]) -> Iterable[Change]:

@@ -1,6 +1,7 @@
 """MariaDB on this host: what a site lacks on it, and how it comes to it."""
 
 import json
+import re
 
 import pytest
 from django_formula.database import engines, mariadb, setup
@@ -178,17 +179,28 @@ def test_removals_drop_only_own_items():
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):
-    """A client that answers `client.lines`; its input is in `client.received`."""
+    """A client that answers with `client.rows` by their kinds; its input is in `client.received`."""
 
     class Played:
-        lines, received, argv, error = ["zones\t500"], [], [], None
+        rows, received, argv, error = {"zones": [("500",)]}, [], [], None
+
+        @classmethod
+        def answer(cls, statements):
+            """Return what a server prints: each column as it is, or in hexadecimal digits where a statement has so."""
+            for kind, columns in re.findall(r"SELECT '(\w+)', (.*?)(?: FROM .*)?;", statements):
+                hexed = [one.startswith("HEX(") for one in re.findall(r"(?:\w+\([^)]*\)+|[^,( ])+", columns)]
+                for row in cls.rows.get(kind, ()):
+                    texts = [
+                        one.encode().hex().upper() if is_hex else one for one, is_hex in zip(row, hexed, strict=False)
+                    ]
+                    yield "\t".join([kind, *texts])
 
     def run(argv, *, stdin="", **options):
         Played.argv.append(argv)
         Played.received.append(stdin)
         if Played.error:
             raise Played.error
-        return "\n".join(Played.lines) if stdin == mariadb._STATE else f"printed by {argv[0]}"
+        return "\n".join(Played.answer(stdin)) if stdin == mariadb._STATE else f"printed by {argv[0]}"
 
     Played.received, Played.argv = [], []
     monkeypatch.setattr(commands, "run", run)
@@ -198,10 +210,15 @@ def client(tmp_path, monkeypatch):
 
 
 def test_state_of_mariadb_parsed(client):
-    client.lines = ["zones\t7", f"user\tblog\t{json.dumps(SOCKET)}", "database\tmy_blog\tDjango site blog"]
-    client.lines += ["database\tmysql\t", "grant\tblog\tmy\\_blog"]
-    client.lines += [f"account\tblog@10.0.0.1\t{json.dumps(BY_PASSWORD)}", "right\tblog@10.0.0.1\tmy\\_blog"]
-    client.lines += ["variable\tbind\t127.0.0.1"]
+    client.rows = {
+        "zones": [("7",)],
+        "user": [("blog", json.dumps(SOCKET))],
+        "database": [("my_blog", "Django site blog"), ("mysql", "")],
+        "grant": [("blog", "my\\_blog")],
+        "account": [("blog@10.0.0.1", json.dumps(BY_PASSWORD))],
+        "right": [("blog@10.0.0.1", "my\\_blog")],
+        "variable": [("bind", "127.0.0.1")],
+    }
     found = MARIADB.query(BLOG._replace(socket="/run/other.sock"))
     assert found == {
         **{"users": {"blog": SOCKET}, "databases": {**OURS, "mysql": ""}, "grants": [GRANT], "zones": 7},
@@ -212,8 +229,16 @@ def test_state_of_mariadb_parsed(client):
     assert client.argv[0][-1] == "--socket=/run/other.sock"
 
 
+@pytest.mark.parametrize("text", ["one\ntwo", "one\ndatabase\tmysql\tDjango site blog", "a\tb", "caf\u00e9\u2028\x0c"])
+def test_comments_and_names_of_others_are_no_rows_of_the_state(client, text):
+    """A site's login may give its databases any comment, and those that its backups are loaded into any such name."""
+    databases = [("my_blog", "Django site blog"), ("shop", text), (f"shop_restore_{text}", "")]
+    client.rows = {"zones": [("7",)], "database": databases}
+    assert MARIADB.query(BLOG)["databases"] == dict(databases)
+
+
 def test_time_zones_loaded_when_missing(client):
-    client.lines = ["zones\t0"]
+    client.rows = {"zones": [("0",)]}
     setup.apply({"mysql": [BLOG]}, {})
     assert client.received[1].replace("\n", " ") == " ".join(NEW.values())
     assert client.argv[2][0] == "mariadb-tzinfo-to-sql"
@@ -231,7 +256,7 @@ def test_mysql_server_not_set_up(client):
 
 
 def test_removals_of_a_site_on_its_servers(client):
-    client.lines = ["zones\t7", "database\tmy_blog\tDjango site blog"]
+    client.rows = {"zones": [("7",)], "database": [("my_blog", "Django site blog")]}
     site = configured(database={"engine": "mysql", "name": "my_blog"})
     assert [change.item for change in setup.removals(site)["mysql"]] == ["database my_blog"]
     setup.drop(site)
