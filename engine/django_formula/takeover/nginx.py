@@ -53,18 +53,24 @@ def _virtual_host(block: str, upstreams: dict[str, list[str]]) -> VirtualHost:
 
     listens = values("listen")
     ports = [int(port[1]) if (port := re.match(r"(?:\S*:)?(\d+)(?:\s|$)", value)) else 80 for value in listens]
-    passed = [re.sub(r"^(https?|grpcs?|uwsgi)://", "", value) for value in values("(?:proxy|uwsgi|scgi|grpc)_pass")]
+    passes = [_plain(value) for value in values("(?:proxy|uwsgi|scgi|grpc)_pass")]
+    passed = [re.sub(r"^(https?|grpcs?|uwsgi)://", "", value) for value in passes]
     addresses = [address for value in passed for address in upstreams.get(value.partition("/")[0], [value])]
     folders = {}
     for location in re.finditer(r"(?<![\w$.-])location\s+([^{};]*?)(\S+)\s*\{([^{}]*)\}", block):
-        where = re.search(r"(?<![\w$.-])(alias|root)\s+\"?(/[^;\"]*)", location[3])
+        where = re.search(r"(?<![\w$.-])(alias|root)\s+[\"']?(/[^;\"']*)", location[3])
         if where:
             below = location[2].strip("^/") if where[1] == "root" else ""
             folders[location[2]] = Path(where[2].strip(), below)
     return VirtualHost(
-        names=[name.strip('"') or '""' for value in values("server_name") for name in value.split()],
+        names=[_plain(name).lower() or '""' for value in values("server_name") for name in value.split()],
         ports=ports or [80],
         tls=any(re.search(r"\bssl\b", value) for value in listens) or "on" in values("ssl"),
         addresses=[found for value in addresses if (found := takeover_virtual_hosts.address(value))],
         folders=folders,
     )
+
+
+def _plain(word: str) -> str:
+    """Return a word of nginx without its quotes."""
+    return word.strip("\"'")

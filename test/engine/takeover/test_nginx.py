@@ -28,6 +28,8 @@ def read(own_host):
     [
         ("server {\n  server_name a.org\n    blog.example.org;\n}", [["a.org", "blog.example.org"]]),
         ('server { server_name "blog.example.org"; }', [["blog.example.org"]]),
+        ("server { server_name 'blog.example.org'; }", [["blog.example.org"]]),
+        ("server { server_name Blog.Example.org WWW.example.org; }", [["blog.example.org", "www.example.org"]]),
         ('server { server_name ""; }', [['""']]),
         ("server { listen 80; }", [[]]),
         ("server { server_name www.example.org; }\nserver{server_name b.org;}", [["www.example.org"], ["b.org"]]),
@@ -58,6 +60,8 @@ def test_all_files_of_nginx_read(read):
     [
         ("proxy_pass http://127.0.0.1:8000;", "127.0.0.1:8000"),
         ("proxy_pass http://localhost:8000/;", "127.0.0.1:8000"),
+        ('proxy_pass "http://127.0.0.1:8000";', "127.0.0.1:8000"),
+        ("uwsgi_pass 'unix:/tmp/a.socket';", "/tmp/a.socket"),
         ("proxy_pass http://unix:/tmp/a.socket;", "/tmp/a.socket"),
         ("proxy_pass http://unix:/tmp/a.socket:/path;", "/tmp/a.socket"),
         ("uwsgi_pass unix:///run/a.sock;", "/run/a.sock"),
@@ -86,6 +90,8 @@ def test_include_of_server_block_read(read, tmp_path):
 
 def test_folders_of_virtual_host(read):
     (server,) = read("server { location /static { alias /srv/static/; } location ^~ /media/ { root /srv/up; } }")
+    assert server.folders == {"/static": Path("/srv/static"), "/media/": Path("/srv/up/media")}
+    (server,) = read("""server { location /static { alias '/srv/static/'; } location /media/ { root "/srv/up"; } }""")
     assert server.folders == {"/static": Path("/srv/static"), "/media/": Path("/srv/up/media")}
 
 
