@@ -153,7 +153,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "etc/apt/apt.conf.d").mkdir(parents=True)
     for name in ("CONFIGURATION", "UPGRADER"):
         monkeypatch.setattr(kept, name, tmp_path / str(getattr(kept, name)).lstrip("/"))
-    crontabs = [tmp_path / "var/spool/cron/crontabs", tmp_path / "etc/cron.d"]
+    crontabs = [tmp_path / "var/spool/cron/crontabs", tmp_path / "etc/cron.d", tmp_path / "etc/crontab"]
     monkeypatch.setattr(manager, "CRONTABS", crontabs)
     monkeypatch.setattr(manager, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
     monkeypatch.setattr(host_folders, "refuse_unsafe_parents", lambda path, at="": None)

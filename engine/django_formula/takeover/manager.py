@@ -13,7 +13,7 @@ from django_formula.takeover.process import Process
 SYSTEMD = Path("/etc/systemd/system")
 SUPERVISOR = Path("/etc/supervisor/conf.d")
 UWSGI = [Path("/etc/uwsgi"), Path("/etc/uwsgi-emperor")]
-CRONTABS = [Path("/var/spool/cron/crontabs"), Path("/etc/cron.d")]
+CRONTABS = [Path("/var/spool/cron/crontabs"), Path("/etc/cron.d"), Path("/etc/crontab")]
 _OWN_UNIT = re.compile(r"django-.+-\d+\.(service|socket)")
 _OWN_PROGRAM = re.compile(r"django-.+-\d+\.conf")
 
@@ -125,7 +125,7 @@ def _uwsgi_files(existing: ExistingDeployment, listening: list[Process]) -> None
 
 def _crontabs(existing: ExistingDeployment) -> None:
     """Add the crontabs with lines that name the project's folders; each has to be a command of manage.py."""
-    for path in [path for folder in CRONTABS if folder.is_dir() for path in sorted(folder.iterdir())]:
+    for path in [path for one in CRONTABS for path in (sorted(one.iterdir()) if one.is_dir() else [one])]:
         rows = worker.rows(path, existing.folders) if path.is_file() else []
         if rows:
             existing.findings.append(Finding("crontab", str(path)))

@@ -460,6 +460,27 @@ def test_crontab_refused_unless_the_pillar_has_its_jobs(host):
 
 
 @pytest.mark.parametrize(
+    ("path", "row"),
+    [
+        ("etc/crontab", "0 3 * * * root {} manage.py clearsessions"),
+        ("etc/crontab", "0\t3 * * *\troot\t{} manage.py clearsessions"),
+        ("etc/cron.d/blog", "0 3 * * *\twww-data\t{} manage.py clearsessions"),
+        ("etc/cron.d/blog", "@daily root   {} manage.py clearsessions"),
+        ("var/spool/cron/crontabs/ray", "0 3 * * *\t{} manage.py clearsessions"),
+    ],
+)
+def test_job_of_any_crontab_found(host, path, row):
+    host.write("srv/django/blog/source/manage.py")
+    host.write(
+        path, f"17 * * * * root cd / && run-parts /etc/cron.hourly\n{row.format(f'{host.root}/env/bin/python')}\n"
+    )
+    (refusal,) = host.refused()
+    assert refusal.startswith(f"/{path} runs manage.py clearsessions, which the pillar does not: set ")
+    existing = detection.find(host.site(schedules={"any": {"command": "manage.py clearsessions", "at": "daily"}}))
+    assert existing.refusals == [] and existing.crontabs == [host.top / path]
+
+
+@pytest.mark.parametrize(
     ("time", "at"),
     [
         ("00 03 * * *", '"0 3 * * *"}}'),
