@@ -134,14 +134,30 @@ def _programs(path: Path, place: str, _remarks: list[str]) -> Iterator[Line]:
     text = code.read(path) if path.suffix in (".conf", ".ini") else ""
     if "[program:" not in text:
         return
-    parser = configparser.RawConfigParser(strict=False, inline_comment_prefixes=(";",))
-    with contextlib.suppress(configparser.Error):
-        parser.read_string(text)
+    parser = _parsed(text)
     for section in parser.sections():
-        command = parser.get(section, "command", fallback="").replace("\n", " ")
+        command = _command(parser, section)
         if section.startswith("program:") and command:
             stop = parser.get(section, "stopsignal", fallback="TERM")
             yield Line(section.partition(":")[2], command, place, stop=f"SIG{stop}" if stop != "TERM" else "")
+
+
+def program_command(text: str) -> str:
+    """Return the command of the first program in a text of supervisor; empty if it has none."""
+    parser = _parsed(text)
+    return next((_command(parser, section) for section in parser.sections()), "")
+
+
+def _parsed(text: str) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser(strict=False, inline_comment_prefixes=(";",))
+    with contextlib.suppress(configparser.Error):
+        parser.read_string(text)
+    return parser
+
+
+def _command(parser: configparser.RawConfigParser, section: str) -> str:
+    """Return the command of a program, which may have several lines, and has ``%`` twice."""
+    return " ".join(parser.get(section, "command", fallback="").replace("%%", "%").split("\n"))
 
 
 def is_compose_file(path: Path) -> bool:

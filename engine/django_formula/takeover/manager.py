@@ -95,11 +95,12 @@ def _programs(existing: ExistingDeployment) -> None:
             existing.programs.append(path)
             existing.program_names += names
             existing.findings.append(Finding("supervisor program", ", ".join(names), str(path)))
+            from django_formula.inspect import process_files  # which only a host with such a program needs
+
             for section in inside:
                 if not takeover_process.serves_pages(section):
                     existing.workers.append(_program_name(section))
-                    command = re.search(r"^command\s*=\s*(\S.*)", section, re.MULTILINE)
-                    existing.commands[_program_name(section)] = command[1] if command else ""
+                    existing.commands[_program_name(section)] = process_files.program_command(section)
             if len(inside) != len(programs):
                 rest = ", ".join(_program_name(section) for section in programs if section not in inside)
                 existing.refusals.append(f"{path} also runs {rest}: move that to another file")

@@ -342,6 +342,22 @@ def test_refused_when_supervisor_file_has_other_programs(host):
     assert host.refused() == ["/etc/supervisor/conf.d/all.conf also runs b: move that to another file"]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "{0}/env/bin/celery -A x worker -Q mail ; of the shop",
+        "{0}/env/bin/celery\n    -A x worker\n    -Q mail\nautostart=true",
+        "{0}/env/bin/celery -A x worker -n w@%%h -Q mail",
+    ],
+)
+def test_command_of_a_program_read_as_supervisor_does(host, command):
+    host.write("srv/django/blog/source/manage.py")
+    host.write("etc/supervisor/conf.d/a.conf", f"[program:job]\ncommand = {command.format(host.root)}\n")
+    (reason,) = host.refused()
+    assert "set django:sites:blog:workers: {job: {kind: celery, app: x, queues: [mail]}}, or stop it" in reason
+    assert host.refused(workers={"mail": {"kind": "celery", "queues": ["mail"]}}) == []
+
+
 def test_runserver_in_background_found(host):
     host.write("srv/django/blog/manage.py")
     argv = [f"{host.root}/env/bin/python", "manage.py", "runserver", "8000"]
