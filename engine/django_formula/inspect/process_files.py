@@ -148,6 +148,16 @@ def program_command(text: str) -> str:
     return next((_command(parser, section) for section in parser.sections()), "")
 
 
+def group_programs(text: str) -> dict[str, list[str]]:
+    """Return the groups of programs in a text of supervisor, by their names."""
+    parser = _parsed(text)
+    groups = (section for section in parser.sections() if section.startswith("group:"))
+    return {
+        section.partition(":")[2].strip(): re.split(r"[,\s]+", parser.get(section, "programs", fallback="").strip())
+        for section in groups
+    }
+
+
 def _parsed(text: str) -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser(strict=False, inline_comment_prefixes=(";",))
     with contextlib.suppress(configparser.Error):

@@ -104,6 +104,23 @@ def _programs(existing: ExistingDeployment) -> None:
             if len(inside) != len(programs):
                 rest = ", ".join(_program_name(section) for section in programs if section not in inside)
                 existing.refusals.append(f"{path} also runs {rest}: move that to another file")
+    if existing.program_names:
+        _refuse_groups(existing)
+
+
+def _refuse_groups(existing: ExistingDeployment) -> None:
+    """Refuse programs in a group of supervisor, which it neither stops nor removes by their own names."""
+    from django_formula.inspect import process_files  # which only a host with such a program needs
+
+    for path in [*sorted(SUPERVISOR.glob("*.conf")), SUPERVISOR.parent / "supervisord.conf"]:
+        groups = process_files.group_programs(read_text(path)) if path.is_file() else {}
+        for group, programs in groups.items():
+            names = ", ".join(name for name in existing.program_names if name in programs)
+            if names:
+                existing.refusals.append(
+                    f"{path} has {names} in the group {group}, of which supervisor stops no program for good: "
+                    "remove it from the group, and run supervisorctl update, which restarts it"
+                )
 
 
 def _program_name(section: str) -> str:

@@ -342,6 +342,23 @@ def test_refused_when_supervisor_file_has_other_programs(host):
     assert host.refused() == ["/etc/supervisor/conf.d/all.conf also runs b: move that to another file"]
 
 
+@pytest.mark.parametrize("name", ["conf.d/shop.conf", "conf.d/groups.conf", "supervisord.conf"])
+def test_refused_when_supervisor_has_a_program_in_a_group(host, name):
+    """It is not stopped by its own name then, nor removed: its processes would run on."""
+    host.write("srv/django/blog/source/manage.py")
+    host.write("etc/supervisor/conf.d/shop.conf", f"[program:shop]\ncommand={host.root}/env/bin/gunicorn x\n")
+    text = "[program:other]\ncommand=/opt/run\n[group:others]\nprograms = other, another\n"
+    host.write("etc/supervisor/conf.d/other.conf", text)
+    assert host.refused() == []
+    path = host.top / "etc/supervisor" / name
+    before = path.read_text() if path.exists() else "[supervisord]\n"
+    path.write_text(f"{before}[group:all] ; of ours\nprograms=mail, shop\npriority=1\n")
+    assert host.refused() == [
+        f"/etc/supervisor/{name} has shop in the group all, of which supervisor stops no program for good: "
+        "remove it from the group, and run supervisorctl update, which restarts it"
+    ]
+
+
 @pytest.mark.parametrize(
     "command",
     [
