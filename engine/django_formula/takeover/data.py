@@ -12,7 +12,7 @@ from django_formula.database.engines import SERVERS, SQLITE
 from django_formula.host import file as host_file
 from django_formula.site.sites import Site
 from django_formula.takeover import existing as takeover_existing
-from django_formula.takeover.existing import ExistingDeployment, Finding, is_below, is_empty
+from django_formula.takeover.existing import ExistingDeployment, Finding, is_below
 from django_formula.takeover.process import Process
 from django_formula.takeover.virtual_hosts import VirtualHost
 from django_formula.untrusted.text import in_pillar
@@ -31,12 +31,14 @@ def detect_databases(site: Site, existing: ExistingDeployment) -> None:
         return  # on a server, or at a path that only the project's settings have
     names = [database["name"] or "" for database in configured.values() if database["engine"] == SQLITE.name]
     fixed = [Path(name) for name in names if name.startswith("/")]
-    for path in _candidates(site, existing, fixed):
+    files = _candidates(site, existing, fixed)
+    for path in filter(_is_django_database, files):
         existing.databases[path] = path if path in fixed else _new_path(site, path, path.name)
     if len(existing.databases) == 1 and default["name"] and not fixed:
         path = next(iter(existing.databases))
         existing.databases[path] = _new_path(site, path, default["name"])
     existing.refusals += _ambiguous(site, existing.databases)
+    existing.refusals += _linked(site, existing.databases, files)
     existing.findings += [Finding("database", str(path)) for path in existing.databases]
 
 
@@ -59,8 +61,20 @@ def _ambiguous(site: Site, databases: dict[Path, Path]) -> list[str]:
     ]
 
 
+def _linked(site: Site, databases: dict[Path, Path], files: list[Path]) -> list[str]:
+    """Return the refusals of links to databases: the user who made one may change where it leads at any time."""
+    key = database_databases.pillar_key(site, "default")
+    links = {path: Path(os.path.realpath(path)) for path in files if path.is_symlink()}
+    return [
+        f"{path} is a link to the database {target}, and no link is followed: set {key}: "
+        f"{in_pillar({'engine': 'sqlite', 'name': str(target)})}, or have the file itself there"
+        for path, target in links.items()
+        if target not in databases and _is_django_database(target)
+    ]
+
+
 def _candidates(site: Site, existing: ExistingDeployment, fixed: list[Path]) -> list[Path]:
-    """Return the SQLite files that the pillar or the project's settings name, or that are in the project's folders."""
+    """Return the files that the pillar or the project's settings name, or that are in the project's folders."""
     files = list(fixed)
     for folder in _project_folders(existing):
         inner = (".", "database", "db", "data", *SOURCE_FOLDERS)
@@ -69,7 +83,7 @@ def _candidates(site: Site, existing: ExistingDeployment, fixed: list[Path]) -> 
     found = {finding.path for finding in existing.findings}
     own = [folder for folder in (site.database.top, site.media.top) if str(folder) not in found]
     paths = dict.fromkeys(Path(os.path.normpath(file)) for file in files)
-    return [path for path in paths if not is_below(str(path), own) and _is_django_database(path)]
+    return [path for path in paths if not is_below(str(path), own)]
 
 
 def _project_folders(existing: ExistingDeployment) -> list[Path]:
@@ -110,8 +124,14 @@ def detect_uploads(site: Site, existing: ExistingDeployment, virtual_hosts: list
     around = [top / inner / "media" for top in _project_folders(existing) for inner in (".", *SOURCE_FOLDERS)]
     found = {finding.path for finding in existing.findings}
     folders = [path for path in (*served, *around) if path != site.media.top or str(path) in found]
-    existing.media = [
-        path for path in dict.fromkeys(folders) if path.is_dir() and not (path.is_symlink() or is_empty(path))
+    present = [path for path in dict.fromkeys(folders) if path.is_dir() and any(path.iterdir())]
+    existing.media = [path for path in present if not path.is_symlink()]
+    links = {path: Path(os.path.realpath(path)) for path in present if path.is_symlink()}
+    existing.refusals += [
+        f"{path} is a link to uploads in {target}, and no link is followed: "
+        "name that folder in the file of the web server, or have the uploads themselves there"
+        for path, target in links.items()
+        if target not in (*existing.media, site.media.top)
     ]
     existing.findings += [Finding("uploads", str(path)) for path in existing.media if str(path) not in found]
 

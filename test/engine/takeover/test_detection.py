@@ -738,6 +738,47 @@ def test_uploads_found_by_nginx_location(host):
     assert detection.find(host.site()).media == [folder]
 
 
+def test_refused_when_database_is_a_link(host):
+    """The new site would begin with an empty one."""
+    path = host.write("var/lib/club/blog.db", SQLITE)
+    host.write("var/lib/club/cache.db", b"SQLite format 3\0, but not Django's")
+    host.write("srv/django/blog/source/manage.py")
+    for name in ("blog", "cache", "gone"):
+        (host.root / f"source/{name}.db").symlink_to(host.top / f"var/lib/club/{name}.db")
+    (reason,) = detection.find(host.site()).refusals
+    cure = f"django:sites:blog:database: {{engine: sqlite, name: {path}}}"
+    assert reason == (
+        f"{host.root}/source/blog.db is a link to the database {path}, and no link is followed: "
+        f"set {cure}, or have the file itself there"
+    )
+    site = host.site(database={"engine": "sqlite", "name": "/var/lib/club/blog.db"})
+    site.config["databases"]["default"]["name"] = str(path)
+    existing = detection.find(site)
+    assert existing.refusals == [] and existing.databases == {path: path}
+    assert host.refused(overlay=False) == [] == host.refused(database={"engine": "postgres", "host": "db1"})
+
+
+def test_refused_when_folder_of_uploads_is_a_link(host):
+    """They would be missing in the new site."""
+    host.write("mnt/disk/blog/a.png")
+    folder, link = host.top / "mnt/disk/blog", host.top / "opt/blog/media"
+    host.write("opt/blog/manage.py")
+    link.symlink_to(folder)
+    (host.top / "opt/blog/uploads").symlink_to(host.top / "mnt/gone")
+    server = "server {{ listen 80; server_name blog.example.org; location /media/ {{ alias {}/; }} {} }}"
+    other = f"location /uploads/ {{ alias {host.top}/opt/blog/uploads/; }}"
+    host.nginx(server.format(link, other))
+    existing = detection.find(host.site())
+    assert existing.media == [] and existing.refusals == [
+        f"{link} is a link to uploads in {folder}, and no link is followed: "
+        "name that folder in the file of the web server, or have the uploads themselves there"
+    ]
+    host.nginx(server.format(folder, other))
+    host.run("opt/blog", "/opt/blog/venv/bin/gunicorn")
+    existing = detection.find(host.site())
+    assert existing.media == [folder] and existing.refusals == []
+
+
 @pytest.mark.parametrize(
     ("directive", "refuses"),
     [("ssl_verify_client on;", True), ("ssl_verify_client optional;", True), ("ssl_verify_client off;", False)],
