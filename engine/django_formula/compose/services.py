@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from django_formula.compose import secrets as compose_secrets
@@ -165,6 +165,9 @@ _EXTENSIONS = {"postgis": "docker.io/postgis/postgis:17-3.5", "vector": "docker.
 _QUEUE = ["redis-server", "--appendonly", "yes", "--maxmemory-policy", "noeviction"]
 _CACHE = ["redis-server", "--save", "", "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]
 
+#: What `manage.py rqworker` has for the levels of its log; 0 is for warnings and errors.
+_VERBOSITY = {"DEBUG": 2, "INFO": 1}
+
 
 def production(plan: Plan, user: str) -> str:
     """Return compose.production.yml.
@@ -260,7 +263,7 @@ def command(plan: Plan, worker: dict[str, Any]) -> list[str]:
     """Return the command of a worker."""
     kind, app = worker["kind"], worker.get("app") or ""
     queues, number = worker.get("queues") or [], worker.get("processes")
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in (worker.get("options") or {}).items()]
+    options = [*_options(worker.get("options") or {})]
     if kind == "celery":
         chosen = [f"--queues={','.join(queues)}"] if queues else []
         return [
@@ -280,6 +283,18 @@ def command(plan: Plan, worker: dict[str, Any]) -> list[str]:
     if kind == "huey":
         return ["python", *plan.django, "run_huey", *([f"--workers={number}"] if number else []), *options]
     return words(plan, worker["command"])
+
+
+def _options(given: dict[str, Any]) -> Iterator[str]:
+    """Yield the options of a worker as its program takes them: a flag without a value, or not at all."""
+    if given.get("periodic") is False:
+        yield "--no-periodic"
+    if level := given.get("logging_level"):
+        yield f"--verbosity={_VERBOSITY.get(level, 0)}"
+    for name, value in given.items():
+        if name not in ("periodic", "logging_level") and value is not None and value is not False:
+            option = f"--{name.replace('_', '-')}"
+            yield option if value is True else f"{option}={value}"
 
 
 def words(plan: Plan, command: str) -> list[str]:

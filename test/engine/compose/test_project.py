@@ -581,6 +581,30 @@ def test_the_options_of_a_site_replace_what_is_found(tmp_path, monkeypatch):
     assert 'ALLOWED_HOSTS = ["a.example.org"]' in (folder / "compose/settings_production.py").read_text()
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("rq", {"with_scheduler": True, "max_jobs": 9}, ["--with-scheduler", "--max-jobs=9"]),
+        ("rq", {"with_scheduler": False, "logging_level": "WARNING"}, ["--verbosity=0"]),
+        ("huey", {"periodic": False, "worker_type": "process"}, ["--no-periodic", "--worker-type=process"]),
+        ("huey", {"periodic": True}, []),
+        ("celery", {"without_gossip": True, "task_events": False, "pool": "solo"}, ["--without-gossip", "--pool=solo"]),
+    ],
+)
+def test_options_of_workers_are_what_their_programs_take(tmp_path, monkeypatch, kind, options, words):
+    """Of a flag they take no value, and a worker with one does not start."""
+    folder = project("sqlite", tmp_path)
+    app = {"app": "website"} if kind == "celery" else {}
+    worker = {"kind": kind, "options": options, **app}
+    site = configured(queue={"engine": "redis"}, workers={"default": worker})
+    monkeypatch.setattr(compose_project.sites, "find", lambda _name: site)
+    compose_project.write_compose_files("blog", str(folder))
+    services = yaml.safe_load((folder / "compose.production.yml").read_text())["services"]
+    usual = [word for word in services["worker"]["command"] if word.startswith("--")]
+    own = [word for word in usual if not word.startswith(("--app", "--loglevel", "--concurrency", "--workers"))]
+    assert sorted(own) == sorted(words)
+
+
 def test_inspection_is_not_changed_by_the_files(tmp_path):
     """Otherwise a second run, and an apply of the formula, would take settings of containers for the project's."""
     folder = project("sqlite", tmp_path)
