@@ -43,7 +43,7 @@ _PYTHON_VERSIONS = {
 }
 #: A line for the project itself, which is never installed: its code is that of each release.
 PROJECT = re.compile(
-    r"^\s*(?:(?:-e|--editable)[\s=]+)?(?:file:)?\./?(?:\[([\w, -]+)\])?[ \t]*(?:[;#].*)?$", re.MULTILINE
+    r"^\s*(?:(?:-e|--editable)[\s=]+)?(?:file:)?\./?(?:\[([\w, -]+)\])?[ \t]*(?:[;#].*)?\r?$", re.MULTILINE
 )
 #: The files that declare the dependencies of a project as a package.
 PACKAGING = ("pyproject.toml", "setup.py", "setup.cfg")

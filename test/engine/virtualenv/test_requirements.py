@@ -191,3 +191,13 @@ def test_entry_of_a_pipfile_is_a_requirement(tmp_path, entry, requirement):
 def test_damaged_file_lists_no_packages(tmp_path, name, text):
     source = write_tree(tmp_path / "source", {name: text})
     assert requirements.package_names(source, [name]) == []
+
+
+@pytest.mark.parametrize("line", ["-e .", "-e .[prod]", ".  # ours", "--editable=./"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_packaging_of_the_project_decides_the_virtualenv(tmp_path, line, ends):
+    """Of a file that Windows has written too: another `install_requires` needs another virtualenv."""
+    (tmp_path / "requirements.txt").write_bytes(f"Django{ends}{line}{ends}".encode())
+    (tmp_path / "setup.py").write_text("setup(install_requires=['requests'])")
+    assert {*requirements.contents(tmp_path, ["requirements.txt"])} == {"requirements.txt", "setup.py"}
+    assert requirements.package_names(tmp_path, ["requirements.txt"]) == ["django", "requests"]
