@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from django_formula.database import engines
-from django_formula.database.postgres import PROGRAMS, newest_psql
+from django_formula.database.postgres import PROGRAMS, connection, newest_psql
 from django_formula.host import commands, daemons, file, folders, ports, units
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
@@ -113,7 +113,7 @@ def psql(cluster: Cluster, script: str, *, database: str = "postgres", doing: st
         DeploymentError: the server refuses it, or does not answer.
     """
     argv = [newest_psql(), "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--no-password"]
-    argv += ["--set=ON_ERROR_STOP=1", f"--dbname={database}", f"--port={cluster.port}"]
+    argv += ["--set=ON_ERROR_STOP=1", f"--dbname={connection(database)}", f"--port={cluster.port}"]
     return commands.run(
         [*argv, *(f"--set={name}={value}" for name, value in variables.items())],
         doing=doing,
@@ -322,7 +322,7 @@ def copy_database(former: Cluster, new: Cluster, name: str, *, schema_only: bool
     """Create a database of a cluster in another one, as it is at this moment."""
     programs = [new.program("pg_dump"), new.program("pg_restore")]
     more = ["--schema-only", "--no-publications", "--no-subscriptions"] if schema_only else []
-    argv = ["bash", "-c", _COPY, *programs, str(former.port), str(new.port), name, *more]
+    argv = ["bash", "-c", _COPY, *programs, str(former.port), str(new.port), connection(name), *more]
     _as_owner(argv, doing=f"copying the database {name}", timeout=_COPYING)
 
 

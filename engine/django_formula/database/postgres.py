@@ -393,6 +393,12 @@ def newest_psql() -> str:
     return str(max(PROGRAMS.glob("*/bin/psql"), key=_version, default=Path("psql")))
 
 
+def connection(database: str) -> str:
+    """Return a database as its clients read it: a name with ``=``, or that is a URL, would be a whole connection."""
+    quoted = database.replace("\\", r"\\").replace("'", r"\'")
+    return f"dbname='{quoted}'"
+
+
 def _psql(database: ManagedDatabase, text: str, *, doing: str) -> str:
     port = database.port or POSTGRES.port
     hint = f"check that it runs on port {port}, else set {database.key}:port{database.or_as_it_is}"
@@ -420,8 +426,7 @@ def ask(
         DeploymentError: the server does not answer, or refuses it.
     """
     argv = [newest_psql(), "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--no-password"]
-    quoted = database.replace("\\", r"\\").replace("'", r"\'")  # a name with = would be read as a whole connection
-    argv += ["--set=ON_ERROR_STOP=1", f"--dbname=dbname='{quoted}'", f"--port={port}"]
+    argv += ["--set=ON_ERROR_STOP=1", f"--dbname={connection(database)}", f"--port={port}"]
     return commands.run(
         [*argv, *([f"--host={socket}"] if socket else [])],
         doing=doing,

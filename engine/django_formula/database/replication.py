@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from django_formula.database import clusters, engines
 from django_formula.database.clusters import Cluster
+from django_formula.database.postgres import connection
 from django_formula.host.commands import DeploymentError
 
 # Publications and subscriptions are named formula_upgrade, replication slots likewise with a number. PostgreSQL makes
@@ -19,7 +20,7 @@ _COPYING, _REST = 86400.0, 60.0
 _NEAR = 1 << 20
 _PUBLISH = "CREATE PUBLICATION formula_upgrade FOR ALL TABLES;\n"
 _SUBSCRIBE = """SELECT format('CREATE SUBSCRIPTION formula_upgrade CONNECTION %L PUBLICATION formula_upgrade
-  WITH (slot_name = %L)', format('port=%s user=postgres dbname=''%s''', :'port', :'name'), :'slot') \\gexec
+  WITH (slot_name = %L)', :'connection', :'slot') \\gexec
 """
 _COPIED = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r';"
 _LAG = """SELECT coalesce(max(pg_current_wal_lsn() - confirmed_flush_lsn), 0)::bigint FROM pg_replication_slots
@@ -60,7 +61,8 @@ def copy(former: Cluster, new: Cluster, names: Iterable[str]) -> None:
     for number, name in enumerate(names):
         clusters.copy_database(former, new, name, schema_only=True)
         clusters.psql(former, _PUBLISH, database=name, doing=f"publishing {name}")
-        variables = {"port": str(former.port), "name": name, "slot": f"formula_upgrade_{number}"}
+        place = f"port={former.port} user=postgres {connection(name)}"
+        variables = {"connection": place, "slot": f"formula_upgrade_{number}"}
         clusters.psql(new, _SUBSCRIBE, database=name, doing=f"subscribing to {name}", **variables)
         _wait(functools.partial(_is_copied, new, name), _COPYING, f"the copy of {name}")
     _wait(lambda: int(_ask(former, _LAG)) < _NEAR, _COPYING, "what is written meanwhile")

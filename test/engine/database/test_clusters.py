@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from django_formula.database import clusters
+from django_formula.database import clusters, replication
 from django_formula.database.clusters import Cluster
 from django_formula.host.commands import DeploymentError
 
@@ -138,3 +138,25 @@ def test_settings_of_extensions_are_known_to_each_version(monkeypatch):
     monkeypatch.setattr(clusters, "query", lambda *_arguments, **_options: rows)
     monkeypatch.setattr(clusters.commands, "run", lambda *_arguments, **_options: "max_connections\tpostmaster\nport\t")
     assert clusters.unknown_settings(FORMER, "17") == ["old_snapshot_threshold"]
+
+
+NAMES = [
+    ("shop", "dbname='shop'"),
+    ("host=db.example.org dbname=x", "dbname='host=db.example.org dbname=x'"),
+    ("postgresql://db.example.org/x", "dbname='postgresql://db.example.org/x'"),
+    ("x' host='db.example.org", r"dbname='x\' host=\'db.example.org'"),
+    ("a\\", r"dbname='a\\'"),
+]
+
+
+@pytest.mark.parametrize(("name", "connection"), NAMES)
+def test_no_name_of_a_database_is_read_as_a_connection(monkeypatch, name, connection):
+    """A site's login may create databases of any name, and the superuser would connect where that says."""
+    asked = []
+    monkeypatch.setattr(clusters.commands, "run", lambda argv, **_options: asked.append(argv) or "0")
+    replication.copy(FORMER._replace(port=5432), NEW._replace(port=5433), [name])
+    (copy,) = [argv for argv in asked if argv[0] == "bash"]
+    assert copy[7] == connection and '--dbname="$4"' in copy[2]
+    assert {argv[7] for argv in asked if argv != copy} == {"--dbname=dbname='postgres'", f"--dbname={connection}"}
+    (subscribing,) = [argv for argv in asked if any(word.startswith("--set=slot=") for word in argv)]
+    assert f"--set=connection=port=5432 user=postgres {connection}" in subscribing
