@@ -121,8 +121,8 @@ STORE_TEMPLATES = {"systemd": ("store.service",), "supervisor": ("store.conf", "
 
 #: Second parts of the names of a site's units that belong to no release; the schema refuses them as names of workers.
 OF_SITE = (
-    *("at", "backup", "build", "cache", "copy", "listen", "manage", "memcached", "queue", "requests"),
-    *("task", "tls", "trial"),
+    *("at", "backup", "build", "cache", "copy", "listen", "manage", "memcached", "offsite", "proof", "queue"),
+    *("requests", "task", "tls", "trial"),
 )
 
 

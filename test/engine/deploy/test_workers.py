@@ -21,6 +21,7 @@ from django_formula.proxy import maintenance as proxy_maintenance
 from django_formula.release import releases
 from django_formula.release import workers as release_workers
 from django_formula.release.workers import SwitchLock
+from django_formula.schedule import timer
 from django_formula.site import sites
 from django_formula.verbs import logs as verbs_logs
 from django_formula.verbs import operations, terminal
@@ -483,6 +484,8 @@ def test_lock_is_not_inherited_by_commands(one):
         ("blog", "django-blog-0042-0001", None),
         ("blog", "django-blog-0042-task", None),
         ("blog", "django-blog-0042-cache_pages", None),
+        *(("blog", f"django-blog-2024-{task.name}", None) for task in timer.TASKS),
+        ("blog", "django-blog-2024-proof", None),
         ("blog", "django-blog-queue", None),
         ("blog", "django-blog-at-0042", None),
         ("blog", "django-shop-0042", None),
