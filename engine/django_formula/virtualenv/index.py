@@ -88,13 +88,23 @@ def for_pip(index: Mapping[str, Any] | None, value: str | None) -> dict[str, str
     for pip_name, uv_name in _VARIABLES.items():
         if uv_name in variables:
             given = variables.pop(uv_name)
-            variables.setdefault(pip_name, given.replace(",", " ") if pip_name == _FIND_LINKS else given)
+            found = given.replace(",", " ") if pip_name == _FIND_LINKS else _without_names(given, variables)
+            variables.setdefault(pip_name, found)
     if index and index["url"]:
         if index["only"]:
             variables.pop("PIP_EXTRA_INDEX_URL", None)
         name = "PIP_INDEX_URL" if index["only"] else "PIP_EXTRA_INDEX_URL"
         variables[name] = _with_login(index["url"], index["user"], value)
     return variables
+
+
+def _without_names(text: str, variables: Mapping[str, str]) -> str:
+    """Return the indexes of a variable of uv as pip takes them: no names, and the login of each in its URL."""
+    urls = []
+    for name, url in (_NAMED.fullmatch(word).groups() for word in text.split()):  # type: ignore[union-attr]
+        login = f"UV_INDEX_{re.sub('[^A-Z0-9]', '_', (name or '').upper())}"
+        urls.append(_with_login(url, variables.get(f"{login}_USERNAME"), variables.get(f"{login}_PASSWORD")))
+    return " ".join(urls)
 
 
 def _with_login(url: str, user: str | None, value: str | None) -> str:

@@ -16,6 +16,8 @@ INDEX = {"url": URL, "user": "deploy", "password": {"pillar": "django:sites:blog
 NONE = {"url": None, "user": None, "password": None, "only": True}
 LOGIN = {"UV_INDEX_FORMULA_USERNAME": "deploy", "UV_INDEX_FORMULA_PASSWORD": PASSWORD}
 
+NAMED = {"UV_INDEX_CORP_TWO_USERNAME": "bot", "UV_INDEX_CORP_TWO_PASSWORD": PASSWORD}
+
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
@@ -83,6 +85,12 @@ def test_index_of_the_host_configuration_stays_the_default(monkeypatch, tmp_path
         (None, {}, {}),
         (NONE, {"UV_FIND_LINKS": "/a,/b"}, {"PIP_FIND_LINKS": "/a /b"}),
         (NONE, {"UV_DEFAULT_INDEX": "a", "UV_INDEX": "b"}, {"PIP_INDEX_URL": "a", "PIP_EXTRA_INDEX_URL": "b"}),
+        (NONE, {"UV_DEFAULT_INDEX": f"corp={URL}"}, {"PIP_INDEX_URL": URL}),
+        (
+            NONE,
+            {"UV_INDEX": f"corp-two={URL} b", **NAMED},
+            {"PIP_EXTRA_INDEX_URL": "https://bot:p%40ss%2Fword%3A1@pypi.example.org/simple b", **NAMED},
+        ),
         (
             INDEX,
             {"PIP_EXTRA_INDEX_URL": "b"},
