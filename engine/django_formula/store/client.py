@@ -167,7 +167,7 @@ def memcached(path: Path, command: str, last: tuple[str, ...]) -> list[str]:
         bounded.sendall(f"{command}\r\n".encode())
         lines: list[str] = []
         while (line := _line(stream)) not in last:
-            if line.startswith(("ERROR", "CLIENT_ERROR", "SERVER_ERROR")):
+            if line.startswith(("ERROR", "CLIENT_ERROR", "SERVER_ERROR", "MEMLIMIT_")):
                 raise DeploymentError(f"the store at {path} refuses a command: {line}")
             lines.append(line)
         return lines

@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from django_formula.host.commands import size
+from django_formula.host.commands import DeploymentError, size
 from django_formula.secret import secrets as secret_secrets
 from django_formula.site.sites import Site
 from django_formula.store import client, redis
 from django_formula.store.contract import OwnServer, ServerStore, Store, Usage
+from django_formula.untrusted.text import in_command
 
 
 def own_servers(site: Site) -> list[tuple[ServerStore, OwnServer]]:
@@ -141,7 +142,7 @@ class MemcachedStore(ServerStore):
 
     KIND = "memcached"
     CLIENTS = frozenset({"pymemcache", "pylibmc"})
-    CHANGEABLE = re.compile(r" -m \d+")
+    CHANGEABLE = re.compile(r" -m (?:[89]|\d{2,})(?!\d)")  # one that runs refuses less than 8 MB
 
     def requirement(self, django_version: tuple[int, ...]) -> str:
         """Return pymemcache, which Django supports since 3.2."""
@@ -168,7 +169,14 @@ class MemcachedStore(ServerStore):
         return {} if _memcached_stats(server).get("limit_maxbytes") == wanted else {"memory": str(wanted >> 20)}
 
     def change(self, server: OwnServer, settings: Mapping[str, str]) -> None:
-        client.memcached(server.socket, f"cache_memlimit {settings['memory']}", ("OK",))
+        try:
+            client.memcached(server.socket, f"cache_memlimit {settings['memory']}", ("OK",))
+        except DeploymentError as error:
+            restart = in_command("systemctl", "restart", server.unit)
+            if server.site.process == "supervisor":
+                restart = in_command("supervisorctl", "restart", server.unit)
+            error.hint = error.hint or f"restart it, which empties the cache: {restart}"
+            raise
 
     def usage(self, server: OwnServer) -> Usage:
         return Usage(_memcached_stats(server).get("bytes", 0), size(server.options["memory"]))

@@ -370,6 +370,20 @@ def test_memcached_gets_its_memory_while_it_runs(run):
     stats.listener.close()
 
 
+def test_memcached_that_runs_refuses_less_than_its_least_memory(run):
+    """It answers so, and nothing after that: a change to less restarts it."""
+    ((kind, server),) = stores.own_servers(configured(cache={"engine": "memcached", "memory": "4M"}))
+    server.socket.parent.mkdir()
+    hostile = Hostile(server.socket, b"MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n")
+    with pytest.raises(DeploymentError, match="refuses a command: MEMLIMIT_TOO_SMALL cannot set maxbytes") as error:
+        kind.change(server, {"memory": "4"})
+    assert error.value.hint == "restart it, which empties the cache: systemctl restart django-blog-memcached"
+    hostile.listener.close()
+    line = "exec memcached -s /run/s -a 0770 -m {} -c 1000"
+    texts = {number: setup._fixed(kind, line.format(number)) for number in (4, 7, 8, 64, 128, 1024)}
+    assert texts[8] == texts[64] == texts[128] == texts[1024] not in (texts[4], texts[7])
+
+
 ELSEWHERE = {"engine": "redis", "host": "redis1", "user": "blog", "password": "p@s:s/w?", "tls": True, "number": 2}
 
 
