@@ -109,6 +109,13 @@ def has_managed(site: Site) -> bool:
     return any(database.get("manage") for database in site.config["databases"].values())
 
 
+def is_here(site: Site, database: Mapping[str, Any]) -> bool:
+    """Return whether one of the pillar's databases is on a server of this host, whether or not the formula has it."""
+    served_by, host = database.get("served_by"), str(database["host"] or "/")
+    is_served = bool(served_by) and served_by == site.config["fleet"]["host"]
+    return bool(database.get("manage")) or is_served or host.startswith("/") or host in _LOCAL
+
+
 def are_local(site: Site) -> bool:
     """Return whether every database in the pillar is a file, or on a server of this host, over its unix socket."""
     databases = site.config["databases"]

@@ -3,6 +3,7 @@
 Why a former password stays valid until after the switch: docs/decisions/0034.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,9 @@ from django_formula.database.engines import ENGINES, login_pair
 from django_formula.database.mariadb import MariaDBServer
 from django_formula.database.postgres import PostgreSQLServer
 from django_formula.database.server import Change, DatabaseServer, ManagedDatabase
+from django_formula.host.commands import DeploymentError
 from django_formula.secret import secrets as secret_secrets
+from django_formula.site import sites
 from django_formula.site.sites import Site
 
 #: The kinds of servers that the formula sets up, by the engine's name in the pillar.
@@ -211,11 +214,11 @@ def removals(site: Site) -> Changes:
     """Return the changes that drop everything the formula has made for a site, by engine.
 
     Raises:
-        DeploymentError: a server does not answer.
+        DeploymentError: a server does not answer, or another site uses something of it.
     """
     found: Changes = {}
-    for server, database in _installed_servers(site):
-        found.setdefault(server.engine.name, []).extend(server.removals(database, server.query(database)))
+    for server, _database, changes in _droppable(site):
+        found.setdefault(server.engine.name, []).extend(changes)
     return {engine: changes for engine, changes in found.items() if changes}
 
 
@@ -223,10 +226,45 @@ def drop(site: Site) -> None:
     """Drop everything that the formula has made for a site on the servers of this host.
 
     Raises:
-        DeploymentError: a server refuses it.
+        DeploymentError: a server refuses it, or as for `removals`.
     """
+    for server, database, changes in _droppable(site):
+        server.apply(database, changes)
+
+
+def _droppable(site: Site) -> Iterator[tuple[DatabaseServer, ManagedDatabase, list[Change]]]:
+    """Yield each server that the site is on, with one of the site's databases there, and what is dropped of it."""
     for server, database in _installed_servers(site):
-        server.apply(database, server.removals(database, server.query(database)))
+        changes = server.removals(database, server.query(database))
+        _refuse_used(site, server, database, [change.item for change in changes])
+        yield server, database, changes
+
+
+def _refuse_used(site: Site, server: DatabaseServer, database: ManagedDatabase, dropped: Sequence[str]) -> None:
+    """Refuse to drop what another site of this host uses: one that has got a new name may have kept its database.
+
+    Raises:
+        DeploymentError: another site does.
+    """
+    for other in _others(site):
+        for alias, one in other.config["databases"].items():
+            is_there = one["engine"] == server.engine.name and database_databases.is_here(other, one)
+            if not is_there or server.address(_managed(other, alias)) != server.address(database):
+                continue
+            names = {f"database {one['name']}", f"role {one['user']}", f"user {one['user']}"}
+            for item in [item for item in dropped if item in names]:
+                raise DeploymentError(
+                    f"{item} is used by the site {other.name}, and remove_data of {site.name} would drop it",
+                    hint=f"set {site.at}:remove_data to false, which keeps it",
+                )
+
+
+def _others(site: Site) -> Iterator[Site]:
+    """Yield the other sites of this host; one whose configuration is damaged stops no other one."""
+    for name in sites.registered():
+        if name != site.name:
+            with contextlib.suppress(DeploymentError):
+                yield sites.find(name)
 
 
 def _installed_servers(site: Site) -> Iterator[tuple[DatabaseServer, ManagedDatabase]]:

@@ -107,6 +107,19 @@ def between(sites: dict[str, Site]) -> Iterator[Problem]:
                     yield ("django", "sites", name, *place, key), text
 
 
+def dropped(sites: dict[str, Site]) -> Iterator[Problem]:
+    """Yield sites that are removed with their data, and have a database or login on this host's servers of another."""
+    gone = {name: site for name, site in sites.items() if site["state"] == "absent" and site["remove_data"]}
+    for name, site in gone.items():
+        for key, what in (("name", "database"), ("user", "login")):
+            own = {(*_server(one), one[key]) for one in site["databases"].values() if one["manage"]}
+            for other, kept in sites.items():
+                managed = (one for one in kept["databases"].values() if one["manage"] and kept["state"] == "present")
+                for value in sorted({one[key] for one in managed if (*_server(one), one[key]) in own}):
+                    text = f"would drop the {what} {value}, which the site {other} has: remove it"
+                    yield ("django", "sites", name, "remove_data"), text
+
+
 # Points in time
 
 #: Those of their options that are secrets, which the pillar may have as references.

@@ -50,6 +50,7 @@ def contradictions_between(sites: Sites) -> Iterator[Problem]:
     yield from roots_and_users(sites)
     yield from cache.between(sites)
     yield from database.pools_between(sites)
+    yield from database.dropped(sites)
 
 
 # Within a site

@@ -262,3 +262,37 @@ def test_removals_of_a_site_on_its_servers(client):
     setup.drop(site)
     assert client.received[-1] == "DROP DATABASE `my_blog`;"
     assert setup.removals(configured(database={"engine": "mysql", "host": "db1"})) == {}
+
+
+@pytest.mark.parametrize(
+    ("other", "item"),
+    [
+        ({"engine": "mysql", "name": "my_blog", "user": "paper"}, "database my_blog"),
+        ({"engine": "mysql", "name": "my_blog", "user": "paper", "host": "localhost"}, "database my_blog"),
+        ({"engine": "mysql", "name": "paper", "user": "blog", "password": "sesame-open"}, "user blog"),
+        ({"engine": "mysql", "name": "my_blog", "user": "paper", "host": "db1"}, ""),
+        ({"engine": "mysql"}, ""),
+        ({"engine": "postgres", "name": "my_blog"}, ""),
+    ],
+)
+def test_database_of_a_removed_site_that_another_one_uses_is_kept(client, monkeypatch, other, item):
+    """Such as the site under its new name, which has kept the database of the former one."""
+    client.rows["database"] = [("my_blog", "Django site blog")]
+    client.rows["grant"], client.rows["user"] = [("blog", "my\\_blog")], [("blog", json.dumps(SOCKET))]
+    site = configured(database={"engine": "mysql", "name": "my_blog"})
+    others = {"blog": site, "paper": configured("paper", database={"password": "x", **other} if item else other)}
+    monkeypatch.setattr(setup.sites, "registered", lambda: [*others, "damaged"])
+    monkeypatch.setattr(setup.sites, "find", lambda name: others.get(name) or damaged(name))
+    if not item:
+        assert [change.item for change in setup.removals(site)["mysql"]] == ["user blog", "database my_blog"]
+        return
+    for function in (setup.removals, setup.drop):
+        with pytest.raises(DeploymentError) as error:
+            function(site)
+        assert error.value.message == f"{item} is used by the site paper, and remove_data of blog would drop it"
+        assert error.value.hint == "set django:sites:blog:remove_data to false, which keeps it"
+    assert not [text for text in client.received if "DROP" in text]
+
+
+def damaged(name):
+    raise DeploymentError(f"site.json of {name} is damaged")
