@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -114,8 +115,10 @@ class MariaDBServer(DatabaseServer):
         A user that has rights on anything else stays.
         """
         marked = [name for name, comment in state["databases"].items() if comment == owner_comment(database.site)]
-        copies = tuple(f"{copy}_" for name in marked for copy in _copies(name))
-        names = [*marked, *(name for name in state["databases"] if name.startswith(copies))]
+        copies = [f"{copy}_" for name in marked for copy in _copies(name)]
+        of_backups = re.compile(rf"(?:{'|'.join(map(re.escape, copies)) or '(?!)'})\d{{8}}(?:t\d{{6}})?")
+        unmarked = [name for name, comment in state["databases"].items() if not comment]
+        names = [*marked, *filter(of_backups.fullmatch, unmarked)]
         patterns = {*map(_pattern, marked), *(_pattern(copy) + "%" for copy in copies)}
         rights: dict[str, set[str]] = {}
         for user, pattern in _grants(state):

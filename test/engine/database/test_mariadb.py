@@ -171,6 +171,7 @@ def test_databases_of_a_site_share_login():
 def test_removals_drop_only_own_items():
     users = dict.fromkeys(("blog", "shop", "reader"), SOCKET)
     databases = {**OURS, "my_blog_before_20260101": "", "my_blogs": "", "shop": "Django site shop", "theirs": ""}
+    databases |= {"my_blog_before_tax": "", "my_blog_drill_20260101t120000": "of others", "my_blog_restore_tests": ""}
     grants = [*GRANTS, ("shop", "shop"), ("reader", "my\\_blog"), ("reader", "theirs")]
     dropped = MARIADB.removals(BLOG, answer(users, databases, grants))
     gone = ["DROP USER 'blog'@'localhost';", "DROP DATABASE `my_blog`;", "DROP DATABASE `my_blog_before_20260101`;"]
