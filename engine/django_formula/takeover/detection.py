@@ -232,7 +232,8 @@ def _processes(existing: ExistingDeployment, running: list[Process], listening: 
             existing.commands[existing.workers[-1]] = shlex.join(process.argv)
         by_supervisor = process.unit == "supervisor.service" and existing.programs
         by_uwsgi = takeover_process.is_uwsgi_instance(process, existing.folders, existing.uwsgi_files)
-        if process.unit and process.unit not in units and not (by_supervisor or by_uwsgi):
+        is_known = process.unit in units or manager.template_of(process.unit) in existing.templates
+        if process.unit and not (is_known or by_supervisor or by_uwsgi):
             existing.refusals.append(
                 f"process {process.pid} is run by {process.unit}, which also runs what is not this site's: "
                 "remove it from there first"

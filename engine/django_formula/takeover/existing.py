@@ -34,6 +34,7 @@ class ExistingDeployment:
         virtual_host_files: files of the web server with a virtual host of the site.
         other_names: names of the web server's other virtual hosts, by the address that they pass requests to.
         units: files of systemd.
+        templates: names of files of systemd whose instances belong to it, which is refused.
         programs: files of supervisor.
         uwsgi_files: files for which an emperor of uWSGI, or Debian's uwsgi, runs an instance of it.
         program_names: names of the programs of supervisor.
@@ -58,6 +59,7 @@ class ExistingDeployment:
     virtual_host_files: list[Path] = field(default_factory=list)
     other_names: dict[str, list[str]] = field(default_factory=dict)
     units: list[Path] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
     programs: list[Path] = field(default_factory=list)
     uwsgi_files: list[Path] = field(default_factory=list)
     program_names: list[str] = field(default_factory=list)

@@ -35,9 +35,18 @@ def _units(existing: ExistingDeployment, listening: list[Process]) -> None:
     files = [path for path in sorted(SYSTEMD.glob("*.*")) if path.is_file() and not path.is_symlink()]
     texts = {path: read_text(path) for path in files if not _OWN_UNIT.fullmatch(path.name)}
     services = {process.unit for process in listening} | _activated_services(texts, existing.addresses)
+    services |= {*map(template_of, services)}
     for path, text in texts.items():
         runs_it = path.name in services and not _is_emperor(text)
-        if path.suffix == ".service" and (runs_it or names_path_below(text, existing.folders)):
+        is_own = path.suffix == ".service" and (runs_it or names_path_below(text, existing.folders))
+        if is_own and path.stem.endswith("@"):
+            existing.templates.append(path.name)
+            existing.findings.append(Finding("unit", path.name, str(path)))
+            existing.refusals.append(
+                f"{path} is a template of units, whose instances are not taken over: have a unit of its own for each, "
+                "or stop and disable them and remove it"
+            )
+        elif is_own:
             pair = [path, *(other for other in texts if other.stem == path.stem and other != path)]
             existing.units += pair
             existing.findings += [Finding("unit", one.name, str(one)) for one in pair]
@@ -45,6 +54,11 @@ def _units(existing: ExistingDeployment, listening: list[Process]) -> None:
                 existing.workers.append(path.name)
                 _add_command(existing, path, text)
             _add_working_directory(existing, text)
+
+
+def template_of(unit: str) -> str:
+    """Return the name of the template that a unit is an instance of; that of another unit as it is."""
+    return re.sub(r"@.+(?=\.\w+$)", "@", unit)
 
 
 def _add_command(existing: ExistingDeployment, path: Path, text: str) -> None:

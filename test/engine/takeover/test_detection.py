@@ -660,6 +660,32 @@ def test_unit_found_by_socket(host):
     ]
 
 
+def test_instances_of_a_template_refused(host):
+    """systemd neither stops nor disables a template itself."""
+    host.write("srv/django/blog/source/manage.py")
+    unit = f"[Service]\nWorkingDirectory={host.root}/source\nExecStart={host.root}/env/bin/celery -A x worker -n %i\n"
+    host.write("etc/systemd/system/celery@.service", unit)
+    refusal = (
+        "/etc/systemd/system/celery@.service is a template of units, whose instances are not taken over: have a unit "
+        "of its own for each, or stop and disable them and remove it"
+    )
+    workers = {"any": {"kind": "celery"}}
+    assert host.refused(workers=workers) == [refusal]
+    host.run("srv/django/blog/source", f"{host.root}/env/bin/celery", "worker", unit="celery@mail.service")
+    assert host.refused(workers=workers) == [refusal]
+    assert detection.find(host.site(workers=workers)).units == []
+
+
+def test_server_of_a_template_refused(host):
+    host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8001"))
+    unit = "[Service]\nWorkingDirectory=/opt/%i\nExecStart=/opt/%i/env/bin/gunicorn x\n"
+    host.write("etc/systemd/system/gunicorn@.service", unit)
+    gunicorn = f"{host.top}/opt/shop/env/bin/gunicorn"
+    host.run("opt/shop", gunicorn, "x", unit="gunicorn@shop.example.org.service", listens="8001")
+    (refusal,) = host.refused()
+    assert refusal.startswith("/etc/systemd/system/gunicorn@.service is a template of units")
+
+
 @pytest.mark.parametrize(
     ("line", "is_found"),
     [
