@@ -216,7 +216,7 @@ def _remove_certificates(domains: Collection[str]) -> None:
     for domain in domains:
         if not any(proxy_proxies.has_certificate(proxy, domain) for proxy in proxies):
             for path in tls_certificates.belongings(domain):
-                path.unlink()
+                file.remove_tree(path)
 
 
 def _places(sites: Collection[Entry]) -> set[Listen]:

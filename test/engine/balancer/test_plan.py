@@ -22,6 +22,7 @@ from django_formula.host.template import haproxy_format, haproxy_value
 from django_formula.pillar import compiler
 from django_formula.release import settings
 from django_formula.site.sites import Site
+from django_formula.tls import certificates
 from specimen import GRAINS, contract, formula_templates, three_keys
 
 ROOT = Path(__file__).parents[3]
@@ -224,6 +225,18 @@ def test_second_apply_changes_nothing_and_the_last_site_takes_all_files_with_it(
     assert apply({}, ["blog"]).keys() == {str(config), str(unit)}
     assert not any(path.exists() for path in (config, unit, plan.STATE))
     assert apply({}, ["blog"]) == {}
+
+
+def test_folders_of_a_client_of_acme_are_removed_with_the_domain(haproxy: list[str]) -> None:
+    apply(entries({"shop": yaml.safe_load(_sites())["shop"]}), [])
+    account = certificates.STATE / "acme/0123"
+    folders = [account / "shop.example.org", account / "private/shop.example.org"]  # as uacme makes them
+    for folder in (certificates.STATE / "certificates", *folders):
+        folder.mkdir(parents=True, exist_ok=True)
+    (folders[1] / "key.pem").write_text("key")
+    certificates.path_of("shop.example.org").write_text("key and chain")
+    apply({}, ["shop"])
+    assert certificates.belongings("shop.example.org") == [] and account.exists()
 
 
 def test_own_ports_are_known_where_root_cannot_see_whose_they_are(
