@@ -117,6 +117,16 @@ class Proxy(ABC):
         del names
         return {}
 
+    def shared(self, site: Site, addresses: Collection[str]) -> dict[str, Any]:
+        """Return the names of the proxy's variables that sites with the same options share.
+
+        Args:
+            site: the site.
+            addresses: where it listens, without ports.
+        """
+        del site, addresses
+        return {}
+
     @abstractmethod
     def listening(self, http: Collection[Listen], https: Collection[Listen]) -> dict[str, Any]:
         """Return the template variables about where it listens, ``http`` and ``https`` among them, in its syntax."""

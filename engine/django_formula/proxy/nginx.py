@@ -57,12 +57,15 @@ class Nginx(Proxy):
 
     def files(self, site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
         """Return what a site has in addition to the servers of its domains."""
-        known = {**variables, "shared": _shared_variables(site, variables["addresses"])}
         paths = (self.main_file(site), self.locations(site))
         return {
-            path: template.render(templates, kinds.FILES + name, **known)
+            path: template.render(templates, kinds.FILES + name, **variables)
             for path, name in zip(paths, self.KIND.site, strict=True)
         }
+
+    def shared(self, site: Site, addresses: Collection[str]) -> dict[str, Any]:
+        """Return the names of nginx's variables that sites with the same options share."""
+        return _shared_variables(site, addresses)
 
     def names_addresses(self, site: Site) -> bool:
         """Return whether nginx's own files name the address of a release, and do not include the release's.

@@ -93,6 +93,7 @@ def _present(
     """Return the files of a site for one proxy."""
     # A rollback may have activated a release whose server differs from the pillar's.
     recorded = {} if upcoming else command.recorded(through or site.current) or {}
+    places = listening(proxy, site)
     variables = {
         "ours": OURS,
         "root": str(site.root),
@@ -100,7 +101,8 @@ def _present(
         "upstream": f"django-{site.name}",
         "variable": site.name.replace("-", "_"),
         **_server_variables(site, recorded),
-        **listening(proxy, site),
+        **places,
+        "shared": proxy.shared(site, places["addresses"]),
         **headers.variables(site.config["proxy"]),
         "clients": certificates.client_authorities(site.name, site.config["tls"], proxy.etc)[0],
         "static_url": _local(_static_url(site, facts), site) if facts.get("collected") is not None else "",

@@ -743,3 +743,31 @@ def test_advice_about_apache_reads_its_form_of_a_place(make_site, own_host):
     assert contract.refusal_hint("Apache", cause).startswith(
         "correct django:sites:blog:proxy:options:LimitXMLRequestBody, from which that line is"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "trusted", "lines"),
+    [
+        ("nginx", [], ["return 301 $scheme://blog.example.org$django_port$request_uri;"]),
+        ("nginx", ["10.0.0.9"], ["return 301 $SCHEME://blog.example.org$django_port$request_uri;"]),
+        ("apache", [], ['RewriteRule ^ "http://blog.example.org%{ENV:django_port}%{REQUEST_URI}" [R=301,NE,L]']),
+        (
+            "apache",
+            ["10.0.0.9", "10.1.0.0/16"],
+            [
+                "RewriteCond %{HTTP:X-Forwarded-Proto} =https",
+                "RewriteCond expr \"%{CONN_REMOTE_ADDR} -ipmatch '10.0.0.9'"
+                " || %{CONN_REMOTE_ADDR} -ipmatch '10.1.0.0/16'\"",
+                'RewriteRule ^ "https://blog.example.org%{ENV:django_port}%{REQUEST_URI}" [R=301,NE,L]',
+                'RewriteRule ^ "http://blog.example.org%{ENV:django_port}%{REQUEST_URI}" [R=301,NE,L]',
+            ],
+        ),
+    ],
+)
+def test_redirected_domain_keeps_the_scheme_and_the_port_of_the_client(make_site, kind, trusted, lines):
+    proxy = {"kind": kind, "listen": [8080], "trusted": trusted}
+    site = make_site(redirect_domains=["www.example.org"], proxy=proxy)
+    (path,) = (path for path in files(site) if path.parent.name == "sites-available" and "www." in path.name)
+    scheme = proxy_nginx.shared_variable("scheme", *trusted)
+    text = "\n".join(line.strip() for line in files(site)[path].splitlines())
+    assert "\n".join(lines).replace("SCHEME", scheme) in text
