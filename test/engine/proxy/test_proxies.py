@@ -745,6 +745,13 @@ def test_advice_about_apache_reads_its_form_of_a_place(make_site, own_host):
     )
 
 
+def redirecting(site):
+    """Return the lines of the server of www.example.org, which redirects."""
+    names = ("www.example.org", "www.example.org.conf")
+    (path,) = (path for path in files(site) if path.parent.name == "sites-available" and path.name in names)
+    return [line.strip() for line in files(site)[path].splitlines()]
+
+
 @pytest.mark.parametrize(
     ("kind", "trusted", "lines"),
     [
@@ -767,7 +774,19 @@ def test_advice_about_apache_reads_its_form_of_a_place(make_site, own_host):
 def test_redirected_domain_keeps_the_scheme_and_the_port_of_the_client(make_site, kind, trusted, lines):
     proxy = {"kind": kind, "listen": [8080], "trusted": trusted}
     site = make_site(redirect_domains=["www.example.org"], proxy=proxy)
-    (path,) = (path for path in files(site) if path.parent.name == "sites-available" and "www." in path.name)
     scheme = proxy_nginx.shared_variable("scheme", *trusted)
-    text = "\n".join(line.strip() for line in files(site)[path].splitlines())
-    assert "\n".join(lines).replace("SCHEME", scheme) in text
+    found = [line for line in redirecting(site) if line.replace(scheme, "SCHEME") in lines]
+    assert [*dict.fromkeys(found)] == [line.replace("SCHEME", scheme) for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["nginx", "apache"])
+@pytest.mark.parametrize("tls", [{"kind": "none"}, {"kind": "self_signed"}], ids=["http", "https"])
+def test_redirected_domain_keeps_the_method_and_the_body_of_a_post(make_site, monkeypatch, kind, tls):
+    monkeypatch.setattr(proxy_nginx, "version", lambda: (1, 22, 1))
+    site = make_site(redirect_domains=["www.example.org"], proxy={"kind": kind, "trusted": ["10.0.0.9"]}, tls=tls)
+    text = "\n".join(redirecting(site))
+    patterns = {"nginx": r"return (?P<status>30\d) (?P<to>\S+);"}
+    patterns["apache"] = r'RewriteRule \^ "(?P<to>\w+://.*)" \[R=(?P<status>30\d),'
+    found = [(match["status"], match["to"]) for match in re.finditer(patterns[kind], text)]
+    places = [to for status, to in found if status == "301"]
+    assert places and found == [(status, to) for to in places for status in ("308", "301")]
