@@ -757,7 +757,7 @@ def redirecting(site):
     [
         ("nginx", [], ["return 301 $scheme://blog.example.org$django_port$request_uri;"]),
         ("nginx", ["10.0.0.9"], ["return 301 $SCHEME://blog.example.org$django_port$request_uri;"]),
-        ("apache", [], ['RewriteRule ^ "http://blog.example.org%{ENV:django_port}%{REQUEST_URI}" [R=301,NE,L]']),
+        ("apache", [], ['RewriteRule ^ "http://blog.example.org%{ENV:django_port}%1" [R=301,NE,L]']),
         (
             "apache",
             ["10.0.0.9", "10.1.0.0/16"],
@@ -765,8 +765,8 @@ def redirecting(site):
                 "RewriteCond %{HTTP:X-Forwarded-Proto} =https",
                 "RewriteCond expr \"%{CONN_REMOTE_ADDR} -ipmatch '10.0.0.9'"
                 " || %{CONN_REMOTE_ADDR} -ipmatch '10.1.0.0/16'\"",
-                'RewriteRule ^ "https://blog.example.org%{ENV:django_port}%{REQUEST_URI}" [R=301,NE,L]',
-                'RewriteRule ^ "http://blog.example.org%{ENV:django_port}%{REQUEST_URI}" [R=301,NE,L]',
+                'RewriteRule ^ "https://blog.example.org%{ENV:django_port}%1" [R=301,NE,L]',
+                'RewriteRule ^ "http://blog.example.org%{ENV:django_port}%1" [R=301,NE,L]',
             ],
         ),
     ],
@@ -790,3 +790,18 @@ def test_redirected_domain_keeps_the_method_and_the_body_of_a_post(make_site, mo
     found = [(match["status"], match["to"]) for match in re.finditer(patterns[kind], text)]
     places = [to for status, to in found if status == "301"]
     assert places and found == [(status, to) for to in places for status in ("308", "301")]
+
+
+@pytest.mark.parametrize("path", ["/", "/a%20b", "/a%2Fb", "/a%3Fb", "/x%23y", "//other.example.org/x", ""])
+def test_apache_redirects_with_the_path_as_the_client_wrote_it(make_site, path):
+    site = make_site(redirect_domains=["www.example.org"], proxy={"kind": "apache"}, tls={"kind": "self_signed"})
+    texts = {name.name: text for name, text in files(site).items() if name.parent.name == "sites-available"}
+    for text in (texts["www.example.org.conf"], texts["blog.example.org.conf"]):
+        rules = re.findall(r'(?m)^    RewriteCond %{THE_REQUEST} "(.*)"\n    RewriteRule \^ "https://(.*?)" ', text)
+        assert rules and len(rules) == text.count("NE,L]")
+        for condition, target in rules:
+            assert target == "blog.example.org%1"
+            for written in (path, f"http://www.example.org{path}"):
+                assert (re.search(condition, f"GET {written}?next=%3F HTTP/1.1")[1] or "") == path
+        hosts = re.findall(r"(?s)<VirtualHost.*?</VirtualHost>", text)
+        assert all(host.count("AllowEncodedSlashes NoDecode") == 1 for host in hosts)
