@@ -670,7 +670,7 @@ def authorities(monkeypatch):
             raise played.fails
         return certificate(certificates.origin(site), domain)
 
-    monkeypatch.setattr(certificates, "make_authority", lambda: None)
+    monkeypatch.setattr(certificates, "make_authority", lambda **_options: None)
     own = f"self_signed {certificates._fingerprint()}"
     monkeypatch.setattr(certificates, "_issued", lambda domain: certificate(own, domain))
     monkeypatch.setattr(acme, "_order", order)

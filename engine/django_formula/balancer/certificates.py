@@ -60,9 +60,9 @@ def renew(entries: Entries, given: Mapping[str, Mapping[str, str]]) -> tuple[dic
     changed: dict[str, str] = {}
     warnings: list[str] = []
     for site in sites(entries):
-        missing = certificates.missing(site, {}, {})
+        missing = certificates.missing(site, {}, {}, trusts_clock=False)
         if missing:
-            plan.change_certificates(certificates.texts(site, missing, {}, {}))
+            plan.change_certificates(certificates.texts(site, missing, {}, {}, trusts_clock=False))
             changed |= missing
         if not _is_acme(site):
             continue

@@ -65,6 +65,11 @@ class Certificate(NamedTuple):
         """Whether it is time to renew it."""
         return self.part_left < 1 / 3
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it is valid already: one that was issued while the clock was ahead is not."""
+        return self.begins <= time.time()
+
     def covers(self, domain: str) -> bool:
         """Return whether it is for a domain, by name or by a wildcard."""
         wildcard = f"*.{domain.partition('.')[2]}"
@@ -155,7 +160,9 @@ def _in_memory(text: str) -> Iterator[str]:
 # Missing certificates
 
 
-def missing(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) -> dict[str, str]:
+def missing(
+    site: Site, files: Mapping[str, str], templates: Mapping[str, str], *, trusts_clock: bool = True
+) -> dict[str, str]:
     """Return the domains of a site without a certificate that can be installed at once, with the reason.
 
     With ``acme`` any valid certificate will do: the authority's is ordered once the domain is served.
@@ -164,6 +171,8 @@ def missing(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) 
         site: the site.
         files: ``certificate`` and ``key`` of the pillar, where they are not in the configuration.
         templates: texts of files from Salt's file server.
+        trusts_clock: whether the clock is right, so that a certificate which is not valid yet is none. After a boot it
+            may be late until it is set, and a timer would replace an authority that clients trust.
 
     Raises:
         DeploymentError: the files of the pillar are not valid.
@@ -172,7 +181,7 @@ def missing(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) 
         text = from_files(site, files, templates)
         found = {domain: _outdated(domain, text) for domain in domains(site)}
     else:
-        found = {domain: _unusable(site, domain) for domain in domains(site)}
+        found = {domain: _unusable(site, domain, trusts_clock) for domain in domains(site)}
     return {domain: reason for domain, reason in found.items() if reason}
 
 
@@ -184,13 +193,15 @@ def _outdated(domain: str, text: str) -> str:
     return "" if present == text else "changed" if present else "new"
 
 
-def _unusable(site: Site, domain: str) -> str:
+def _unusable(site: Site, domain: str, trusts_clock: bool) -> str:
     """Return why the local authority has to issue a certificate for a domain; empty where it has not."""
     certificate = read(domain)
     if not certificate:
         return "damaged" if path_of(domain).exists() else "new"
     if not certificate.covers(domain):
         return "for another name"
+    if trusts_clock and certificate.origin.startswith("self_signed ") and not certificate.has_begun:
+        return "not valid yet"
     if site.config["tls"]["kind"] == "acme":
         is_own = certificate.origin.startswith("self_signed ")
         return "expired" if certificate.left <= 0 else "due" if is_own and certificate.is_due else ""
@@ -198,15 +209,20 @@ def _unusable(site: Site, domain: str) -> str:
 
 
 def texts(
-    site: Site, domains: Mapping[str, str], files: Mapping[str, str], templates: Mapping[str, str]
+    site: Site,
+    domains: Mapping[str, str],
+    files: Mapping[str, str],
+    templates: Mapping[str, str],
+    *,
+    trusts_clock: bool = True,
 ) -> dict[Path, str]:
-    """Return the files for the domains that `missing` returns: path → content.
+    """Return the files for the domains that `missing` returns: path → content; the arguments are those of `missing`.
 
     Raises:
         DeploymentError: the files of the pillar are not valid, or the pillar is not at hand.
     """
     if site.config["tls"]["kind"] != "files":
-        make_authority()
+        make_authority(trusts_clock=trusts_clock)
         return {path_of(domain): _issued(domain) for domain in domains}
     text = from_files(site, files, templates)
     if not text:
@@ -220,15 +236,19 @@ def texts(
 # The local authority
 
 
-def make_authority() -> None:
+def make_authority(*, trusts_clock: bool = True) -> None:
     """Create the local authority, unless it exists and is valid for longer than a certificate that it issues.
+
+    Args:
+        trusts_clock: whether one that is not valid yet is replaced, see `missing`.
 
     Raises:
         DeploymentError: openssl fails.
     """
     folder = root().parent
     with contextlib.suppress(OSError):
-        if (folder / "root.key").exists() and _decode(str(root())).left > DAYS * 86400:
+        known = _decode(str(root()))
+        if (folder / "root.key").exists() and known.left > DAYS * 86400 and (known.has_begun or not trusts_clock):
             return
     for path in (STATE, folder):
         folders.make(Folder(path, "root", "root", 0o755))
@@ -463,6 +483,8 @@ def summary(site: Site) -> dict[str, str]:
     parts = [f"{kind}, {days}"]
     if certificate.left <= 0:
         parts.append(f"WARNING: {domain} has expired")
+    elif early := next((domain for one, domain in found if one and not one.has_begun), None):
+        parts.append(f"WARNING: {early} has a certificate that is not valid yet, by the clock of this host")
     elif certificate.part_left < 1 / 4 or (kind == "files" and certificate.left < _REPLACED):
         parts.append(f"WARNING: {domain} should have been renewed")
     if kind == "acme" and not certificate.origin.startswith("acme "):

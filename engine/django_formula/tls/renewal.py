@@ -56,7 +56,7 @@ def renew(site: Site, *, force: bool = False, again: bool = False) -> tuple[dict
     Args:
         site: the site.
         force: renew certificates of an authority that are not due, too.
-        again: retry those that failed a short while ago, too.
+        again: retry those that failed a short while ago, too; a person asks for it, so the clock is right.
 
     Returns:
         What changed, by domain, and warnings.
@@ -76,9 +76,9 @@ def _renew(site: Site, *, force: bool, again: bool) -> tuple[dict[str, str], lis
     if not site.https:
         return {}, []
     templates = site.kept_templates()
-    changed = certificates.missing(site, {}, templates)
+    changed = certificates.missing(site, {}, templates, trusts_clock=again)
     if changed:
-        switch.change_certificates(certificates.texts(site, changed, {}, templates))
+        switch.change_certificates(certificates.texts(site, changed, {}, templates, trusts_clock=again))
     if site.config["tls"]["kind"] != "acme":
         return changed, []
     due, deferred = acme.due(site, again=again)

@@ -52,7 +52,9 @@ def test_certificate_of_the_page_is_renewed_with_those_of_its_site(monkeypatch, 
     monkeypatch.setattr(renewal, "PAGE", tmp_path / "page.json")
     site = make_site(tls={"kind": "self_signed"})
     asked = []
-    monkeypatch.setattr(certificates, "missing", lambda one, *_more: asked.append(certificates.domains(one)) or {})
+    monkeypatch.setattr(
+        certificates, "missing", lambda one, *_more, **_options: asked.append(certificates.domains(one)) or {}
+    )
     monkeypatch.setattr(type(site), "kept_templates", lambda _self: {})
     renewal.renew(site)
     renewal.keep_page({"domain": "status.example.org", "site": "blog", "kind": "nginx"})

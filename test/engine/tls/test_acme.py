@@ -396,6 +396,17 @@ def test_timer_renews_certificates_of_the_local_authority(make_site, monkeypatch
     assert renewal.renew(make_site(tls={"kind": "none"})) == ({}, [])
 
 
+def test_timer_replaces_no_certificate_before_the_clock_is_set_after_a_boot(make_site, monkeypatch):
+    monkeypatch.setattr(daemons, "reload", lambda daemon: None)
+    site = make_site(tls={"kind": "self_signed"})
+    applied(site)
+    put(signed(DOMAIN, begins=-1, ends=300), certificates.origin(site))
+    now = time.time()
+    monkeypatch.setattr(certificates.time, "time", lambda: now - 30 * 86400)
+    assert renewal.renew(site) == ({}, [])
+    assert renewal.renew(site, again=True) == ({DOMAIN: "not valid yet"}, [])
+
+
 def test_program_of_the_timer_needs_python_alone(blog):
     archive.packed.cache_clear()
     program = blog.root / "tls.pyz"

@@ -81,6 +81,9 @@ def test_local_authority_is_replaced_when_it_expires_too_soon(blog, monkeypatch)
         ("self_signed", {"begins": -70, "ends": 20}, "own", "due"),
         ("self_signed", {"begins": -60, "ends": 31}, "own", None),
         ("self_signed", {}, "files", "new"),
+        ("self_signed", {"begins": 20, "ends": 385}, "own", "not valid yet"),
+        ("acme", {"begins": 20, "ends": 385}, "own", "not valid yet"),
+        ("acme", {"begins": 1, "ends": 90}, "acme https://acme.example.org/dir", None),  # it is the clock that is late
         ("acme", {"begins": -80, "ends": 10}, "acme https://acme.example.org/dir", None),
         ("acme", {"begins": -80, "ends": -1}, "acme https://acme.example.org/dir", "expired"),
         ("acme", {"begins": -80, "ends": 10}, "own", "due"),
@@ -92,6 +95,16 @@ def test_certificates_that_the_local_authority_replaces(blog, kind, certificate,
     own = f"self_signed {certificates._fingerprint()}"
     put(DOMAIN, signed(DOMAIN, **certificate), own if origin == "own" else origin)
     assert missing(site) == ({DOMAIN: why} if why else {})
+
+
+def test_local_authority_of_a_clock_that_was_ahead_is_replaced(blog):
+    site = blog(kind="self_signed")
+    make(site, [DOMAIN])
+    future = signed("Local authority", begins=20, ends=3000, ca=True)
+    certificates.root().write_text(future.certificate)
+    certificates.root().with_name("root.key").write_text(future.key)
+    make(site, [DOMAIN])
+    assert certificates.root().read_text() != future.certificate and missing(site) == {}
 
 
 @pytest.mark.parametrize("damage", ["", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "key"])
@@ -206,6 +219,13 @@ def test_files_are_read_from_a_path_and_from_salt(blog, own_host):
             {"begins": -90, "ends": -1},
             "acme https://acme.example.org/dir",
             "acme, 0 of 89 days left; WARNING: blog.example.org has expired",
+        ),
+        (
+            SELF_SIGNED,
+            {"begins": 20, "ends": 385},
+            "files",
+            "self_signed, 385 of 365 days left; WARNING: blog.example.org has a certificate that is not valid yet, by "
+            "the clock of this host",
         ),
         (ACME, {}, "files", "acme, 89 of 90 days left; blog.example.org has a placeholder"),
         (
