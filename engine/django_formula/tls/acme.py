@@ -169,16 +169,34 @@ def _order(site: Site, domain: str, files: Mapping[str, str]) -> str:
     Raises:
         DeploymentError: the authority issues none, or one that is worse than the present one.
     """
-    account = _account(site, files)
     challenges = certificates.challenges()
     folders.make(Folder(challenges, "root", "root", 0o755))
     for path in challenges.iterdir():
         if path.stat().st_mtime < time.time() - 86400:  # left by an order that was killed
             path.unlink()
-    key, chain = _retried(lambda: _client(site).issue(site, account, domain, challenges, PATIENCE))
+    key, chain = _issued(site, domain, files)
     text = certificates.joined(certificates.origin(site), key, chain)
     certificates.refuse_worse(domain, text)
     return text
+
+
+def _issued(site: Site, domain: str, files: Mapping[str, str]) -> tuple[str, str]:
+    """Return key and chain of an order, by a new account where the authority has the known one no more.
+
+    Raises:
+        DeploymentError: the authority issues none.
+    """
+    client, challenges = _client(site), certificates.challenges()
+    account = _account(site, files)
+    try:
+        return _retried(lambda: client.issue(site, account, domain, challenges, PATIENCE))
+    except DeploymentError as error:
+        if not re.search(client.ACCOUNT_GONE, error.log):
+            raise
+    log.info("%s: the authority does not have the account any more: another one is registered", site.name)
+    file.remove_tree(account)
+    account = _account(site, files)
+    return _retried(lambda: client.issue(site, account, domain, challenges, PATIENCE))
 
 
 def _retried(request: Callable[[], _T]) -> _T:

@@ -26,6 +26,8 @@ class Client(ABC):
 
     #: What its log has where the account exists already, as after a registration that was killed.
     ACCOUNT_EXISTS: ClassVar[str]
+    #: Finds in its log that the authority does not have the account any more, or has closed it.
+    ACCOUNT_GONE: ClassVar[str]
 
     def register(self, site: Site, folder: Path, binding: tuple[str, str] | None, patience: float) -> None:
         """Register an account at the authority; one that exists is as good.
@@ -96,6 +98,7 @@ class Uacme(Client):
     """uacme."""
 
     ACCOUNT_EXISTS = "already exists"
+    ACCOUNT_GONE = "no account associated with|invalid account status"
 
     def _register(self, site: Site, folder: Path, binding: tuple[str, str] | None, patience: float) -> None:
         """Register an account; uacme takes the key of a binding as an argument only."""
@@ -142,6 +145,7 @@ class Certbot(Client):
     """certbot."""
 
     ACCOUNT_EXISTS = "existing account"
+    ACCOUNT_GONE = "accountDoesNotExist|Account is not valid, has status"
 
     def _register(self, site: Site, folder: Path, binding: tuple[str, str] | None, patience: float) -> None:
         """Register an account; during that the key of a binding is in a file that root alone reads."""

@@ -314,6 +314,26 @@ def test_order_is_retried_when_a_nonce_is_refused(blog, authority, refused, is_o
     assert bool(ordered) is is_ordered and ("bad nonce" in str(warnings)) is not is_ordered
 
 
+@pytest.mark.parametrize(
+    ("client", "text"),
+    [
+        ("uacme", "uacme: no account associated with private/key.pem found at https://x. Consider trying 'new'"),
+        ("uacme", "uacme: invalid account status (deactivated)"),
+        ("certbot", '"type": "urn:ietf:params:acme:error:accountDoesNotExist"'),
+        ("certbot", '"detail": "Account is not valid, has status \\"deactivated\\""'),
+    ],
+)
+def test_another_account_is_registered_when_the_authority_does_not_have_it_any_more(make_site, authority, client, text):
+    site = make_site(tls={**ACME, "client": client})
+    assert order(site)[1] == []
+    authority.refused.append(DeploymentError("the order failed", log=text))
+    authority.certificate["ends"] = 95
+    ordered, warnings = order(site)
+    assert (list(ordered), warnings) == ([DOMAIN], [])
+    verbs = ["issue" if {"issue", "certonly"} & {*argv} else "new" for argv in authority.commands]
+    assert verbs == ["new", "issue", "issue", "new", "issue"]
+
+
 def test_order_at_another_authority_does_not_wait(blog, make_site, authority):
     authority.fails["issue"] = SAID[blog.config["tls"]["client"]]
     order(blog)
