@@ -48,7 +48,8 @@ def share(fleet: Fleet, percent: str | int | None, *, token: bool | None) -> dic
     Raises:
         DeploymentError: no release gets a share of the visitors; or a host does not change it.
     """
-    deployment, hosts = _proving(fleet.store), fleet.names("app")
+    deployment = _proving(fleet.store)
+    hosts = fleet.store.sharing() or fleet.names("app")  # a deployment may have left hosts out
     try:
         answers = fleet.phase("share", hosts, "share", deployment, percent, token)
     except DeploymentError as error:

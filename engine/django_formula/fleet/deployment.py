@@ -591,7 +591,7 @@ class Fleet:
         if refused:
             text = "all visitors get the release at once, without a canary on any host"
             return {host: Answer({"warnings": [f"{text}: {why}"]}) for host, why in refused.items()}
-        self.store.set_order(self.id, "")
+        self.store.set_order(self.id, "", hosts=serving)
         try:
             self.phase("canary", serving, "canary", self.id, self.by, self._until(), meanwhile=self.renew(hosts))
             self._await_canary(hosts, serving)

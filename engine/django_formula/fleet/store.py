@@ -28,7 +28,7 @@ import secrets
 import socket
 import string
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -244,9 +244,19 @@ class Store:
         known = self._order()
         return (known["verb"], known["by"]) if known and known["deployment"] == deployment else ("", "")
 
-    def set_order(self, deployment: str, verb: str, by: str = "") -> None:
-        """Keep what people want of the canary of a deployment; nothing yet where it begins."""
-        host_file.write_json(self._order_path, {"deployment": deployment, "verb": verb, "by": by}, mode=0o600)
+    def set_order(self, deployment: str, verb: str, by: str = "", hosts: Collection[str] = ()) -> None:
+        """Keep what people want of the canary of a deployment; nothing yet where it begins.
+
+        Args:
+            hosts: those that give the release a share of the visitors; without them the known ones.
+        """
+        names = [*hosts] or self.sharing()
+        known = {"deployment": deployment, "verb": verb, "by": by, "hosts": names}
+        host_file.write_json(self._order_path, known, mode=0o600)
+
+    def sharing(self) -> list[str]:
+        """Return the hosts that give a release a share of the visitors now."""
+        return [*(self._order() or {}).get("hosts", ())]
 
     def end_order(self) -> None:
         """Keep that no release gets a share of the visitors."""
@@ -262,7 +272,8 @@ class Store:
         return self.folder / "canary.json"
 
     def _order(self) -> dict[str, Any] | None:
-        return host_file.read_json(self._order_path, {"deployment": str, "verb": str, "by": str})
+        shape = {"deployment": str, "verb": str, "by": str, "hosts?": [str]}
+        return host_file.read_json(self._order_path, shape)
 
     def over(self) -> str:
         """Return the id of the last deployment that has claimed hosts, if no process deploys the site.

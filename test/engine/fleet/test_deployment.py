@@ -1570,6 +1570,24 @@ def test_people_set_the_share_on_all_hosts(world: World, proving: Callable[..., 
         running.result()
 
 
+def test_share_is_set_without_the_hosts_that_a_deployment_has_left_out(
+    world: World, proving: Callable[..., Proving]
+) -> None:
+    proving({})
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(world.fleet("web3").deploy, None)
+        while not world.hosts.calls or "proving" not in world.hosts.verbs():
+            time.sleep(0.01)
+        world.fail("web3", "share", "it does not answer")
+        try:
+            assert fleet_canary.share(world.fleet(), 20, token=None)["share"] == "20 %"
+        finally:
+            fleet_canary.decide(world.store, "back", "ada")
+        assert world.store.sharing() == []
+        with pytest.raises(DeploymentError, match="it was taken back by ada"):
+            running.result()
+
+
 def test_people_hear_how_a_canary_has_ended_that_they_were_too_late_for(
     world: World, proving: Callable[..., Proving], monkeypatch: pytest.MonkeyPatch
 ) -> None:
