@@ -207,7 +207,7 @@ def recover(site: Place, active: str) -> None:
     """Decide about a request that was interrupted: it has ended, is worked off again, or is given up.
 
     Args:
-        active: the commit of the active release. No deployment of the site is under way.
+        active: the commit of the active release; empty without one. No deployment of the site is under way.
 
     Raises:
         DeploymentError: the files are not free in time.
@@ -221,7 +221,7 @@ def recover(site: Place, active: str) -> None:
         if newer and newer.number == left.number:  # killed while it was taken
             newer = None
         if not ended(site, left.number):
-            if left.commit == active:
+            if active and left.commit == active:  # one for the revision of the pillar names no commit
                 _end(site, left, RELEASED, "it is active; the program was interrupted after that")
             elif newer:
                 _end(site, left, SUPERSEDED, f"interrupted, then {_by(newer)}")

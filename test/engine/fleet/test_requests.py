@@ -174,6 +174,20 @@ def test_killed_runner_loses_no_request(store):
     assert statuses(store) == [("v1", "released")]
 
 
+def test_interrupted_first_request_of_the_pillar_is_worked_off_again(store):
+    requests.put(store, None, ADA)
+
+    def killed(_revision, _by):
+        raise Killed
+
+    with pytest.raises(Killed):
+        work(store, killed)
+    called = []
+    work(store, lambda revision, _by: called.append(revision) or "it is active")
+    assert called == [None] and statuses(store) == [("", "released")]
+    assert requests.rows(store)[0]["why"] == "it is active"
+
+
 def test_site_that_the_master_does_not_know_is_refused(tmp_path):
     with pytest.raises(DeploymentError, match="the master knows no hosts of shop"):
         requests.put(Store(tmp_path / "store", "shop"), None, ADA)
