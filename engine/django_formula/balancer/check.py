@@ -197,12 +197,13 @@ def servers(site: Mapping[str, Any], known: States) -> str:
     """Return nginx's lines for the hosts of a site; weights are as small as their ratio allows."""
     lines = [f"{OURS}: the hosts of {site['name']}; django_fleet.backend changes them."]
     part = math.gcd(*(server["weight"] for server in site["servers"]))
+    has_others = any(not server["backup"] for server in site["servers"])  # nginx refuses backups alone
     for server in site["servers"]:
         state = _known(known, site["name"], server)
         is_in = state["state"] == "ready" and state["is_up"]
         lines.append(
             f"server {server['place']} weight={server['weight'] // part} max_fails=5 fail_timeout=2s"
-            f"{' backup' if server['backup'] else ''}{'' if is_in else ' down'};  # {server['name']}"
+            f"{' backup' if server['backup'] and has_others else ''}{'' if is_in else ' down'};  # {server['name']}"
         )
     return "\n".join([*lines, ""])
 

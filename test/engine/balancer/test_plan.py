@@ -239,6 +239,12 @@ def test_folders_of_a_client_of_acme_are_removed_with_the_domain(haproxy: list[s
     assert certificates.belongings("shop.example.org") == [] and account.exists()
 
 
+def test_hosts_that_are_all_backups_are_none_for_nginx() -> None:
+    hosts = {**BACKUP, "web1": {**BACKUP["web1"], "backup": True}}
+    only, mixed = (blog(balancer={"kind": "nginx"}, hosts=one)["blog"] for one in (hosts, BACKUP))
+    assert " backup" not in check.servers(only, {}) and check.servers(mixed, {}).count(" backup") == 1
+
+
 def test_own_ports_are_known_where_root_cannot_see_whose_they_are(
     haproxy: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
