@@ -89,12 +89,16 @@ def ask(sites: Entries, known: States) -> States:
 def keep(sites: Entries, found: States) -> bool:
     """Write what checks have found, and return whether nginx has to read its servers anew.
 
-    The states that people have set are the present ones.
+    The states that people have set are the present ones, and what was found of a host that was in maintenance when
+    the checks began counts no more once it is not.
     """
     before, after = states(), found
     for name, hosts in after.items():
         for host, state in hosts.items():
-            state["state"] = before.get(name, {}).get(host, _UNKNOWN)["state"]
+            known = before.get(name, {}).get(host, _UNKNOWN)
+            if (known["state"] == "maint") != (state["state"] == "maint"):  # changed while the hosts were asked
+                hosts[host] = known
+            state["state"] = known["state"]
     return write(sites, after)
 
 

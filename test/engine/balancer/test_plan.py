@@ -245,6 +245,22 @@ def test_hosts_that_are_all_backups_are_none_for_nginx() -> None:
     assert " backup" not in check.servers(only, {}) and check.servers(mixed, {}).count(" backup") == 1
 
 
+def test_late_check_does_not_take_out_a_host_that_is_back_from_maintenance(
+    haproxy: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = blog(balancer={"kind": "nginx"})
+    check.STATES.parent.mkdir(parents=True)
+    monkeypatch.setattr(check, "_get", lambda *_: (200, OLD.encode()))
+    check.set_state(sites, "blog", "web1", "maint")
+    late = check.ask(sites, check.states())  # of the timer, which holds no lock meanwhile
+    check.set_state(sites, "blog", "web1", "ready")
+    check.keep(sites, check.ask(sites, check.states()))
+    known = check.states()["blog"]["web1"]
+    assert known["is_up"]
+    check.keep(sites, late)
+    assert check.states()["blog"]["web1"] == known and " down" not in check.servers(sites["blog"], check.states())
+
+
 def test_own_ports_are_known_where_root_cannot_see_whose_they_are(
     haproxy: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
