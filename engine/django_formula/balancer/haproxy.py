@@ -97,7 +97,7 @@ def _clients(site: Mapping[str, Any]) -> str:
 
 
 def _place(place: Place) -> dict[str, Any]:
-    name = "django-" + re.sub(r"[^0-9a-z]+", "-", str(place.listen)).strip("-")
+    name = "django-" + re.sub(r"[^0-9a-z]", "-", str(place.listen)).strip("-")  # 2001:db8::1 is not 2001:db8:1::
     binds = program.addresses(place.listen, "0.0.0.0:{}", ":::{} v6only")
     domains = sorted({domain for site in place.sites for domain in site["domains"]})
     wildcards = sorted(filter(site_domains.is_wildcard, domains), key=lambda domain: domain.count("."))

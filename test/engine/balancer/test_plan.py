@@ -261,6 +261,13 @@ def test_late_check_does_not_take_out_a_host_that_is_back_from_maintenance(
     assert check.states()["blog"]["web1"] == known and " down" not in check.servers(sites["blog"], check.states())
 
 
+def test_each_place_of_haproxy_has_a_name_of_its_own() -> None:
+    listen = [80, "192.0.2.1:8080", "[2001:db8::1]:8080", "[2001:db8:1::]:8080"]
+    text = balancer_haproxy.configuration_files(blog(balancer={"listen": listen}), templates())[balancer_haproxy.CONFIG]
+    names = re.findall(r"(?m)^frontend (\S+)$", text or "")
+    assert len({*names}) == len(listen) and all(re.fullmatch(r"django-[0-9a-z-]+", name) for name in names)
+
+
 def test_own_ports_are_known_where_root_cannot_see_whose_they_are(
     haproxy: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
