@@ -261,6 +261,15 @@ def test_late_check_does_not_take_out_a_host_that_is_back_from_maintenance(
     assert check.states()["blog"]["web1"] == known and " down" not in check.servers(sites["blog"], check.states())
 
 
+def test_host_name_with_a_dot_at_its_end_is_known_to_haproxy() -> None:
+    """A client may send the whole name of DNS, which nginx and Django take for the same."""
+    text = balancer_haproxy.configuration_files(blog(), templates())[balancer_haproxy.CONFIG] or ""
+    found = re.findall(
+        r"set-var\(txn\.host\) req\.hdr\(host\),field\(1,:\),lower,regsub\((\S+),\)$", text, re.MULTILINE
+    )
+    assert found and {re.sub(pattern, "", name) for pattern in found for name in ("a.b.", "a.b")} == {"a.b"}
+
+
 def test_each_place_of_haproxy_has_a_name_of_its_own() -> None:
     listen = [80, "192.0.2.1:8080", "[2001:db8::1]:8080", "[2001:db8:1::]:8080"]
     text = balancer_haproxy.configuration_files(blog(balancer={"listen": listen}), templates())[balancer_haproxy.CONFIG]
