@@ -51,6 +51,21 @@ def test_webhook_is_made_once_and_removed_whole(host, make_site):
     assert hook_unit.pending(gone, None) == {} and hook_unit.read(gone) is None
 
 
+@pytest.mark.parametrize(
+    ("options", "begins"),
+    [
+        ({}, "http://blog.example.org/"),
+        ({"proxy": {"listen": [8080]}}, "http://blog.example.org:8080/"),
+        ({"proxy": {"listen": ["192.0.2.1:8080", 80]}}, "http://blog.example.org/"),
+        ({"proxy": {"listen": [8080], "trusted": ["10.0.0.1"]}}, "http://blog.example.org/"),
+        ({"tls": {"kind": "self_signed"}}, "https://blog.example.org/"),
+        ({"tls": {"kind": "self_signed", "listen": [9443, 8443]}}, "https://blog.example.org:8443/"),
+    ],
+)
+def test_url_has_the_port_that_git_servers_reach(make_site, options, begins):
+    assert hook_unit.url(make_site(hook=True, **options)) == f"{begins}.well-known/django-hook"
+
+
 def test_program_stays_for_another_site(host, make_site):
     applied(make_site(hook=True))
     applied(make_site("shop", hook=True))
