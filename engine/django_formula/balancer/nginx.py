@@ -36,6 +36,8 @@ PROGRAM = STATE / "checks.pyz"
 TEMPLATES = tuple(
     f"{FILES}nginx/{name}" for name in ("balancer.conf", "balancer.service", "checks.service", "checks.timer")
 )
+#: The least size of a bucket of its table of server names.
+_BUCKET = 128
 #: The version of nginx that can refuse a handshake: Ubuntu 22.04 has 1.18.
 _REJECTS = (1, 19, 4)
 
@@ -57,6 +59,7 @@ def configuration_files(sites: Entries, templates: Mapping[str, str]) -> Files:
     variables = {
         "ours": OURS,
         "sites": ordered,
+        "bucket": max(_BUCKET, nginx.bucket(max(len(domain) for site in ordered for domain in site["domains"]))),
         "places": [_place(place) for place in balancer_program.places(ordered)],
         **balancer_program.challenges(ordered),
         "servers": balancer_check.SERVERS,

@@ -91,7 +91,7 @@ class Nginx(Proxy):
         nginx refuses its configuration otherwise, and a second directive too where the host has one.
         """
         path = ETC / "conf.d/django-names.conf"
-        size = _bucket(max((len(name.encode()) for name in names), default=0))
+        size = bucket(max((len(name.encode()) for name in names), default=0))
         if size <= _USUAL_BUCKET or _sets_bucket(path):
             return {path: None} if path.exists() else {}
         return {path: f"{OURS}: its longest server name needs it.\nserver_names_hash_bucket_size {size};\n"}
@@ -240,7 +240,7 @@ def _ports(text: str) -> set[int]:
     return {int(port[1]) if port else 80 for port in found}
 
 
-def _bucket(length: int) -> int:
+def bucket(length: int) -> int:
     """Return the smallest size of a bucket, a power of two, that has room for a name (ngx_hash.h)."""
     needed, size = 16 + (length + 2 + 7) // 8 * 8, _USUAL_BUCKET
     while size < needed:

@@ -239,6 +239,15 @@ def test_folders_of_a_client_of_acme_are_removed_with_the_domain(haproxy: list[s
     assert certificates.belongings("shop.example.org") == [] and account.exists()
 
 
+@pytest.mark.parametrize(("length", "size"), [(16, 128), (110, 128), (111, 256), (240, 512)])
+def test_nginx_has_room_for_the_longest_name(haproxy: list[str], length: int, size: int) -> None:
+    """By ngx_hash.h a bucket has the name, its length and two pointers, and nginx refuses a table without room."""
+    name = ".".join(["a" * 60] * 4)[-length:]
+    sites = blog(balancer={"kind": "nginx"}, domains=["blog.example.org", name])
+    text = balancer_nginx.configuration_files(sites, templates())[balancer_nginx.CONFIG] or ""
+    assert f"server_name {name};" in text and f"server_names_hash_bucket_size {size};" in text
+
+
 def test_hosts_that_are_all_backups_are_none_for_nginx() -> None:
     hosts = {**BACKUP, "web1": {**BACKUP["web1"], "backup": True}}
     only, mixed = (blog(balancer={"kind": "nginx"}, hosts=one)["blog"] for one in (hosts, BACKUP))
