@@ -19,6 +19,7 @@ from django_formula.balancer.plan import Entry
 from django_formula.host import commands, ports
 from django_formula.host.commands import DeploymentError
 from django_formula.host.template import haproxy_format, haproxy_value
+from django_formula.kind.kinds import FILES
 from django_formula.pillar import compiler
 from django_formula.release import settings
 from django_formula.site.sites import Site
@@ -268,6 +269,14 @@ def test_late_check_does_not_take_out_a_host_that_is_back_from_maintenance(
     assert known["is_up"]
     check.keep(sites, late)
     assert check.states()["blog"]["web1"] == known and " down" not in check.servers(sites["blog"], check.states())
+
+
+def test_headers_that_the_hosts_take_and_send_fit_for_haproxy() -> None:
+    """By default it answers with 400 or 502 where those of a request or a response have more than 15k."""
+    text = balancer_haproxy.configuration_files(blog(), templates())[balancer_haproxy.CONFIG] or ""
+    (of_hosts,) = {*re.findall(r"buffer_size': '(\d+)k'", formula_templates()[f"{FILES}nginx/locations.conf"])}
+    (size,) = re.findall(r"(?m)^    tune\.bufsize (\d+)$", text)
+    assert int(size) > (int(of_hosts) + 1) * 1024  # for what is added to them
 
 
 def test_host_name_with_a_dot_at_its_end_is_known_to_haproxy() -> None:
