@@ -21,7 +21,7 @@ def socket_host(monkeypatch: pytest.MonkeyPatch, own_host: Path) -> types.Simple
         elif argv[0] == "userdel":
             del known[argv[1]]
         elif "enable" in argv:
-            link = own_host / "etc/systemd/system/sockets.target.wants" / argv[-1]
+            link = own_host / "etc/systemd/system" / f"{argv[-1].rpartition('.')[2]}s.target.wants" / argv[-1]
             link.parent.mkdir(exist_ok=True)
             link.touch()
         calls.append(" ".join(argv))

@@ -4,7 +4,8 @@ A unit of paths starts the program, also after a boot or a kill: as long as a re
 Without systemd each request starts the program.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,14 @@ def prepare(site: Site, salt_call: Sequence[str]) -> None:
         if before.get("program") != values["program"] or not _program(site).exists():
             archive.install(MODULE, _program(site))
         if daemons.has_systemd():
-            _enable({path: text for path, text in _units(site).items() if file.read_text(path) != text})
+            _enable(site)
         if before != values:
             file.write_json(top / "config.json", values, mode=0o600)
 
 
 def is_prepared(site: Site, salt_call: Sequence[str]) -> bool:
     """Return whether there is nothing for `prepare` to do."""
-    of_systemd = _units(site) if daemons.has_systemd() else {}
-    is_made = _program(site).exists() and all(file.read_text(path) == text for path, text in of_systemd.items())
+    is_made = _program(site).exists() and not (daemons.has_systemd() and _changed(site))
     return is_made and file.read_json(queue.folder(site) / "config.json") == _configuration(salt_call)
 
 
@@ -76,7 +76,18 @@ def _configuration(salt_call: Sequence[str]) -> dict[str, Any]:
     return {"salt_call": [*salt_call], "environment": environment, "program": program}
 
 
-def _enable(changed: Mapping[Path, str]) -> None:
+def _changed(site: Site) -> dict[Path, str]:
+    """Return the units that differ, and those that are not enabled, as where this was killed in between."""
+    is_enabled = os.path.lexists(daemons.UNITS / "paths.target.wants" / _paths(site)[1].name)
+    return {
+        path: text
+        for path, text in _units(site).items()
+        if file.read_text(path) != text or (path.suffix == ".path" and not is_enabled)
+    }
+
+
+def _enable(site: Site) -> None:
+    changed = _changed(site)
     for path, text in changed.items():
         file.write(path, text)
     if changed:

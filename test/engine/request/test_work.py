@@ -240,11 +240,29 @@ def test_request_without_salt_call_is_an_error(site):
 
 def test_units_watch_both_files_and_are_made_once(make_site, monkeypatch):
     site = make_site()
-    called = []
-    monkeypatch.setattr(unit.units, "control", lambda *arguments, **_options: called.append(arguments) or "")
+    called, fails = [], [True]
+    link = unit.daemons.UNITS / "paths.target.wants/django-blog-requests.path"
+
+    def control(*arguments, **_options):
+        called.append(arguments)
+        if arguments[0] == "enable":
+            if fails:
+                fails.clear()
+                raise DeploymentError("systemd does not answer")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(f"../{link.name}")
+        return ""
+
+    monkeypatch.setattr(unit.units, "control", control)
     monkeypatch.setattr(unit.daemons, "has_systemd", lambda: True)
+    salt_call = ["salt-call", "--local"]
+    with pytest.raises(DeploymentError, match="systemd does not answer"):
+        unit.prepare(site, salt_call)
+    assert not unit.is_prepared(site, salt_call)
+    called.clear()
     for _again in range(2):
-        unit.prepare(site, ["salt-call", "--local"])
+        unit.prepare(site, salt_call)
+    assert unit.is_prepared(site, salt_call)
     assert called == [("daemon-reload",), ("enable", "--quiet", "--now", "django-blog-requests.path")]
     service, path = (one.read_text() for one in unit._paths(site))
     for name in ("pending.json", "running.json"):
