@@ -106,7 +106,7 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
             lines = completed.lines(completed.cured(lines, trial.cures), found, options)
         if "packages" in trial.cures:
             needed = next(line["value"] for line in lines if line["key"] == "packages")
-            needed = [*needed, *trial.of_extensions(read["keys"])]
+            needed = dict.fromkeys([*needed, *trial.of_extensions(read["keys"])])
             told += ["to have all of it observed, install them, and inspect again:", ["apt-get", "install", *needed]]
     return inspect_report.text(where, name, [*remarks, *told], inspect_report.ordered(lines))
 

@@ -208,8 +208,10 @@ def test_a_library_that_a_start_lacks_is_in_the_pillar_and_the_command(inspected
     print_pillar, tried = inspected
     printed = mock.Mock(wraps=trial.inspect_report.text)
     monkeypatch.setattr(trial.inspect_report, "text", printed)
+    monkeypatch.setattr(trial.Trial, "of_extensions", lambda *_: ["libzbar0", "gdal-bin"])
     pillar = print_pillar(observed("setup", "URL")._replace(error="libzbar0"))
     assert len(tried) == 1 and pillar["packages"] == ["libzbar0", "libpq5"]
+    assert ["apt-get", "install", "libzbar0", "libpq5", "gdal-bin"] in printed.call_args.args[2]
     assert {"libzbar0: set"} <= {line for line in printed.call_args.args[2] if isinstance(line, str)}
 
 
