@@ -303,7 +303,7 @@ def of_dockerfile(tree: Path, folder: str, files: Collection[str]) -> tuple[list
         folder: the folder of manage.py; its Dockerfile is taken before the one at the top.
         files: the files that are found by their names.
     """
-    if not files or not all(name.endswith(lock.LINES) for name in files):
+    if not files or not all(name.endswith(lock.REQUIREMENTS_SUFFIXES) for name in files):
         return [], ""
     for top in dict.fromkeys((tree / folder, tree)):
         text = code.read(top / "Dockerfile").replace("\\\n", " ")

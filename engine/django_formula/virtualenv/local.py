@@ -142,7 +142,7 @@ def make_absolute(work: Path, files: Iterable[Path]) -> None:
         DeploymentError: a path is not in the source.
     """
     for file in files:
-        text = file.read_text(errors="replace") if file.suffix in lock.LINES and file.is_file() else ""
+        text = file.read_text(errors="replace") if file.suffix in lock.REQUIREMENTS_SUFFIXES and file.is_file() else ""
         written = _BY_PATH.sub(lambda found, file=file: _absolute(work, file, found), text)  # type: ignore[misc]
         if written != text:
             lock.replace(file, written)

@@ -15,7 +15,7 @@ from django_formula.virtualenv import index
 #: The names of lock files; the first that a project has is taken.
 NAMES = ("uv.lock", "Pipfile.lock", "poetry.lock", "pdm.lock")
 #: The ends of names of files with a requirement in each line.
-LINES = (".txt", ".in", ".pip")
+REQUIREMENTS_SUFFIXES = (".txt", ".in", ".pip")
 _INDEX = "--extra-index-url"
 #: Bytes of a TOML file that are read: uv's locks of large projects have some megabytes.
 _MOST = 64 << 20

@@ -45,7 +45,7 @@ def _drop(work: Path, files: Iterable[str], is_dropped: Callable[[str], bool]) -
     done: set[Path] = set()
     for name in files:
         for path in requirements.with_included(work, work / name, done):
-            if path.suffix in lock.LINES:
+            if path.suffix in lock.REQUIREMENTS_SUFFIXES:
                 text = path.read_text(errors="replace")
                 _rewrite(path, _OPTION.sub(lambda found: "" if is_dropped(found[1] or found[2]) else found[0], text))
 

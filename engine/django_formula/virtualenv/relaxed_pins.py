@@ -541,7 +541,7 @@ def _replace_pins(work: str, files: list[str], changed: list[list[str]]) -> None
     """Write the new versions into the copies of the requirements, where constraints are too."""
     top = Path(work)
     for path in [one for name in files for one in requirements.with_included(top, top / name, set())]:
-        text = path.read_text(errors="replace") if path.suffix in lock.LINES else ""
+        text = path.read_text(errors="replace") if path.suffix in lock.REQUIREMENTS_SUFFIXES else ""
         written = text
         for name, old, new in changed:
             spelled = re.escape(name).replace(r"\-", "[-_.]+")

@@ -185,7 +185,12 @@ def _otherwise_named(source: Path, folders: list[Path], package: str = "") -> li
 
 def _named(source: Path, top: Path, patterns: Iterable[str]) -> list[str]:
     """Return the files below a folder that are named for requirements, the best one first."""
-    paths = (path for pattern in patterns for path in top.glob(pattern) if path.suffix in lock.LINES and path.is_file())
+    paths = (
+        path
+        for pattern in patterns
+        for path in top.glob(pattern)
+        if path.suffix in lock.REQUIREMENTS_SUFFIXES and path.is_file()
+    )
     found = {str(path.relative_to(source)) for path in paths}
     return sorted((name for name in found if _OTHER.search(name) and not NOT_FOR_SITES.search(name)), key=_rank)
 
@@ -219,7 +224,10 @@ def _lists_packages(source: Path, name: str, package: str = "") -> bool:
 
 def _rank(name: str) -> tuple[int, int, int, str]:
     ranks = [number for number, words in enumerate(_BEST) if re.search(rf"(^|[/._-])({words})([/._-]|$)", name)]
-    end = next((number for number, one in enumerate(lock.LINES) if name.endswith(one)), len(lock.LINES))
+    end = next(
+        (number for number, one in enumerate(lock.REQUIREMENTS_SUFFIXES) if name.endswith(one)),
+        len(lock.REQUIREMENTS_SUFFIXES),
+    )
     return min(ranks, default=len(_BEST)), name.count("/"), end, name
 
 
@@ -257,7 +265,7 @@ def package_names(source: Path, names: list[str]) -> list[str]:
     for name in names:
         for path in with_included(source, source / name, set(), _REQUIRE):
             packages += _packages(path)
-            if path.suffix in lock.LINES and PROJECT.search(host_file.decoded(path.read_bytes())):
+            if path.suffix in lock.REQUIREMENTS_SUFFIXES and PROJECT.search(host_file.decoded(path.read_bytes())):
                 packages += [one for own in PACKAGING if (source / own).is_file() for one in _packages(source / own)]
     return _normalised(packages)
 
@@ -425,7 +433,7 @@ def with_included(source: Path, path: Path, done: set[Path], including: re.Patte
             hint="commit the file, or remove the line that includes it",
         )
     yield path
-    if path.suffix in lock.LINES:
+    if path.suffix in lock.REQUIREMENTS_SUFFIXES:
         for included in including.findall(host_file.decoded(path.read_bytes())):
             if "://" not in included:
                 yield from with_included(source, path.parent / included, done, including)
@@ -444,7 +452,7 @@ def contents(source: Path, names: list[str]) -> dict[str, str]:
         pyproject = (source / name).with_name("pyproject.toml")
         if name.endswith(("uv.lock", "poetry.lock", "pdm.lock")) and pyproject.is_file():
             texts[str(pyproject.relative_to(source))] = host_file.decoded(pyproject.read_bytes())
-    if any(PROJECT.search(text) for name, text in texts.items() if name.endswith(lock.LINES)):
+    if any(PROJECT.search(text) for name, text in texts.items() if name.endswith(lock.REQUIREMENTS_SUFFIXES)):
         texts |= {name: text for name in PACKAGING if (text := host_file.read_text(source / name)) is not None}
     archives = [path for name, text in texts.items() for path in _archives(source, Path(name).parent, text)]
     return texts | {name: _hash(source / name) for name in archives}

@@ -406,7 +406,7 @@ def _resolve(work: str, arguments: list[str], files: list[str]) -> dict[str, Any
     top = Path(work)
     paths = [Path(value) for option, value in itertools.pairwise(arguments) if option == "--requirement"]
     for path in [top / path for path in paths]:
-        if path.suffix in virtualenv_lock.LINES and path.is_file():
+        if path.suffix in virtualenv_lock.REQUIREMENTS_SUFFIXES and path.is_file():
             included = [*requirements.with_included(top, path, set())]
             virtualenv_local.make_absolute(top.resolve(), included)
     return _pins_facts(top, arguments, files)
@@ -417,7 +417,11 @@ def _pins_facts(work: Path, arguments: list[str], files: list[str]) -> dict[str,
     converted = [(name, virtualenv_lock.converted_path(work / name)) for name in files]
     read = [os.path.relpath(path, work) if str(path) in arguments else name for name, path in converted]
     paths = {path for name in read for path in requirements.with_included(work, work / name, set())}
-    texts = [path.read_text(errors="replace") for path in sorted(paths) if path.suffix in virtualenv_lock.LINES]
+    texts = [
+        path.read_text(errors="replace")
+        for path in sorted(paths)
+        if path.suffix in virtualenv_lock.REQUIREMENTS_SUFFIXES
+    ]
     is_fixed = relaxed_pins.is_fixed(files, texts)
     pins, names = relaxed_pins.pins(work, read), relaxed_pins.markers(work, read)
     options = relaxed_pins.index_options(texts)
@@ -426,7 +430,7 @@ def _pins_facts(work: Path, arguments: list[str], files: list[str]) -> dict[str,
 
 def _other_files(folder: str, names: list[str]) -> list[str]:
     """Return what uv does not need: everything except folders and the files that describe packages."""
-    needed = (*virtualenv_lock.LINES, ".toml", ".lock", ".cfg", ".py", ".md", ".rst", ".json")
+    needed = (*virtualenv_lock.REQUIREMENTS_SUFFIXES, ".toml", ".lock", ".cfg", ".py", ".md", ".rst", ".json")
     return [
         name
         for name in names
@@ -496,7 +500,7 @@ def _remove_project(work: Path, files: list[str]) -> list[str] | None:
     extras: list[str] | None = None
     for name in files:
         for path in requirements.with_included(work, work / name, done):
-            text = path.read_text(errors="replace") if path.suffix in virtualenv_lock.LINES else ""
+            text = path.read_text(errors="replace") if path.suffix in virtualenv_lock.REQUIREMENTS_SUFFIXES else ""
             for found in project.finditer(text):
                 extras = [*(extras or []), *re.findall(r"[\w-]+", found.group(1) or "")]
             if project.search(text):
@@ -527,7 +531,7 @@ def _leave_out(work: str, files: list[str], packages: list[str]) -> bool:
 
 def _lift_constraints(work: Path, paths: list[Path], packages: list[str]) -> None:
     """Remove from constraints what the pillar has in a version: uv's overrides replace requirements only."""
-    for path in [one for one in paths if one.suffix in virtualenv_lock.LINES and one.is_file()]:
+    for path in [one for one in paths if one.suffix in virtualenv_lock.REQUIREMENTS_SUFFIXES and one.is_file()]:
         for included in [*requirements.with_included(work, path, set())]:
             for name in _CONSTRAINT.findall(included.read_text(errors="replace")):
                 limits = included.parent / name
@@ -553,7 +557,7 @@ def _rewrite(work: Path, files: list[str], pattern: re.Pattern[str], by: str | C
     is_found = False
     for name in files:
         for path in requirements.with_included(work, work / name, set()):
-            text = path.read_text(errors="replace") if path.suffix in virtualenv_lock.LINES else ""
+            text = path.read_text(errors="replace") if path.suffix in virtualenv_lock.REQUIREMENTS_SUFFIXES else ""
             if pattern.search(text):
                 is_found = True
                 virtualenv_lock.replace(path, pattern.sub(by, text))
