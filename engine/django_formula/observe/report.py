@@ -19,7 +19,7 @@ _TOLD = {
     "caches": "caches",
     "storages": "storages",
     "logs": "files of logs",
-    "servers": "settings with a server of this host, which the pillar does not start",
+    "servers": "settings with a server of this host, unless the pillar sets them",
     "eager": "tasks run in the process that asks for them, not in a worker",
     "brokers": "brokers of Celery",
     "workers": "tasks for workers",
