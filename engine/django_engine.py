@@ -236,11 +236,11 @@ def _files() -> Iterator[tuple[str, bytes]]:
 
 
 def _write(home: str, folder: str) -> None:
-    """Write the tree of this file: completely, or not at all if this process is killed."""
+    """Write the tree of this file: completely, or not at all if this process is killed or another one is faster."""
     new = tempfile.mkdtemp(prefix=_NEW, dir=home)
-    number = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
+    if not _hold(new):
+        return  # another process took it for what a killed one has left
     try:
-        fcntl.flock(number, fcntl.LOCK_SH)  # so that no process takes it for what a killed one has left
         for name, text in _files():
             path = os.path.join(new, name)
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -250,7 +250,7 @@ def _write(home: str, folder: str) -> None:
         with contextlib.suppress(FileExistsError):
             _rename(new, folder)
     finally:
-        os.close(number)
+        os.close(_held.pop(new))
         shutil.rmtree(new, ignore_errors=True)  # where another process was faster
     _clear(home, folder)
 
@@ -274,7 +274,7 @@ def _put_aside(folder: str) -> None:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             old = tempfile.mkdtemp(prefix=_OLD, dir=os.path.dirname(folder))
             os.rename(folder, os.path.join(old, "tree"))
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # another process may remove the same
         finally:
             os.close(number)
 

@@ -104,6 +104,40 @@ def test_processes_that_unpack_at_once_all_run(minion: Minion) -> None:
     assert minion.folders() == [digest]
 
 
+def test_a_begun_tree_that_another_process_removed_is_begun_again(minion: Minion) -> None:
+    digest = minion.sync(1)
+    removes = """
+import os, tempfile
+original = tempfile.mkdtemp
+def removing(*arguments, **options):
+    tempfile.mkdtemp = original
+    folder = original(*arguments, **options)
+    os.rmdir(folder)
+    return folder
+tempfile.mkdtemp = removing
+"""
+    assert minion.run(before=removes).startswith("1 ")
+    assert minion.folders() == [digest]
+
+
+def test_an_old_tree_that_another_process_removes_too_leaves_nothing(minion: Minion) -> None:
+    digests = []
+    removes = """
+import os
+original = os.unlink
+def removing(*arguments, **options):
+    os.unlink = original
+    original(*arguments, **options)
+    raise FileNotFoundError(arguments[0])
+os.unlink = removing
+"""
+    for version in (1, 2, 3):
+        digests.append(minion.sync(version))
+        assert minion.run(before=removes).startswith(f"{version} ")
+        time.sleep(0.01)
+    assert minion.folders() == sorted(digests[-2:])
+
+
 @pytest.mark.parametrize("moment", ["makedirs", "open", "rename", "flock"])
 def test_a_process_that_is_killed_while_it_unpacks_leaves_nothing(minion: Minion, moment: str) -> None:
     digest = minion.sync(1)
