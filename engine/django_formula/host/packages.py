@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from django_formula.host import commands
-from django_formula.host.commands import DeploymentError
+from django_formula.host.commands import Command, DeploymentError
 
 #: Seconds for an answer of apt's lists.
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 #: What apt says of packages that none of its sources has.
 _NOT_FOUND = re.compile(r"E: (?:Unable to locate package |Package ')([a-z0-9][a-z0-9.+-]*)")
 
@@ -47,6 +47,17 @@ def hint(comment: str, pillar: Mapping[str, Any]) -> str:
     keys = [f"django:{place}:packages" for place, names in given.items() if {*absent} & {*names}]
     ways = f"correct {' and '.join(keys)}, or add" if keys else "add"
     return f"\n{ways} the repository that has {' and '.join(dict.fromkeys(absent))} to apt's sources"
+
+
+def offered(names: Collection[str]) -> set[str]:
+    """Return the packages that apt's lists have; none where there are no lists."""
+    if not names:
+        return set()
+    argv = ["apt-cache", "--no-all-versions", "show", "--", *names]
+    with contextlib.suppress(DeploymentError, OSError):
+        text = commands.execute(Command(argv, doing="reading apt's lists", timeout=_PATIENCE)).printed
+        return {*names} & {*re.findall(r"^Package: (\S+)", text, re.MULTILINE)}
+    return set()
 
 
 def named(pattern: str, prefix: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from django_formula.inspect import code
+from django_formula.inspect import code, process_files
 
 #: Files with examples of variables, and those with variables of a developer or a container.
 _EXAMPLES = re.compile(
@@ -15,7 +15,6 @@ _EXAMPLES = re.compile(
     re.IGNORECASE,
 )
 _OWN = re.compile(r"\.env|\.env[._-](dev\w*|local|docker|compose|web|app|django|prod\w*)|(dev|docker|local|prod)\.env")
-_DOCKERFILE = re.compile(r"(?i)([\w-]+\.)?dockerfile([._-][\w.-]+)?")
 _LINE = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_]\w*)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 #: What a Dockerfile sets, in both of its forms.
 _ENV = re.compile(r"^ENV[ \t]+(?:(?P<name>\w+)[ \t]+(?P<value>[^=\s]\S*)[ \t]*$|(?P<pairs>\w+=.*))", re.MULTILINE)
@@ -49,7 +48,7 @@ def find(
     examples = [path for path in paths if _EXAMPLES.fullmatch(path.name)][:1]
     found = {name: Example(value, path.name) for path in examples for name, value in _pairs(path)}
     others = [path for path in paths if _OWN.fullmatch(path.name)]
-    of_images = [path for path in paths if _DOCKERFILE.fullmatch(path.name)]
+    of_images = [path for path in paths if process_files.DOCKERFILE.fullmatch(path.name)]
     for path, pairs in [*((path, _pairs(path)) for path in others), *((path, _of_image(path)) for path in of_images)]:
         for name, value in pairs:
             if not is_secret(name) and not _LOGIN.search(value):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from django_formula.inspect import code, image_stages, node_packages, node_scripts, process_files
+from django_formula.inspect import code, images, node_packages, node_scripts
 from django_formula.inspect import project as inspect_project
 from django_formula.inspect.settings import Settings
 from django_formula.inspect.values import UNKNOWN, plain
@@ -43,7 +43,6 @@ _MAKE = re.compile(
 #: Scripts that another one runs: a name with a colon is no program.
 _CALLED = re.compile(r"\b(?:npm run|yarn(?: run)?(?= [\w.-]+:)) ([\w:.-]+)")
 #: The scripts that a Dockerfile runs, and programs that build a front end.
-_DOCKERFILE = re.compile(r"(?i)([\w-]+\.)?dockerfile([._-][\w.-]+)?")
 _RUN = re.compile(r"^\s*RUN\b(?:[^\n]*&&)?[^\n]*?\b(?:npm run|yarn(?: run)?|pnpm(?: run)?) ([\w:.-]+)", re.MULTILINE)
 #: Packages that a Dockerfile installs for all projects, and the first words of a script's commands.
 _GLOBAL = re.compile(r"\bnpm (?:install|i|add) (?:-g|--global)((?:[ \t]+[@\w][\w./@^~-]*)+)")
@@ -169,7 +168,7 @@ def _front_end(
         )
         return FrontEnd(name, remark=remark)
     missing = _missing(settings, tree)
-    built, place = image_stages.placed(tree, project, folder, missing) if has_build else ("", "")
+    built, place = images.placed(tree, project, folder, missing) if has_build else ("", "")
     is_apart = str(folder) not in (".", project) and not place
     if has_build and is_apart and _is_application(tree, path.parent, content, settings):
         remark = f"{name} is not built: it is an application of its own, to which the settings do not refer"
@@ -269,17 +268,14 @@ def _is_broken(script: Any, scripts: dict[str, Any]) -> bool:
 
 def _of_images(tree: Path, scripts: dict[str, Any]) -> list[str]:
     """Return the scripts that a Dockerfile of the project runs instead of ``build``, and that seem to build."""
-    paths = [path for path in inspect_project.walk(tree, None, depth=3) if _DOCKERFILE.fullmatch(path.name)]
-    live = [path for path in paths if process_files.is_for_live(path.relative_to(tree))]
-    named = dict.fromkeys(name for path in live for name in _RUN.findall(code.read(path)))
+    named = dict.fromkeys(name for path in images.files(tree) for name in _RUN.findall(code.read(path)))
     found = [name for name in named if name in scripts]
     return [] if "build" in found else [name for name in found if _BUILDS.search(str(scripts[name]))]
 
 
 def _global(tree: Path, script: str, content: dict[str, Any]) -> str:
     """Return the command by which a script has the programs that package.json lacks and a Dockerfile installs."""
-    paths = [path for path in inspect_project.walk(tree, None, depth=4) if _DOCKERFILE.fullmatch(path.name)]
-    listed = " ".join(words for path in paths for words in _GLOBAL.findall(code.read(path)))
+    listed = " ".join(words for path in images.files(tree) for words in _GLOBAL.findall(code.read(path)))
     required = _packages(content).keys()
     used = {*_WORD.findall(script)} - required
     packages = [one for one in dict.fromkeys(listed.split()) if one.rpartition("/")[2].partition("@")[0] in used]

@@ -24,6 +24,7 @@ from django_formula.inspect import (
     declared,
     environment,
     front_end,
+    images,
     imports,
     metadata,
     migrations,
@@ -127,6 +128,8 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     with part("migrations"):
         _migrations(report, settings, roots)
     build.add_files(report)
+    with part("packages of its images"):
+        images.add_packages(report, tree)
     with part("the health check"):
         _health(report, roots, settings, deployed)
     if re.search(r"^\s*url\s*=\s*\./\w", code.read(tree / ".gitmodules"), re.MULTILINE):

@@ -15,6 +15,8 @@ from typing import Any
 
 from django_formula.inspect import code, project
 
+#: Names of Dockerfiles: ``Dockerfile.prod``, ``web.Dockerfile``.
+DOCKERFILE = re.compile(r"(?i)([\w-]+\.)?dockerfile([._-][\w.-]+)?")
 #: Processes of a Procfile and of compose files that serve pages, or run once in a release.
 _NOT_WORKERS = {"web", "release", "postdeploy", "django", "app", "nginx"}
 #: The five fields of a time in a crontab, or a word for it.
@@ -84,7 +86,7 @@ def lines(tree: Path, remarks: list[str]) -> list[Line]:
 
 def _copied_scripts(tree: Path, paths: Collection[Path]) -> set[str]:
     """Return the paths in containers that Dockerfiles copy scripts of the source to; these are read where they are."""
-    files = [path for path in paths if re.fullmatch(r"(?i)([\w-]+\.)?dockerfile([._-][\w.-]+)?", path.name)]
+    files = [path for path in paths if DOCKERFILE.fullmatch(path.name)]
     pairs = (pair for path in files for pair in _COPY.findall(code.read(path)))
     inside = {path.relative_to(tree) for path in paths}
     return {target for source, target in pairs if Path(os.path.normpath(source.lstrip("/"))) in inside}

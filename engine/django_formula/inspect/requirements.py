@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from django_formula.database import engines as database_engines
 from django_formula.host import toml
-from django_formula.inspect import code
+from django_formula.inspect import code, images
 from django_formula.inspect import project as inspect_project
 from django_formula.knowledge.rows import rows
 from django_formula.virtualenv import index, lock, requirements
@@ -300,19 +300,21 @@ def of_dockerfile(tree: Path, folder: str, files: Collection[str]) -> tuple[list
     """Return the files with requirements that a Dockerfile installs in place of those found, and its path; else none.
 
     Args:
-        folder: the folder of manage.py; its Dockerfile is taken before the one at the top.
+        folder: the folder of manage.py; its Dockerfile is taken before all others.
         files: the files that are found by their names.
     """
     if not files or not all(name.endswith(lock.REQUIREMENTS_SUFFIXES) for name in files):
         return [], ""
-    for top in dict.fromkeys((tree / folder, tree)):
-        text = code.read(top / "Dockerfile").replace("\\\n", " ")
+    for path in sorted(images.files(tree), key=lambda path: path.parent != tree / folder):
+        text = code.read(path).replace("\\\n", " ")
         named = [name for options in _PIP.findall(text) for name in _OPTION_R.findall(options)]
-        found = [str((top / name).relative_to(tree)) for name in dict.fromkeys(named) if _is_inside(top, name)]
+        tops = [path.parent, tree / folder, tree]
+        places = [next((top / name for top in tops if _is_inside(top, name)), None) for name in dict.fromkeys(named)]
+        found = [str(place.relative_to(tree)) for place in places if place]
         live = [name for name in found if not requirements.NOT_FOR_SITES.search(name)]
         listed = requirements.without_extras(requirements.package_names(tree, live))
         if live and {*live}.isdisjoint(files) and "django" in listed:
-            return live, str((top / "Dockerfile").relative_to(tree))
+            return live, str(path.relative_to(tree))
     return [], ""
 
 

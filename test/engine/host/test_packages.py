@@ -41,3 +41,27 @@ def test_no_program_is_run_where_all_are_installed(monkeypatch):
 )
 def test_hint_names_the_key_when_apt_does_not_find_a_package(comment, pillar, expected):
     assert packages.hint(comment, pillar).strip() == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "printed", "expected"),
+    [
+        (0, "Package: ffmpeg\nVersion: 7\nDepends: libc6\n\nPackage: pandoc\n", {"ffmpeg", "pandoc"}),
+        (0, "Package: ffmpeg\nDescription: as\n Package: pandoc\n\n", {"ffmpeg"}),
+        (100, "", set()),
+        (None, "", set()),
+    ],
+)
+def test_packages_of_apts_lists(monkeypatch, code, printed, expected):
+    argvs = []
+    monkeypatch.setattr(
+        packages.commands, "execute", lambda command: argvs.append(command.argv) or commands.Ended(code, printed, "")
+    )
+    assert packages.offered(["ffmpeg", "pandoc"]) == expected
+    assert argvs == [["apt-cache", "--no-all-versions", "show", "--", "ffmpeg", "pandoc"]]
+    assert packages.offered([]) == set() and len(argvs) == 1
+
+
+def test_no_package_is_known_where_apt_is_not_there(monkeypatch):
+    monkeypatch.setattr(packages.commands, "PATH", "/nonexistent")
+    assert packages.offered(["ffmpeg"]) == set()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from django_formula.host import daemons
+from django_formula.host import daemons, packages
 from django_formula.host.commands import DeploymentError
 from django_formula.inspect import access, background, inspection, metadata, options, removed, report, requirements
 from django_formula.inspect import settings as inspect_settings
@@ -34,6 +34,7 @@ OF_BACKGROUND = ("workers", "schedules", "queue", "cache", "caches", "sessions",
 def test_inspection_writes_a_valid_pillar(tmp_path, case, monkeypatch):
     monkeypatch.setattr(daemons, "SYSTEMD", tmp_path)
     monkeypatch.setattr(inspection, "_host_python", lambda: "3.11.2")
+    monkeypatch.setattr(packages, "offered", lambda names: {name for name in names if "gone" not in name})
     tree = write_tree(tmp_path / case["folder"], case["files"])
     text = inspection.inspect(str(tree))
     text = text.replace(str(tree), "<tree>")
