@@ -162,8 +162,12 @@ def test_a_thousand_forged_deliveries_cost_little(blog: Site) -> None:
     assert found["uid"] == int(blog.host.run(["id", "-u", "blog-hook"]).stdout) and int(found["capabilities"], 16) == 0
     assert recorded(blog) == before
     if blog.options["proxy"]["kind"] == "nginx":
-        url = {"headers": GITHUB, "data": b"{}"}
-        answers = [blog.host.http(PATH, blog.domain, "POST", **url).status_code for _ in range(60)]
+
+        def forged() -> int:
+            return int(blog.host.http(PATH, blog.domain, "POST", headers=GITHUB, data=b"{}").status_code)
+
+        until(lambda: forged() == 403)  # the deliveries of the tests before have used up what is let through
+        answers = [403, *(forged() for _ in range(60))]
         assert {*answers} == {403, 429} and answers.count(429) >= 30, answers
 
 
