@@ -13,6 +13,9 @@ from django_formula.inspect.report import Report
 _CONTAINER = re.compile(r"Dockerfile[\w.-]*|(docker-)?compose[\w.-]*\.ya?ml|[\w.-]*\.env|.+\.service")
 _SET = re.compile(r"""^[^#\n]*\bDJANGO_SETTINGS_MODULE\s*[=:]\s*["']?([\w.]+)""", re.MULTILINE)
 
+#: Where manage.py names the settings, and a name that startproject, cookiecutter or copier fills in.
+_NAMED = re.compile(r"^.*\bDJANGO_SETTINGS_MODULE\b.*$", re.MULTILINE)
+_BLANK = re.compile(r"(\{\{|\[\[)[ -]*[\w.]+[\w.| -]*(\}\}|\]\])")
 #: The WSGI module of a project that has none; the site's environment has the settings module.
 _WSGI = "project_wsgi"
 _WSGI_MODULE = "from django.core.wsgi import get_wsgi_application\napplication = get_wsgi_application()\n"
@@ -27,6 +30,7 @@ def add(report: Report, tree: Path) -> str:
     folders = sorted((str(path.parent) for path in project.manage_files(tree)), key=lambda one: len(Path(one).parts))
     if not folders:
         return _without_manage(report, tree)
+    folders = _without_templates(tree, folders)
     package = next((one for one in folders if project.is_in_package(tree, one)), "")
     if package:
         return _package(report, tree, package)
@@ -38,6 +42,23 @@ def add(report: Report, tree: Path) -> str:
         report.remarks.append(f"manage.py is in {folder}")
     _modules(report, tree, folder)
     return folder
+
+
+def _without_templates(tree: Path, folders: list[str]) -> list[str]:
+    """Return the folders of manage.py without those in which names are still to be filled in.
+
+    Raises:
+        DeploymentError: there is no other.
+    """
+    lines = {folder: _NAMED.findall(code.read(tree / folder / "manage.py")) for folder in folders}
+    found = {folder: _BLANK.search("\n".join([folder, *lines[folder]])) for folder in folders}
+    if all(found.values()):
+        blanks = [f"{Path(folder, 'manage.py')} has {blank[0]}" for folder, blank in found.items() if blank]
+        raise DeploymentError(
+            f"the source is a template for projects, and no project: {blanks[0]}",
+            hint="make a project of it (django-admin startproject --template, cookiecutter, copier), and inspect that",
+        )
+    return [folder for folder, blank in found.items() if not blank]
 
 
 def _has_own_settings(folder: Path) -> bool:

@@ -96,6 +96,26 @@ def test_time_of_a_job_is_one_that_the_schema_takes(at, style, expected):
     assert not expected or re.fullmatch(pattern, expected)
 
 
+@pytest.mark.parametrize(
+    ("folder", "settings", "blank"),
+    [
+        (".", "{{ project_name }}.settings", "manage.py has {{ project_name }}"),
+        ("src", "{{ cookiecutter.slug }}.settings", "src/manage.py has {{ cookiecutter.slug }}"),
+        ("[[ name ]]", "config.settings", "[[ name ]]/manage.py has [[ name ]]"),
+    ],
+)
+def test_template_for_projects_is_no_project(tmp_path, folder, settings, blank):
+    manage = f"os.environ.setdefault('DJANGO_SETTINGS_MODULE', '{settings}')\n"
+    tree = write_tree(tmp_path, {f"{folder}/manage.py": manage})
+    with pytest.raises(DeploymentError, match="is a template for projects, and no project: ") as raised:
+        inspection.inspect(str(tree))
+    assert blank in str(raised.value)
+    write_tree(
+        tmp_path, {"own/manage.py": "print(f'{{not}} a {name}')\n" + manage.replace(settings, "config.settings")}
+    )
+    assert "manage.py is in own\n" in inspection.inspect(str(tree))
+
+
 @pytest.mark.parametrize("version", ["attr: shop.__version__", "file: VERSION", "1.2"])
 def test_metadata_of_a_project_whose_version_setup_cfg_takes_from_elsewhere(tmp_path, version):
     files = {"setup.cfg": f"[metadata]\nname = shop\nversion = {version}\n"}
