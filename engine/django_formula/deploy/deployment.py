@@ -465,9 +465,11 @@ class Deployment:
 
     def _advice(self, release: Release, step: str, error: DeploymentError) -> str:
         """Return what a failed release has in its source and the pillar lacks; complete the hint of the error."""
-        from django_formula.deploy import failure  # which only a failure needs
+        with contextlib.suppress(Exception):  # whatever it meets in the source: what failed is said and cleared away
+            from django_formula.deploy import failure  # which only a failure needs
 
-        return failure.advice(release, step, error, self.secrets.masked())
+            return failure.advice(release, step, error, self.secrets.masked())
+        return ""
 
     def _what_serves(self) -> str:
         """Return what serves after a failure; an instance that was stopped is started again."""

@@ -39,7 +39,7 @@ from django_formula.inspect.settings import Settings
 from django_formula.knowledge import hints
 from django_formula.release import releases
 from django_formula.site.sites import Site
-from django_formula.untrusted import delegate
+from django_formula.untrusted import delegate, shapes
 from django_formula.untrusted.foreign import Foreign
 from django_formula.untrusted.text import in_command, in_pillar
 
@@ -75,7 +75,7 @@ def missing_variables(site: Site, release: Path, facts: Mapping[str, Any]) -> li
     Args:
         facts: ``folder``, ``python_path`` and ``settings_module`` of the release.
     """
-    found: list[str] = _asked(site, release, _required, own(release, facts), _given(site)) or []
+    found: list[str] = _asked(site, release, _required, [str], own(release, facts), _given(site)) or []
     return found
 
 
@@ -110,7 +110,7 @@ def unset_variables(site: Site, release: Path, facts: Mapping[str, Any], cause: 
     """Return a hint with the variables that the line of an exception uses and the site does not set; or empty text."""
     at, given = f"django:sites:{site.name}", _given(site)
     for path, line in reversed(_PLACE.findall(cause)):
-        used: dict[str, str] = _asked(site, release, _used, facts, path, int(line)) or {}
+        used: dict[str, str] = _asked(site, release, _used, {str: str}, facts, path, int(line)) or {}
         store = _taken_apart(site, used, cause)
         if store:
             what = f"{path}:{line} takes the URL in {store} apart, and that of the site's store is a unix socket"
@@ -156,7 +156,9 @@ def named_variables(site: Site, release: Path, facts: Mapping[str, Any], log: st
     lines = [line for line in hints.bounded(log).splitlines() if _OF_ERROR.search(line)][-_ERRORS:]
     words = dict.fromkeys(word for line in lines for word in _VARIABLE.findall(line))
     names = [word for word in words if word not in _given(site)][:_ERRORS]
-    read: dict[str, str] = (_asked(site, release, _reading, own(release, facts), names) if names else {}) or {}
+    read: dict[str, str] = (
+        _asked(site, release, _reading, {str: str}, own(release, facts), names) if names else {}
+    ) or {}
     unset = sorted({*read} - {*_given(site)})
     whole = [(name, name) for name in names if name in read]
     longer = [(name, one) for name in names for one in unset if one.endswith(f"_{name}")]
@@ -172,7 +174,9 @@ def named_variables(site: Site, release: Path, facts: Mapping[str, Any], log: st
 def refused_setting(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
     """Return the variable, not set, that a setting is made of which a failed check names, and its option; or empty."""
     names = [*dict.fromkeys(_VARIABLE.findall(cause))][:_ERRORS]
-    made: dict[str, list[str]] = (_asked(site, release, _made_of, own(release, facts), names) if names else {}) or {}
+    made: dict[str, list[str]] = (
+        _asked(site, release, _made_of, {str: [str]}, own(release, facts), names) if names else {}
+    ) or {}
     for setting in names:
         unset = [variable for variable in made.get(setting, []) if variable not in _given(site)]
         if unset and setting not in site.config["settings"]:
@@ -183,13 +187,13 @@ def refused_setting(site: Site, release: Path, facts: Mapping[str, Any], cause: 
 
 def deciding(site: Site, release: Path, facts: Mapping[str, Any], setting: str) -> list[str]:
     """Return the variables that decide a setting of the project; empty where none does, or that is not known."""
-    found: dict[str, list[str]] = _asked(site, release, _made_of, own(release, facts), [setting]) or {}
+    found: dict[str, list[str]] = _asked(site, release, _made_of, {str: [str]}, own(release, facts), [setting]) or {}
     return found.get(setting, [])
 
 
 def settings_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> list[str]:
     """Return the settings modules of the project; empty if they are not known."""
-    return _asked(site, release, _settings_modules, facts) or []
+    return _asked(site, release, _settings_modules, [str], facts) or []
 
 
 def _settings_modules(source: Path, facts: Mapping[str, Any]) -> list[str]:
@@ -221,7 +225,7 @@ def newer_django(site: Site, release: Path, facts: Mapping[str, Any], cause: str
         installed: the packages of the virtualenv: normalised name → version.
     """
     path = next((path for path, _line in reversed(_PLACE.findall(cause)) if "migrations/" in path), "")
-    version: str = (_asked(site, release, _written_by, facts, path) if path else "") or ""
+    version: str = (_asked(site, release, _written_by, str, facts, path) if path else "") or ""
     present = installed.get("django", "")
     numbers = [[int(part) for part in re.findall(r"\d+", one)[:2]] for one in (version, present)]
     if not present or numbers[0] <= numbers[1]:
@@ -238,7 +242,7 @@ def _written_by(source: Path, facts: Mapping[str, Any], path: str) -> str:
 
 def outdated(site: Site, release: Path, django: str) -> list[str]:
     """Return the modules in a release's virtualenv that import what a version of Django no longer has."""
-    return _asked(site, release, _outdated, django) or []
+    return _asked(site, release, _outdated, [str], django) or []
 
 
 def too_old(site: Site, release: Path, django: str, installed: Mapping[str, str]) -> list[str]:
@@ -264,7 +268,7 @@ def _outdated(source: Path, version: str) -> list[str]:
 
 def using(site: Site, release: Path, module: str, names: Collection[str]) -> list[str]:
     """Return the modules in a release's virtualenv that use some names of a module of Python in every case."""
-    return _asked(site, release, _using, module, [*names]) or []
+    return _asked(site, release, _using, [str], module, [*names]) or []
 
 
 def _using(source: Path, module: str, names: list[str]) -> list[str]:
@@ -276,7 +280,7 @@ def _using(source: Path, module: str, names: list[str]) -> list[str]:
 def migrated_first(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
     """Return a hint where a migration refers to a model that another one has deleted before it; or empty text."""
     model = re.search(r"Related model '(\w+\.\w+)' cannot be resolved", cause)
-    found: dict[str, str] = (_asked(site, release, _unordered, own(release, facts)) if model else {}) or {}
+    found: dict[str, str] = (_asked(site, release, _unordered, {str: str}, own(release, facts)) if model else {}) or {}
     if not model or found.get("model") != model[1].lower():
         return ""
     commands = [*site.config["commands"]["after_static"], f"manage.py migrate {found['first']}"]
@@ -304,7 +308,7 @@ def missing_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> list
     """Return the modules that the project needs and neither the source nor the virtualenv has; empty if not known."""
     folders = [*(release / "virtualenv").glob("lib/python3*/site-packages")]
     present = {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()}
-    found: list[str] = _asked(site, release, _absent, own(release, facts), present) if present else []
+    found: list[str] = _asked(site, release, _absent, [str], own(release, facts), present) if present else []
     return found or []
 
 
@@ -320,7 +324,7 @@ def absent_file(site: Site, release: Path, facts: Mapping[str, Any], module: str
 
     Empty for a module of another package, and for one that a package may have.
     """
-    return _asked(site, release, _file_of, facts, module) or ""
+    return _asked(site, release, _file_of, str, facts, module) or ""
 
 
 def _file_of(source: Path, facts: Mapping[str, Any], module: str) -> str:
@@ -334,7 +338,7 @@ def _file_of(source: Path, facts: Mapping[str, Any], module: str) -> str:
 
 def choosing_variable(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     """Return the variable, not set, by which the settings import those of a live site, and its text; empty if none."""
-    found: dict[str, str] = _asked(site, release, _choosing, own(release, facts)) or {}
+    found: dict[str, str] = _asked(site, release, _choosing, {str: str}, own(release, facts)) or {}
     unset = [(name, text) for name, text in found.items() if name not in _given(site)]
     return dict(unset[:1])
 
@@ -347,7 +351,7 @@ def _choosing(source: Path, facts: Mapping[str, Any]) -> dict[str, str]:
 def with_fixtures(site: Site, release: Path, facts: Mapping[str, Any], hint: str) -> str:
     """Return a hint to load rows with the project's fixtures that make them, in the order in which it loads them."""
     model = re.search(r"the database has no such (\w+): load ", hint)
-    found: list[str] = (_asked(site, release, _fixtures, model[1].lower()) if model else []) or []
+    found: list[str] = (_asked(site, release, _fixtures, [str], model[1].lower()) if model else []) or []
     command = in_command("salt-call", "django.manage", site.name, shlex.join(["loaddata", *found]))
     return hint.replace(f"salt-call django.manage {site.name} 'loaddata NAME'", command) if found and command else hint
 
@@ -396,13 +400,13 @@ def not_in_pillar(
         has_page: whether the project has a page for every visitor at the path of the health check.
         routes: the paths that Django has routes for without arguments, as far as they are known.
     """
-    found = _asked(site, release, _found, own(release, facts), site.canonical) or {}
+    found = _asked(site, release, _found, {str: Any}, own(release, facts), site.canonical) or {}
     if found.get("build") and _built_before(site, release):
         found = {key: value for key, value in found.items() if key != "build"}
     lacking = [(key, value) for key, value in _lacking(site.config, found, step) if not _says(hint, key, value)]
     options: dict[str, Any] = {key: _whole(site, key, value) for key, value in lacking}
     lines = [f"{key}: {in_pillar(value)}" for key, value in lacking]
-    path = "" if has_page else _asked(site, release, _page, own(release, facts), site.config["health"]["path"])
+    path = "" if has_page else _asked(site, release, _page, str, own(release, facts), site.config["health"]["path"])
     if routes and urllib.parse.unquote(path) not in routes:  # what the code seems to have, and Django does not
         path = ""
     if path and not (path == "/" and "the database has no such" in hint):  # from which the owner has come here
@@ -454,8 +458,8 @@ def own(release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {**facts, "settings_module": overlay.get("settings_module", facts["settings_module"])}
 
 
-def _asked(site: Site, release: Path, function: Any, *arguments: Any) -> Any:
-    """Return the answer of a function that reads a release's source as the user who may, or None."""
+def _asked(site: Site, release: Path, function: Any, shape: Any, *arguments: Any) -> Any:
+    """Return the answer of a function that reads a release's source as the user who may; None without a usable one."""
     source = Foreign(release / "source")
     for user in (site.user, site.build_user):
         with contextlib.suppress(DeploymentError, OSError):
@@ -463,7 +467,7 @@ def _asked(site: Site, release: Path, function: Any, *arguments: Any) -> Any:
                 user, _called, function, source, *arguments, doing="inspecting the source", timeout=10, memory=1 << 30
             )
             if answer is not None:
-                return answer
+                return answer if shapes.fits(answer, shape) else None
     return None
 
 

@@ -431,6 +431,24 @@ def test_page_is_looked_for_where_the_health_check_meets_none(world, monkeypatch
     assert error.value.hint.splitlines() == [found or routes, "nothing runs yet"]
 
 
+def test_a_source_that_no_advice_can_be_had_of_hides_nothing(world, monkeypatch):
+    """Such as an answer of another shape, by a process of the site's user that the site has changed."""
+    monkeypatch.setattr(advice, "not_in_pillar", lambda *_, **__: [].pop())
+    world.apply()
+    one = world.live
+    world.push("two")
+    world.options = {"commands": {"after_static": ["bad x"]}}
+    world.fails["bad x"] = DeploymentError("bad x failed (exit 1)")
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.message == "static: bad x failed (exit 1)"
+    assert error.value.hint == (
+        f"correct django:sites:blog:commands:after_static:0, or the command itself\n{one} still runs"
+    )
+    assert json.loads(world.site.deploys.read_text().splitlines()[-1])["result"] == "failed"
+    world.check_leftovers()
+
+
 def test_command_failing_after_the_switch_keeps_the_release(world):
     world.apply()
     world.options = {"commands": {"after_switch": ["bad x"]}}
