@@ -70,7 +70,7 @@ def serve(
     renewal.keep_page(record)
     switch.apply(files)
     _ordered, failed = acme.renew(site, due, secrets)
-    return Outcome(f"the page is served: {site.scheme}://{wanted['domain']}/", changes, warnings=[*deferred, *failed])
+    return Outcome(f"the page is served: {proxies.origin(site)}/", changes, warnings=[*deferred, *failed])
 
 
 def _files(site: Site, templates: Mapping[str, str]) -> Files:

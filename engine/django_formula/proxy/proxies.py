@@ -35,6 +35,17 @@ def is_ready(site: Site) -> bool:
     return serving(site) is configured(site)
 
 
+def origin(site: Site) -> str:
+    """Return how visitors begin the URL of a site: ``https://blog.example.org``, with the port where it is not usual.
+
+    Of a proxy in front of this host the port is not known.
+    """
+    plain = [] if site.config["proxy"]["trusted"] else site.config["proxy"]["listen"]
+    known = site.public_https or [ports.split(listen)[1] for listen in plain]
+    port = f":{known[0]}" if known and {"https": 443, "http": 80}[site.scheme] not in known else ""
+    return f"{site.scheme}://{site.canonical}{port}"
+
+
 def check(site: Site) -> None:
     """Have the proxy that serves a site test its configuration.
 

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import archive, config_files, file, ports, units
+from django_formula.host import archive, config_files, file, units
 from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import Files
+from django_formula.proxy import proxies
 from django_formula.request import entrance
 from django_formula.site.behind_socket import WALLS, Behind
 from django_formula.site.sites import Site
@@ -68,11 +69,8 @@ def sockets(site: Site) -> dict[str, Path]:
 
 
 def url(site: Site) -> str:
-    """Return where the git server sends its requests; of a proxy in front of this host the port is not known."""
-    plain = [] if site.config["proxy"]["trusted"] else site.config["proxy"]["listen"]
-    known = site.public_https or [ports.split(listen)[1] for listen in plain]
-    port = f":{known[0]}" if known and {"https": 443, "http": 80}[site.scheme] not in known else ""
-    return f"{site.scheme}://{site.canonical}{port}{site.config['path'].rstrip('/')}{PATH}"
+    """Return where the git server sends its requests."""
+    return f"{proxies.origin(site)}{site.config['path'].rstrip('/')}{PATH}"
 
 
 def read(site: Site) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from django_formula.page import serve
-from django_formula.proxy import nginx
+from django_formula.proxy import nginx, proxies
 from django_formula.tls import certificates, renewal
 from specimen import configured, formula_templates
 
@@ -24,6 +24,12 @@ def test_server_is_the_one_that_was_reviewed(monkeypatch, own_host, proxy, tls):
     if os.environ.get("UPDATE"):
         golden.write_text(text)
     assert text == golden.read_text()
+
+
+@pytest.mark.parametrize(("listen", "port"), [(80, ""), ("192.0.2.1:8080", ":8080")])
+def test_url_of_the_page_has_its_port(listen, port):
+    site = renewal.with_domain(configured(proxy={"kind": "nginx", "listen": [listen]}), "status.example.org")
+    assert proxies.origin(site) == f"http://status.example.org{port}"
 
 
 @pytest.fixture
