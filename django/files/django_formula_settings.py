@@ -233,12 +233,30 @@ def _queue(project, given):
         values.update(_of_huey(project.get("HUEY"), given))
     if "redis" in project.get("Q_CLUSTER", {}):
         values["Q_CLUSTER"] = {**project["Q_CLUSTER"], "redis": _location(given)}
+    for name, *keys in _settings_of_dramatiq:
+        if isinstance(project.get(name), dict):
+            values.update({name: _of_dramatiq(project[name], given, *keys)})
     return values
 
 
 def _of_rq(queue, given):
     kept = {key: value for key, value in queue.items() if key not in _addresses and not key.startswith("SSL")}
     return {**kept, "URL": _location(given)}
+
+
+#: Settings of django_dramatiq: the key of a class, the one of its options, and the first part of names in its Redis.
+_settings_of_dramatiq = (
+    ("DRAMATIQ_BROKER", "BROKER", "OPTIONS", "dramatiq"),
+    ("DRAMATIQ_RESULT_BACKEND", "BACKEND", "BACKEND_OPTIONS", "dramatiq-results"),
+)
+
+
+def _of_dramatiq(own, given, kind, options, namespace):
+    if "redis" not in str(own.get(kind)).lower():
+        return own
+    kept = {key: value for key, value in (own.get(options) or {}).items() if key.upper() not in _addresses}
+    prefix = {"namespace": f"{given['prefix']}{kept.get('namespace', namespace)}"} if given["prefix"] else {}
+    return {**own, options: {**kept, "url": _location(given), **prefix}}
 
 
 def _of_huey(huey, given):
@@ -251,10 +269,18 @@ def _of_huey(huey, given):
     return {"HUEY": {**rest, "connection": {**kept, "url": _location(given)}}}
 
 
-#: Keys of RQ_QUEUES and HUEY by which a project says where Redis is; a URL replaces all of them.
+#: Keys of such settings by which a project says where Redis is; a URL replaces all of them.
 _addresses = {
     *("URL", "UNIX_SOCKET_PATH", "HOST", "PORT", "DB", "USERNAME", "PASSWORD", "SSL", "CONNECTION_POOL", "CONNECTION"),
-    *("SENTINELS", "MASTER_NAME", "CONNECTION_KWARGS", "SENTINEL_KWARGS", "REDIS_CLIENT_KWARGS", "USE_REDIS_CACHE"),
+    *(
+        "SENTINELS",
+        "MASTER_NAME",
+        "CONNECTION_KWARGS",
+        "SENTINEL_KWARGS",
+        "REDIS_CLIENT_KWARGS",
+        "USE_REDIS_CACHE",
+        "CLIENT",
+    ),
 }
 #: Keys of a connection of huey that are huey's own; the others are of the connection that the URL replaces.
 _not_about_addresses = {*("blocking", "read_timeout", "client_name", "clean_name", "expire_time"), "notify_result"}

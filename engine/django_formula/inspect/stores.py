@@ -81,14 +81,20 @@ def _queue(stores: Stores, settings: Settings, kinds: Collection[str], commands:
         reasons.append("RQ")
     if "huey" in kinds and _huey_needs_redis(settings.values.get("HUEY", Value())):
         reasons += [] if _has_host_elsewhere(stores, settings, "HUEY") else ["huey"]
-    cluster = settings.get("Q_CLUSTER")
-    if "manage.py qcluster" in commands and isinstance(cluster, dict) and "redis" in cluster:
-        reasons += [] if _has_host_elsewhere(stores, settings, "Q_CLUSTER") else ["Django Q"]
+    for row in _of_commands():
+        is_in_redis = row["redis"] in str(plain(settings.get(row["setting"])))
+        if is_in_redis and any(one.startswith(f"manage.py {row['command']}") for one in commands):
+            reasons += [] if _has_host_elsewhere(stores, settings, row["setting"]) else [row["name"]]
     layers = settings.get("CHANNEL_LAYERS")
     is_in_redis = any(one in str(layers) for one in rows("layers"))
     if is_in_redis and not _has_host_elsewhere(stores, settings, "CHANNEL_LAYERS"):
         reasons.append("Channels")
     return ", ".join(reasons)
+
+
+def _of_commands() -> list[dict[str, str]]:
+    """Return the rows of workers of the kind ``command`` that may keep their tasks in a Redis."""
+    return [row for row in rows("workers") if "redis" in row]
 
 
 def _of_broker(stores: Stores, broker: Any) -> list[str]:
@@ -182,7 +188,7 @@ def _values(settings: Settings) -> Iterator[tuple[str, Value]]:
             yield from (
                 ("broker", part) for key, part in value.content.items() if key in ("broker_url", "result_backend")
             )
-        elif name in ("RQ_QUEUES", "HUEY", "Q_CLUSTER", "CHANNEL_LAYERS"):
+        elif name in ("RQ_QUEUES", "HUEY", "CHANNEL_LAYERS", *(row["setting"] for row in _of_commands())):
             yield "queue", value
         elif name == "CACHES" and isinstance(value.content, dict):
             for alias, about in value.content.items():

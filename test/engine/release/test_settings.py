@@ -373,10 +373,31 @@ REDIS_URL = "unix:///run/django-blog-queue/socket"
         ("HUEY = {'connection': {'host': 'a'}}", None),
         ("Q_CLUSTER = {'name': 'a', 'redis': {'host': 'a'}}", {"Q_CLUSTER": {"name": "a", "redis": REDIS_URL}}),
         ("Q_CLUSTER = {'name': 'a', 'orm': 'default'}", None),
+        (
+            "DRAMATIQ_BROKER = {'BROKER': 'dramatiq.brokers.redis.RedisBroker', 'MIDDLEWARE': ['a'], "
+            "'OPTIONS': {'host': 'a', 'port': 6380, 'client': object(), 'heartbeat_timeout': 7}}\n"
+            "DRAMATIQ_RESULT_BACKEND = {'BACKEND': 'dramatiq.results.backends.redis.RedisBackend'}",
+            {
+                "DRAMATIQ_BROKER": {
+                    "BROKER": "dramatiq.brokers.redis.RedisBroker",
+                    "MIDDLEWARE": ["a"],
+                    "OPTIONS": {"heartbeat_timeout": 7, "url": REDIS_URL},
+                },
+                "DRAMATIQ_RESULT_BACKEND": {
+                    "BACKEND": "dramatiq.results.backends.redis.RedisBackend",
+                    "BACKEND_OPTIONS": {"url": REDIS_URL},
+                },
+            },
+        ),
+        (
+            "DRAMATIQ_BROKER = {'BROKER': 'dramatiq.brokers.rabbitmq.RabbitmqBroker', 'OPTIONS': {'url': 'amqp://a'}}",
+            None,
+        ),
     ],
 )
 def test_queue_of_the_site_is_that_of_the_project(overlaid, said, expected):
-    own = {name: value for name, value in overlaid(said).items() if name in ("RQ_QUEUES", "HUEY", "Q_CLUSTER")}
+    of_queues = re.compile("RQ_QUEUES|HUEY|Q_CLUSTER|DRAMATIQ_.+")
+    own = {name: value for name, value in overlaid(said).items() if of_queues.fullmatch(name)}
     found = overlaid(said, queue={"engine": "redis"})
     assert {name: found[name] for name in own | (expected or {})} == (own if expected is None else expected)
 
