@@ -11,6 +11,8 @@ from django_formula.inspect import project as inspect_project
 from django_formula.inspect.report import Report
 from django_formula.knowledge.rows import rows
 
+#: How many Dockerfiles of a project are read.
+_MOST = 20
 _STAGE = re.compile(r"^FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.MULTILINE | re.IGNORECASE)
 _COPY = re.compile(r"^(?:COPY|ADD)\s+((?:--\S+\s+)*)(\S+)\s+(\S+)\s*$", re.MULTILINE | re.IGNORECASE)
 _WORKDIR = re.compile(r"^WORKDIR\s+(\S+)", re.MULTILINE | re.IGNORECASE)
@@ -18,7 +20,7 @@ _WORKDIR = re.compile(r"^WORKDIR\s+(\S+)", re.MULTILINE | re.IGNORECASE)
 _OF_PYTHON = re.compile(r"(?i)python|\bpip3?\b|\buv\b|poetry|manage\.py|gunicorn|uwsgi")
 _COMMENT, _CONTINUED = re.compile(r"^[ \t]*#.*\n", re.MULTILINE), re.compile(r"\\[ \t]*\n")
 #: What a command has apt install; options that have a value; a package's name, which may have a version.
-_INSTALL = re.compile(r"\b(?:apt-get|apt|aptitude)\b[^&|;\n]*?\sinstall\s([^&|;\n#]*)")
+_INSTALL = re.compile(r"\b(?:apt-get|apt|aptitude)\b[^&|;\n]{0,200}?\sinstall\s([^&|;\n#]*)")
 _WITH_VALUE = re.compile(r"(?:^|\s)(?:-[ot]|--option|--target-release)\s+\S+")
 _PACKAGE = re.compile(r"([a-z0-9][a-z0-9+.-]+)(?:=\S+|:[a-z0-9]+|/[\w.-]+)?")
 
@@ -70,7 +72,7 @@ def files(tree: Path) -> list[Path]:
         path for path in inspect_project.walk(tree, None, depth=4) if process_files.DOCKERFILE.fullmatch(path.name)
     ]
     live = [path for path in paths if process_files.is_for_live(path.relative_to(tree))]
-    return sorted(live, key=lambda path: (len(path.parts), path))
+    return sorted(live, key=lambda path: (len(path.parts), path))[:_MOST]
 
 
 def placed(tree: Path, project: str, folder: Path, missing: Collection[Path]) -> tuple[str, str]:
