@@ -344,6 +344,18 @@ def test_a_command_that_fails_before_the_switch_stops_the_release(world, stage, 
     assert world.live == one and [argv[1] for argv in ran(world)] == ["good", "bad"]
 
 
+def failed_after_static(world):
+    """Let the second release fail in a command of the pillar; return the first one's name and the error."""
+    world.apply()
+    one = world.live
+    world.push("two")
+    world.options = {"commands": {"after_static": ["bad x"]}}
+    world.fails["bad x"] = DeploymentError("bad x failed (exit 1)")
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    return one, error.value
+
+
 def test_failed_release_names_what_inspection_finds_and_the_pillar_does_not_have(world, monkeypatch):
     seen = []
 
@@ -352,14 +364,8 @@ def test_failed_release_names_what_inspection_finds_and_the_pillar_does_not_have
         return "found in the source, and not in django:sites:blog: build: [make]"
 
     monkeypatch.setattr(advice, "not_in_pillar", not_in_pillar)
-    world.apply()
-    one = world.live
-    world.push("two")
-    world.options = {"commands": {"after_static": ["bad x"]}}
-    world.fails["bad x"] = DeploymentError("bad x failed (exit 1)")
-    with pytest.raises(DeploymentError) as error:
-        world.apply()
-    assert error.value.hint == (
+    one, error = failed_after_static(world)
+    assert error.hint == (
         "correct django:sites:blog:commands:after_static:0, or the command itself\n"
         f"found in the source, and not in django:sites:blog: build: [make]\n{one} still runs"
     )
@@ -385,7 +391,7 @@ def test_variable_that_a_page_lacks_is_named_where_nothing_else_is_known(world, 
     monkeypatch.setattr(health, "check", check)
     with pytest.raises(DeploymentError) as error:
         world.apply()
-    assert error.value.hint.splitlines()[0] == (found if general and found else hint)
+    assert error.hint.splitlines()[0] == (found if general and found else hint)
 
 
 def test_package_that_breaks_a_page_on_this_python_is_named(world, monkeypatch):
@@ -404,8 +410,8 @@ def test_package_that_breaks_a_page_on_this_python_is_named(world, monkeypatch):
     with pytest.raises(DeploymentError) as error:
         world.apply()
     cure = "errors 1.4 does not run on this Python: set django:sites:blog:python_packages: ['errors>1.4,<5']"
-    assert error.value.hint.startswith(cure)
-    assert error.value.options == {"python_packages": ["errors>1.4,<5"]}
+    assert error.hint.startswith(cure)
+    assert error.options == {"python_packages": ["errors>1.4,<5"]}
 
 
 @pytest.mark.parametrize("found", ["", "found in the source, and not in django:sites:blog: health:path: /up/"])
@@ -428,23 +434,15 @@ def test_page_is_looked_for_where_the_health_check_meets_none(world, monkeypatch
         world.apply()
     assert seen == [("instance", False, ["/docs/", "/login/", "/delete/"])]
     routes = "pages of the project, by its routes, that health:path may name: /docs/, /login/"
-    assert error.value.hint.splitlines() == [found or routes, "nothing runs yet"]
+    assert error.hint.splitlines() == [found or routes, "nothing runs yet"]
 
 
 def test_a_source_that_no_advice_can_be_had_of_hides_nothing(world, monkeypatch):
     """Such as an answer of another shape, by a process of the site's user that the site has changed."""
     monkeypatch.setattr(advice, "not_in_pillar", lambda *_, **__: [].pop())
-    world.apply()
-    one = world.live
-    world.push("two")
-    world.options = {"commands": {"after_static": ["bad x"]}}
-    world.fails["bad x"] = DeploymentError("bad x failed (exit 1)")
-    with pytest.raises(DeploymentError) as error:
-        world.apply()
-    assert error.value.message == "static: bad x failed (exit 1)"
-    assert error.value.hint == (
-        f"correct django:sites:blog:commands:after_static:0, or the command itself\n{one} still runs"
-    )
+    one, error = failed_after_static(world)
+    assert error.message == "static: bad x failed (exit 1)"
+    assert error.hint == (f"correct django:sites:blog:commands:after_static:0, or the command itself\n{one} still runs")
     assert json.loads(world.site.deploys.read_text().splitlines()[-1])["result"] == "failed"
     world.check_leftovers()
 
