@@ -127,8 +127,8 @@ def _work(store: Store, verbs: Verbs, gate: checks.Gate) -> None:
     if problem:
         queue.finish(kept, request, queue.FAILED, problem)
         return
-    if request.commit and request.commit == store.release()["commit"]:
-        queue.finish(kept, request, queue.RELEASED, "it was active already")
+    if verdict := gate.verdict or _verdict(store, request.commit):
+        queue.finish(kept, request, *verdict)
         return
     try:
         status, why = queue.RELEASED, verbs.deploy(gate.commit or request.commit or None, request.by)
@@ -150,7 +150,7 @@ def _problem(store: Store, request: Request, verbs: Verbs, gate: checks.Gate) ->
             wanted,
             commit=lambda: verbs.look(request.commit or None),
             token=lambda: verbs.token(wanted["token"]),
-            is_settled=lambda commit: commit == store.release()["commit"],
+            verdict=lambda commit: _verdict(store, commit),
         )
         if gate.admit(place(store), request, subject):
             return ""
@@ -159,6 +159,12 @@ def _problem(store: Store, request: Request, verbs: Verbs, gate: checks.Gate) ->
     if gate.why != before:
         tell(f"{store.site}: {gate.why}", is_error=True)
     return _WAITS
+
+
+def _verdict(store: Store, commit: str) -> tuple[str, str] | None:
+    """Return status and reason of a request for the commit that is active, which needs no deployment."""
+    is_active = commit and commit == store.release()["commit"]
+    return (queue.RELEASED, "it was active already") if is_active else None
 
 
 def ended(store: Store, request: Request, *, wait: bool) -> dict[str, Any]:

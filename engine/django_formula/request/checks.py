@@ -29,13 +29,13 @@ class Subject(NamedTuple):
         wanted: `checks` of the site; nothing where a request waits for none.
         commit: returns the whole commit that is requested.
         token: returns the token for the server; empty without one.
-        is_settled: returns whether there is nothing to release.
+        verdict: returns the final status of a commit that is not to be released, and why; None for another one.
     """
 
     wanted: Mapping[str, Any] | None
     commit: Callable[[], str]
     token: Callable[[], str]
-    is_settled: Callable[[str], bool]
+    verdict: Callable[[str], tuple[str, str] | None]
 
 
 class Gate:
@@ -44,10 +44,13 @@ class Gate:
     Attributes:
         commit: the one whose checks are asked for; empty where none is.
         why: what it waits for.
+        verdict: the final status of the request that was admitted, and why, where its checks are of no account. Judged
+            again, it could be another one, and a commit be released whose checks have not passed.
     """
 
     def __init__(self) -> None:
         self.commit = self.why = ""
+        self.verdict: tuple[str, str] | None = None
         self._number, self._next, self._is_open = "", 0.0, False
 
     def admit(self, site: Place, request: Request, subject: Subject) -> bool:
@@ -60,16 +63,16 @@ class Gate:
         """
         if request.number != self._number:
             self._number, self._next, self._is_open = request.number, 0.0, False
-            self.commit = self.why = ""
+            self.commit, self.why, self.verdict = "", "", None
         wanted = subject.wanted
         if not wanted:
             return True
         if self._is_open or time.monotonic() < self._next:
             return self._is_open
         self.commit = self.commit or subject.commit()
-        if subject.is_settled(self.commit):
+        state, self.why = self._judge(subject, wanted)
+        if self.verdict:
             return True
-        state, self.why = self._ask(subject, wanted)
         self._next = time.monotonic() + EVERY
         self._is_open = state == "passed"
         is_late = time.time() - clock.seconds(request.asked) > commands.seconds(wanted["within"])
@@ -79,6 +82,14 @@ class Gate:
         elif not self._is_open:
             file.write_json(_path(site), {"id": request.number, "why": self.why}, mode=0o600, durable=False)
         return self._is_open
+
+    def _judge(self, subject: Subject, wanted: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the state of the checks of the commit, and what is said of it, unless there is a verdict."""
+        found = subject.verdict(self.commit)
+        if found and found[0] == queue.FAILED:  # it is not known now, as while the Git server does not answer
+            return "", found[1]
+        self.verdict = found
+        return ("", "") if found else self._ask(subject, wanted)
 
     def _ask(self, subject: Subject, wanted: Mapping[str, Any]) -> tuple[str, str]:
         """Return the state of the checks of the commit, and what is said of it."""

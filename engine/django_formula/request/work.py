@@ -110,7 +110,7 @@ def _work(site: Site, stop: _Stop, gate: checks.Gate) -> bool:
     if not request:
         return True
     log.info("request %s: %s by %s, try %s", request.number, request.commit, request.by.who, request.tries)
-    status, why, is_recorded = *(verdict(site, request) or ("", "")), False
+    status, why, is_recorded = *(gate.verdict or verdict(site, request) or ("", "")), False
     if not status:
         status, why, is_recorded = _released(site, request, stop)
     if status == queue.RELEASED:
@@ -126,7 +126,7 @@ def _subject(site: Site, request: Request) -> checks.Subject:
         wanted=site.config.get("checks"),
         commit=lambda: request.commit,
         token=lambda: servers.TOKEN.value(site, None) or "",
-        is_settled=lambda _commit: bool(verdict(site, request)),
+        verdict=lambda _commit: verdict(site, request),
     )
 
 

@@ -64,7 +64,7 @@ def is_admitted(gate, site, request):
     def token():
         return servers.TOKEN.value(site, None) or ""
 
-    subject = checks.Subject(site.config["checks"], lambda: request.commit, token, lambda _commit: False)
+    subject = checks.Subject(site.config["checks"], lambda: request.commit, token, lambda _commit: None)
     return gate.admit(site, request, subject)
 
 

@@ -296,6 +296,38 @@ def test_an_active_commit_needs_no_checks(site, monkeypatch):
     assert work_off(site) == 0 and [one["status"] for one in queue.history(site)] == ["released"]
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "status"),
+    [
+        ([DeploymentError("no answer", transient=True), None, None], "released"),  # once its checks have passed
+        ([("superseded", "part of what is active"), None], "superseded"),  # a rollback came in between
+    ],
+)
+def test_no_verdict_that_changes_meanwhile_spares_a_commit_its_checks(site, monkeypatch, verdicts, status):
+    """What has kept a commit from its checks is not looked up again: it would be released without them."""
+    asked, left = [], [*verdicts]
+
+    def of_revision(_site, _commit):
+        found = left.pop(0)
+        if isinstance(found, DeploymentError):
+            raise found
+
+    def verdict(_site, request):
+        return left.pop(0) if left and isinstance(left[0], tuple) else judged(_site, request)
+
+    judged = work.verdict
+    monkeypatch.setattr(work, "verdict", verdict)
+    monkeypatch.setattr(commits, "of_revision", of_revision)
+    passed = network.Answer({"state": "passed", "names": []}, "", 0.0)
+    monkeypatch.setattr(checks.network, "ask", lambda _user, action: asked.append(action) or passed)
+    monkeypatch.setattr(checks, "EVERY", 0.0)
+    site.config["checks"] = {"within": "1h"}
+    queue.put(site, "a" * 40, Caller("hook", how="django-hook"), is_checked=True)
+    work_off(site, (0, DONE))
+    assert [one["status"] for one in queue.history(site)] == [status]
+    assert len(calls(site)) == len(asked) == (status == "released")
+
+
 PUSHED = Caller("git push (ada)", "192.0.2.7", "blog-push")
 
 
