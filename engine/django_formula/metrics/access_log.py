@@ -56,11 +56,11 @@ def of_hour(kept: list[list[Any]], total: Mapping[str, Any], now: float) -> dict
         total: what was counted so far, as `add` returns it.
         now: seconds since 1970.
     """
-    before = [one for one in kept if one[0] <= now - HOUR][-1:]
+    before, later = [one for one in kept if one[0] <= now - HOUR][-1:], [one for one in kept if one[0] > now]
     kept[:] = before + [one for one in kept if now - HOUR < one[0] <= now]
     codes, buckets = total["codes"], total["buckets"]
-    if not kept:
-        kept.append([now, {}, [0] * len(buckets)])
+    if not kept:  # at the first look, or after a clock was set back: what was counted by then is not of this hour
+        kept.append([now, *(later[0][1:] if later else ({}, [0] * len(buckets)))])
     elif now - kept[-1][0] >= _KEPT:
         kept.append([now, codes, buckets])
     _since, of_codes, of_buckets = kept[0]

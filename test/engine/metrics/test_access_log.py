@@ -128,6 +128,17 @@ def test_last_hour_is_the_difference_of_two_counts():
     assert len(kept) <= 14
 
 
+@pytest.mark.parametrize("back", [60, 7200, 86400])
+def test_clock_that_is_set_back_does_not_count_all_requests_once_more(back):
+    kept, total, found = [], {}, []
+    for minute in range(0, 181):
+        now = 1e6 + 60.0 * minute - (back if minute > 150 else 0)
+        total = access_log.add(total, access_log.count((line() * 9 + line(status=500)).encode()))
+        found.append(access_log.of_hour(kept, total, now))
+    assert all(one["requests"] <= 1000 and one["errors"] <= 100 for one in found[150:])
+    assert found[180]["requests"] >= 300
+
+
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
