@@ -30,6 +30,8 @@ class Store(ThreadingHTTPServer):
         #: The answers to the next requests instead of the usual ones: a status, or None to close the connection.
         self.failures: list[int | None] = []
         self.page = 1000
+        #: Whether the deletion of an object that is missing is refused, as by Google's store.
+        self.refuses_missing = False
         self.guard = threading.Lock()
 
     @property
@@ -116,7 +118,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def delete(self, key: str, _body: bytes, _query: Any) -> None:
         with self.server.guard:
-            self.server.objects.pop(key, None)
+            found = self.server.objects.pop(key, None)
+        if found is None and self.server.refuses_missing:
+            self.refuse(404, "NoSuchKey")
+            return
         self.answer(204, b"")
 
     def listing(self, _key: str, _body: bytes, query: dict[str, str]) -> None:

@@ -232,6 +232,8 @@ def _request(
         if 200 <= status < 300:
             return content
         problem = _refusal(status, content.decode(errors="replace"))
+        if method == "DELETE" and status == 404 and "NoSuchBucket" not in problem:  # Amazon's store returns 204
+            return content
         if status < 500 and status not in (408, 429):
             raise DeploymentError(f"{method} {path}: {problem}", hint=_hint(bucket, problem))
     raise DeploymentError(f"{method} {path}: {problem}", hint=_hint(bucket, problem), transient=True)

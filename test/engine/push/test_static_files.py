@@ -300,6 +300,16 @@ def test_what_an_interrupted_push_has_sent_is_deleted_too(pushing, store, tmp_pa
     assert store.objects == {}
 
 
+def test_what_is_gone_already_is_deleted_for_each_store(pushing, store, tmp_path):
+    """An interrupted deletion, or a rule of the bucket, has deleted some; the next one ends with the others."""
+    site = pushing()
+    store.refuses_missing = True
+    push(site, collected(tmp_path))
+    del store.objects[sorted(store.objects)[0]]
+    assert static_files.prune(site, [], SECRET) == 3 and store.objects == {}
+    assert static_files.pushed(site) == set()
+
+
 def test_nothing_is_deleted_where_a_manifest_is_damaged(pushing, store, tmp_path):
     site = pushing()
     push(site, collected(tmp_path))
