@@ -71,15 +71,27 @@ def _alone(acts: Sequence[dict[str, Any]], names: Sequence[str]) -> Iterator[dic
             when = clock.seconds(str(attempt.get("time")))
             result, step = str(attempt.get("result")), attempt.get("step")
             text = f"{result} in {step}" if step else result
-            act = next((act for act in own if _contains(act, when)), None)
+            verb, by = caller.of_request(str(attempt.get("asked_by", "")))
+            act = _made_by([act for act in own if _contains(act, when)], verb, f"{name}/{attempt.get('release')}")
             if act:
                 act["result"] = text if step else act["result"]
                 act["to"] = attempt.get("release") or act["to"]
                 continue
-            verb, by = caller.of_request(str(attempt.get("asked_by", "")))
             about = {"who": by.who, "from": "", "how": by.how, "verb": verb, "arguments": {}, "release": ""}
             ended = {"result": text, "to": attempt.get("release") or "", "seconds": attempt.get("seconds", "")}
             yield {"id": "", "time": attempt.get("time", ""), "site": name, **about, **ended}
+
+
+def _made_by(acts: Sequence[dict[str, Any]], verb: str, key: str) -> dict[str, Any] | None:
+    """Return the act that has made a deployment, of those that were under way at its end; None without one.
+
+    Args:
+        verb: what was called, as the record of the deployment has it.
+        key: the ``id`` of the lines that a deployment writes itself.
+    """
+    own = [act for act in acts if act["id"] == key]
+    same = [act for act in acts if act["verb"] == verb.removeprefix("django.")]
+    return next(iter([*own, *same, *acts]), None)
 
 
 def _contains(act: Mapping[str, Any], when: float) -> bool:

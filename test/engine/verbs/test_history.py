@@ -1,5 +1,6 @@
 """`django.history`: the audit log and the recorded deployments, merged."""
 
+import contextlib
 import json
 import re
 import time
@@ -54,6 +55,29 @@ def test_verb_has_one_row_with_what_its_deployment_did(world):
         f"  done, {newest['seconds']} s"
     ]
     assert len(releases.attempts(sites.find("blog"))) == 2 and world.live == f"0002-{commit('two')[:12]}"
+
+
+@pytest.mark.parametrize("asked_by", [None, "django.release by root"])
+def test_deployment_is_not_shown_as_what_another_user_did_meanwhile(world, monkeypatch, asked_by):
+    """A command of ray's runs for an hour, while the minion applies, or root releases."""
+    world.apply()
+    act = audit.Act("manage", RAY, "blog", {"command": "import_posts"})
+    act.begin()
+    world.push("two")
+    world.fails["systemd-run"] = DeploymentError("no")
+    with contextlib.ExitStack() as stack:
+        if asked_by:
+            stack.enter_context(audit.recorded(audit.Act("release", Caller("root"), "blog")))
+        with pytest.raises(DeploymentError):
+            world.apply()
+    act.end()
+    if asked_by:
+        deploys = sites.find("blog").deploys
+        deploys.write_text(deploys.read_text().replace('"asked_by": "a test"', f'"asked_by": "{asked_by}"'))
+    (row,) = history.rows("blog", "1h", "ray")
+    assert (row["verb"], row["result"]) == ("manage", "done")
+    others = [one["result"] for one in history.rows("blog", "1h", "") if one["who"] != "ray"]
+    assert sorted(others) == ["failed in static", "released"]
 
 
 def test_act_that_was_killed_and_filters(world, monkeypatch):
