@@ -177,7 +177,7 @@ def ended(store: Store, request: Request, *, wait: bool) -> dict[str, Any]:
     about = {"request": request.number, "commit": request.commit}
     while not (found := queue.ended(kept, request.number)):
         if not wait:
-            return {**about, "status": "waiting", "why": f"see: salt-run django.requests {site}"}
+            return {**about, "status": queue.WAITING, "why": f"see: salt-run django.requests {site}"}
         time.sleep(_TICK)
         if queue.work_lock(kept).holder():
             seen = time.monotonic()
@@ -193,6 +193,6 @@ def rows(store: Store) -> list[dict[str, Any]]:
     """Return a row for each request of a site, the newest first, those that wait with what for."""
     kept = place(store)
     return [
-        row | ({"why": checks.waits_for(kept, row["request"])} if row["status"] == "waiting" else {})
+        row | ({"why": checks.waits_for(kept, row["request"])} if row["status"] == queue.WAITING else {})
         for row in queue.rows(kept)
     ]

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from django_formula.audit.caller import Caller
 from django_formula.host import users
 from django_formula.host.commands import DeploymentError
-from django_formula.request import follow, queue, unit
+from django_formula.request import follow, queue
+from django_formula.request.queue import WAITING, Request
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.site.users import push_user
@@ -157,7 +158,7 @@ def answer(site: Site, asked: Asked, user: str, send: Any) -> None:
     """Put what is asked for into the queue, and tell what comes of it.
 
     Raises:
-        DeploymentError: the files are not free in time, or no program works requests off.
+        DeploymentError: the files are not free in time.
         OSError: the client has gone.
     """
     if asked.do == "result":
@@ -167,9 +168,17 @@ def answer(site: Site, asked: Asked, user: str, send: Any) -> None:
     how = {"is_checked": not pushes, "is_rewind": asked.is_rewind and pushes}
     request = queue.put(site, asked.commit, Caller(asked.by, asked.origin, user), **how)
     send({"accepted": request.number})
-    unit.start(site)
+    follow.begin(site)
     if asked.is_followed:
-        _tell(follow.follow(site, request, lambda step: send({"step": step})), send)
+        _tell(_followed(site, request, send), send)
+
+
+def _followed(site: Site, request: Request, send: Any) -> dict[str, Any]:
+    """Return an accepted request with its final status; where no program works it off, it is on disk and waits."""
+    try:
+        return follow.follow(site, request, lambda step: send({"step": step}))
+    except DeploymentError as error:
+        return {"status": WAITING, "why": str(error)}
 
 
 def _tell_result(site: Site, number: str, send: Any) -> None:
@@ -179,7 +188,7 @@ def _tell_result(site: Site, number: str, send: Any) -> None:
     # one that takes the place of another has that in its file, which ends it at the next look
     open_ones += [one.replaces for one in open_ones if one.replaces]
     request = next((one for one in open_ones if one.number == number), None)
-    found = found or (request and follow.follow(site, request, lambda step: send({"step": step})))
+    found = found or (request and _followed(site, request, send))
     found = found or queue.ended(site, number)  # it has ended between the two looks
     _tell(found or {"status": queue.REFUSED, "why": "there is no such request"}, send)
 

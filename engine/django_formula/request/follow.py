@@ -8,11 +8,25 @@ from django_formula.host.commands import DeploymentError
 from django_formula.request import queue, unit
 from django_formula.request.queue import Request
 from django_formula.site.sites import Site
+from django_formula.untrusted.text import tell as tell_operator
 
 #: Seconds between two looks at the status and two starts of the program, and those after which there is none.
 _TICK, _RESTART, ABANDONED = 0.2, 5.0, 60.0
 #: Bytes of the file of steps.
 _STEPS = 1 << 14
+
+
+def begin(site: Site) -> str:
+    """Start the program that works requests off; return why it did not start, empty where it did.
+
+    That fails no request: what waits is on disk, and the unit of its paths starts the program too.
+    """
+    try:
+        unit.start(site)
+    except DeploymentError as error:
+        tell_operator(error, is_error=True)
+        return str(error)
+    return ""
 
 
 def follow(site: Site, request: Request, tell: Callable[[str], None] = lambda _step: None) -> dict[str, Any]:
@@ -25,7 +39,7 @@ def follow(site: Site, request: Request, tell: Callable[[str], None] = lambda _s
         DeploymentError: no program works it off.
     """
     last_seen = started = began = time.monotonic()
-    told = 0
+    told, problem = 0, ""
     while not (found := queue.ended(site, request.number)):
         time.sleep(_TICK)
         for step in _begun(site, request)[told:]:
@@ -37,11 +51,11 @@ def follow(site: Site, request: Request, tell: Callable[[str], None] = lambda _s
         elif now - last_seen > ABANDONED:
             raise DeploymentError(
                 f"{request.commit[:12]} waits, and no program has worked the requests of {site.name} off since "
-                f"{now - began:.0f} s",
+                f"{now - began:.0f} s{f': {problem}' if problem else ''}",
                 hint=f"look at journalctl --unit django-{site.name}-requests",
             )
         elif now - started > _RESTART:
-            unit.start(site)
+            problem = begin(site)
             started = now
     return found
 

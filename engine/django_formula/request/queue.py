@@ -21,6 +21,8 @@ from django_formula.untrusted.text import shown
 
 #: The final statuses of a request.
 FINAL = RELEASED, SUPERSEDED, FAILED, REFUSED = "released", "superseded", "failed", "refused"
+#: What a request has before one of them.
+WAITING = "waiting"
 #: How often a request is worked on that a kill or a power loss interrupts.
 TRIES = 3
 #: Requests whose final status is kept at least, and lines from which the file is cut down to these.
@@ -283,7 +285,7 @@ def rows(site: Place) -> list[dict[str, Any]]:
 
 
 def _open(site: Place) -> list[tuple[Request, str]]:
-    return [(one, status) for one, status in ((waiting(site), "waiting"), (running(site), "running")) if one]
+    return [(one, status) for one, status in ((waiting(site), WAITING), (running(site), "running")) if one]
 
 
 def _row(values: dict[str, Any], status: str, when: str, why: str) -> dict[str, Any]:

@@ -54,9 +54,10 @@ def ask(
         refused = queue.refuse(site, wanted, by, str(error))
         return _answer(refused, queue.REFUSED, str(error))
     request = queue.put(site, commit, by)
-    unit.start(site)
+    problem = follow.begin(site)
     if not wait:
-        return _answer(request, "waiting", f"see: salt-call django.requests {name}")
+        why = [*([problem] if problem else []), f"see: salt-call django.requests {name}"]
+        return _answer(request, queue.WAITING, "; ".join(why))
     found = follow.follow(site, request)
     return _answer(request, found["status"], found["why"])
 
@@ -84,7 +85,7 @@ def _reason(site: Site, row: Mapping[str, Any]) -> str:
         see = f": journalctl --unit django-{site.name}-requests"
         rest = see if daemons.has_systemd() else "; the next request starts it"
         return f"the program that works requests off does not run{rest}"
-    if status != "waiting":
+    if status != queue.WAITING:
         return ""
     return f"another deployment is under way: {holder}" if holder else checks.waits_for(site, row["request"])
 

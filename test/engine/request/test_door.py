@@ -162,6 +162,34 @@ def test_steps_and_status_are_sent_to_a_client_that_follows(site):
     assert sent[1:] == [{"step": "source"}, {"step": "virtualenv"}, {"status": "failed", "why": "static: no\nhint"}]
 
 
+def test_accepted_request_is_never_called_refused(site, monkeypatch):
+    """systemd does not answer for a moment; or no program runs for long. What waits may be released all the same."""
+
+    def fail(_site):
+        raise DeploymentError("systemd does not answer")
+
+    sent, asked = [], door.Asked("request", A, by="alice", is_followed=True)
+    monkeypatch.setattr(unit, "start", fail)
+    monkeypatch.setattr(follow, "_RESTART", 0.05)
+    monkeypatch.setattr(follow, "ABANDONED", 0.5)
+
+    def take():
+        queue.finish(site, queue.take(site), queue.RELEASED, "0002 is active")
+
+    end = threading.Timer(0.3, take)
+    end.start()
+    door.answer(site, asked, "blog-push", sent.append)
+    end.join()
+    assert [one["status"] for one in sent[1:]] == ["released"]
+    sent.clear()
+    door.answer(site, asked, "blog-push", sent.append)
+    assert sent[1]["status"] == "waiting" and sent[1]["why"].startswith("aaaaaaaaaaaa waits, and no program")
+    assert ": systemd does not answer\n" in sent[1]["why"]
+    sent.clear()
+    door.answer(site, door.Asked("result", number=queue.waiting(site).number), "blog-push", sent.append)
+    assert [one["status"] for one in sent] == ["waiting"]
+
+
 def test_result_of_an_accepted_request_is_sent(site):
     first = queue.put(site, A, Caller("alice"))
     queue.put(site, B, Caller("ben"))
