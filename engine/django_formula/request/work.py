@@ -211,7 +211,7 @@ def _released(site: Site, request: Request, stop: _Stop) -> tuple[str, str, bool
         last = state.last(site)
         if last and last.outcome == state.SUPERSEDED and last.ended >= began and _proves(site, last, request):
             return queue.SUPERSEDED, last.why, True
-        return _ending(process.returncode, output)
+        return _ending(process.returncode, output, is_active=_active(site) == request.commit)
 
 
 def _proves(site: Site, proof: Proof, request: Request) -> bool:
@@ -241,8 +241,11 @@ def _ends_with(parent: int) -> Callable[[], None]:
     return prepare
 
 
-def _ending(code: int, output: IO[bytes]) -> tuple[str, str, bool]:
-    """Return how a release has ended, by the exit code and the answer of Salt."""
+def _ending(code: int, output: IO[bytes], *, is_active: bool) -> tuple[str, str, bool]:
+    """Return how a release has ended, by the exit code and the answer of Salt; without one by what is active.
+
+    There is none that can be read on a full disk, for one, or where a module of the operator's prints something.
+    """
     output.seek(0)
     printed = output.read(_ANSWER).decode(errors="replace")
     try:
@@ -250,6 +253,8 @@ def _ending(code: int, output: IO[bytes]) -> tuple[str, str, bool]:
     except (ValueError, RecursionError, KeyError, TypeError):
         if code < 0 or code in (128 + signal.SIGTERM, 128 + signal.SIGKILL):
             return "", "", False
+        if is_active:
+            return queue.RELEASED, f"it is active; Salt exited with {code}, and its answer cannot be read", False
         last = "; ".join(shown(printed).split("\n")[-3:])
         return queue.FAILED, f"Salt exited with {code}: {last or 'see the journal'}", False
     if code == 0 and isinstance(answer, dict):

@@ -96,6 +96,17 @@ def test_end_of_a_release_is_the_status_of_its_request(site, does, status, why, 
     assert ended["why"].startswith(why)
 
 
+def test_release_whose_answer_is_cut_off_has_not_failed_where_it_is_active(site, monkeypatch):
+    """As where the disk is full, or where a module of the operator's prints a line."""
+    queue.put(site, "a" * 40, ADA)
+    seen = iter(["b" * 40] * 2)  # before the release
+    monkeypatch.setattr(work, "_active", lambda _site: next(seen, "a" * 40))
+    assert work_off(site, (0, "Traceback: cut off")) == 0
+    (ended,) = queue.history(site)
+    assert (ended["status"], len(calls(site))) == ("released", 1)
+    assert ended["why"] == "it is active; Salt exited with 0, and its answer cannot be read"
+
+
 @pytest.mark.parametrize("newer", [True, False])
 def test_newer_request_takes_the_place_of_one_that_some_visitors_get(site, monkeypatch, newer):
     """Where it is the only one, Salt goes on waiting for the end of its canary."""
