@@ -162,12 +162,12 @@ def remove(site: Site) -> None:
     if found and daemons.has_systemd():
         socket = _units(site)[0].name
         units.stop("disable", "--quiet", "--now", units=[socket], doing=f"closing {socket}", within=_PATIENCE)
+    if found and _has_group(site):  # while the files are there, by which it is known to be ours
+        commands.run(["groupdel", group(site)], doing=f"removing the group {group(site)}")
     for one in present(site):
         one.unlink(missing_ok=True)
     if found and daemons.has_systemd():
         units.daemon_reload()
-    if found and _has_group(site):
-        commands.run(["groupdel", group(site)], doing=f"removing the group {group(site)}")
 
 
 def _has_group(site: Site) -> bool:

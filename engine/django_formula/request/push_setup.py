@@ -81,7 +81,8 @@ def pending(site: Site) -> dict[str, str]:
         DeploymentError: there is another user of the name of ours.
     """
     if not site.config.get("push"):
-        return {str(path): "removed" for path in present(site)}
+        own = [f"user {push_user(site.name)}"] if _is_ours(site) else []
+        return dict.fromkeys([*map(str, present(site)), *own], "removed")
     texts = {path: file.read_text(path) for path in _files(site)}
     found = {
         str(path): "new" if texts[path] is None else "changed"
@@ -93,8 +94,10 @@ def pending(site: Site) -> dict[str, str]:
         found[f"user {user}"] = "new"
     elif not entrance.is_admitted(site, user):
         found[f"user {user}"] = "changed"
-    if not (repository(site) / "HEAD").exists():
-        found[str(repository(site))] = "new"
+    if not _is_made(site):
+        found[str(repository(site))] = "damaged" if repository(site).exists() else "new"
+    if not os.path.lexists(_link(site)):
+        found.setdefault(str(_units(site)[1]), "disabled")
     if not _ARCHIVE.exists():
         found[str(_ARCHIVE)] = "new"
     return found
@@ -121,14 +124,26 @@ def apply(site: Site) -> None:
     for path, (text, mode) in _files(site).items():
         if str(path) in changes:
             file.write(path, text, mode=mode)
+    if repository(site).exists() and not _is_made(site):
+        build_user.end_user(user)
+        file.remove_whole(repository(site).top)
     folders.make(Folder(repository(site).top, user, user, 0o700))
-    if not (repository(site) / "HEAD").exists():
+    if not _is_made(site):
         argv = ["git", "init", "--quiet", "--bare", "--template=", f"--initial-branch={site.config['revision']}"]
         doing = "creating the repository that is pushed to"
         commands.run([*argv, str(repository(site))], doing=doing, user=user, environment=_GIT)
+        file.sync(repository(site).top)
     units.daemon_reload()
     timer = _units(site)[1].name
     units.control("enable", "--quiet", "--now", timer, doing=f"starting {timer}")
+
+
+def _is_made(site: Site) -> bool:
+    """Return whether git has made the repository to its end; after a power loss its first files may be empty."""
+    top, first = repository(site), {"HEAD": b"ref: ", "config": b"[core]"}
+    if not (top / "objects").is_folder():
+        return False
+    return all((top / name).begins_with(text) for name, text in first.items())
 
 
 def present(site: Site) -> list[Path]:
@@ -150,11 +165,11 @@ def remove(site: Site) -> None:
         for path in found:
             path.unlink()
         units.daemon_reload()
-    user = users.find_user(push_user(site.name))
-    if user and user.pw_gecos == _title(site):
-        build_user.end_user(user.pw_name)
+    if _is_ours(site):
+        user = push_user(site.name)
+        build_user.end_user(user)
         file.remove_whole(repository(site).top)
-        commands.run(["userdel", user.pw_name], doing=f"removing the user {user.pw_name}")
+        commands.run(["userdel", user], doing=f"removing the user {user}")
     if push.HOME.is_dir() and not any(push.HOME.iterdir()):
         for path in (push.HOME, push.HOOKS, _ARCHIVE):
             file.remove_tree(path)
@@ -170,6 +185,12 @@ def _has_user(site: Site) -> bool:
     return user is not None
 
 
+def _is_ours(site: Site) -> bool:
+    """Return whether there is the user of the pushes to a site."""
+    user = users.find_user(push_user(site.name))
+    return user is not None and user.pw_gecos == _title(site)
+
+
 def _keys(site: Site) -> Path:
     return _home(site) / ".ssh/authorized_keys"
 
@@ -177,6 +198,10 @@ def _keys(site: Site) -> Path:
 def _units(site: Site) -> tuple[Path, Path]:
     service = daemons.UNITS / f"django-{site.name}-push-gc.service"
     return service, service.with_suffix(".timer")
+
+
+def _link(site: Site) -> Path:
+    return daemons.UNITS / "timers.target.wants" / _units(site)[1].name
 
 
 def _files(site: Site) -> Mapping[Path, tuple[str, int]]:

@@ -1,9 +1,13 @@
 """What a site that is pushed has on its host: the lines of its keys, its limits, and nothing where it has no push."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
-from django_formula.request import push_setup
+from django_formula.host import commands
+from django_formula.host.commands import DeploymentError
+from django_formula.request import entrance, push, push_setup
 from django_formula.source import git
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHJ5S2dPZ0lWQ1h6R0ZtV0pQbGJwUWRCdUZ6cGFk ada@laptop"
@@ -38,3 +42,80 @@ def test_limits_are_bytes(site):
 def test_site_that_is_not_pushed_has_nothing_of_it(make_site):
     site = make_site()
     assert push_setup.pending(site) == {} and push_setup.present(site) == []
+
+
+@pytest.fixture
+def host(socket_host, site, monkeypatch):
+    """A host that can be pushed to; git runs there as the user of the tests."""
+    site.root.mkdir(parents=True, exist_ok=True)
+    run = commands.run
+
+    def with_git(argv, **options):
+        if argv[0] == "git":
+            subprocess.run(argv, check=True)
+        return run(argv, **options)
+
+    monkeypatch.setattr(commands, "run", with_git)
+    for name in ("HOME", "HOOKS"):
+        monkeypatch.setattr(push, name, socket_host.root / str(getattr(push, name)).lstrip("/"))
+        getattr(push, name).parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(push_setup, "_ARCHIVE", push.HOOKS.parent / "push.pyz")
+    monkeypatch.setattr(entrance, "is_admitted", lambda _site, _user: True)
+    monkeypatch.setattr(push_setup.build_user, "end_user", lambda _name: None)
+    return socket_host
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("HEAD", b""), ("HEAD", bytes(21)), ("config", b""), ("config", None), ("objects", None)]
+)
+def test_repository_that_a_power_loss_has_left_without_content_is_made_anew(host, site, name, content):
+    push_setup.apply(site)
+    assert push_setup.pending(site) == {}
+    path = Path(str(push_setup.repository(site) / name))
+    if path.is_dir():
+        for folder in (*path.iterdir(), path):
+            folder.rmdir()
+    elif content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    assert push_setup.pending(site) == {str(push_setup.repository(site)): "damaged"}
+    push_setup.apply(site)
+    assert push_setup.pending(site) == {}
+    subprocess.run(["git", f"--git-dir={push_setup.repository(site)}", "rev-parse", "--git-dir"], check=True)
+
+
+def test_timer_that_was_written_and_not_enabled_is_enabled(host, site, monkeypatch):
+    run = commands.run
+
+    def die(argv, **options):
+        if "enable" in argv:
+            raise DeploymentError("the power is lost")
+        return run(argv, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commands, "run", die)
+        with pytest.raises(DeploymentError, match="the power is lost"):
+            push_setup.apply(site)
+    assert push_setup.pending(site) == {str(push_setup._units(site)[1]): "disabled"}
+    push_setup.apply(site)
+    assert push_setup.pending(site) == {}
+
+
+def test_user_whose_removal_was_interrupted_is_removed(host, site, monkeypatch):
+    push_setup.apply(site)
+    site.config["push"] = None
+    run = commands.run
+
+    def die(argv, **options):
+        if argv[0] == "userdel":
+            raise DeploymentError("the power is lost")
+        return run(argv, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commands, "run", die)
+        with pytest.raises(DeploymentError, match="the power is lost"):
+            push_setup.apply(site)
+    assert push_setup.pending(site) == {"user blog-push": "removed"}
+    push_setup.apply(site)
+    assert push_setup.pending(site) == {} and host.users == {}
