@@ -314,7 +314,9 @@ _BEFORE_SHAPE = {"deployment": str, "files": {str: str}}
 
 
 def keep_former_key(site: Site, deployment: str) -> None:
-    """Keep the files of the secret key as they are, until the deployment ends."""
+    """Keep the files of the secret key as they are, until the deployment ends; those that it has kept stay."""
+    if (file.read_json(site.secrets / _BEFORE, _BEFORE_SHAPE) or {}).get("deployment") == deployment:
+        return
     names = (_KEY_FILE, _PLAIN_KEY_FILE, "environment")
     found = {name: file.read_text(site.secrets / name) for name in names}
     files = {name: text for name, text in found.items() if text is not None}
@@ -322,13 +324,16 @@ def keep_former_key(site: Site, deployment: str) -> None:
     file.write(site.secrets / _BEFORE, content, mode=0o600)
 
 
-def settle_former_key(site: Site, live: str) -> None:
+def settle_former_key(site: Site, live: str, but: str = "") -> None:
     """Settle what a deployment has left that did not end on this host.
 
     Args:
         live: the id of the deployment that has made the active release.
+        but: that of the one which is under way.
     """
     found = file.read_json(site.secrets / _BEFORE, _BEFORE_SHAPE)
+    if found and found["deployment"] == but:
+        return
     if found and found["deployment"] == live:
         forget_former_key(site)
     elif found:

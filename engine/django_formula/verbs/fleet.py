@@ -170,6 +170,8 @@ def keys(name: str, deployment: str, by: str, given: Mapping[str, str]) -> dict[
         raise DeploymentError(f"the master has no secret key of {name} for this host")
     with site.lock(by).held():
         release_claim.refuse_others(site, deployment, "keys")
+        live = releases.linked(site, site.current)
+        secrets.settle_former_key(site, live.record.get("fleet", "") if live else "", deployment)
         secrets.keep_former_key(site, deployment)
         secrets.store(site, "secret_key", given["secret_key"], given=given)
     return {}

@@ -92,6 +92,23 @@ def test_an_abandoned_rotation_leaves_the_keys_as_they_were(signing, given, reac
     assert signing.apply() == {}
 
 
+@pytest.mark.parametrize("calls", [1, 2])
+def test_two_rotations_that_did_not_end_leave_the_keys_as_they_were(signing, calls):
+    """The host was lost in the first one, and is back when the second one begins, whose call Salt may repeat."""
+    before = keys_of(signing)
+    environment = (signing.site.secrets / "environment").read_text()
+    claim()
+    taken(NEW_KEY, **{"1": OLD_KEY})
+    prepared(ONE, 3)
+    release_claim.drop(signing.site)  # as the time ends it
+    claim("another")
+    for _call in range(calls):
+        verbs.keys("blog", "another", BY, secrets.named_keys({"secret_key": LATER_KEY, "1": OLD_KEY}))
+    verbs.abandon("blog", "another", BY, False)
+    assert keys_of(signing) == before
+    assert (signing.site.secrets / "environment").read_text() == environment
+
+
 def test_a_host_that_was_lost_in_a_rotation_is_brought_along_by_an_apply(signing):
     claim(seconds=60)
     taken(OLD_KEY, next=NEW_KEY)
