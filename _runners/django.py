@@ -368,12 +368,15 @@ def status(site=None, roster=False):
         salt-run django.status
         salt-run django.status blog
     """
-    names = [site] if site else fleet_store.sites(_folder())
-    answer = _answer(lambda: {name: _fleet(name, "status", roster).status() for name in names})
+    answer = _answer(lambda: {name: _fleet(name, "status", roster).status() for name in ([site] if site else _sites())})
     if any(isinstance(row, dict) and row.get("behind") for row in answer.values()):
         __context__["retcode"] = 1
         answer["retcode"] = 1
     return answer
+
+
+def _sites():
+    return fleet_store.sites(_folder())
 
 
 def doctor(site, url="", roster=False):
@@ -515,7 +518,7 @@ def drain(site, host, roster=False):
 
         salt-run django.drain blog web2
     """
-    return _answer(lambda: _fleet(site, "drain", roster).set_backend(host, "drain"))
+    return _answer(lambda: _fleet(site, "drain", roster).set_backend(str(host), "drain"))
 
 
 def join(site, host, roster=False):
@@ -535,7 +538,7 @@ def join(site, host, roster=False):
 
         salt-run django.join blog web2
     """
-    return _answer(lambda: _fleet(site, "join", roster).set_backend(host, "ready"))
+    return _answer(lambda: _fleet(site, "join", roster).set_backend(str(host), "ready"))
 
 
 def abandon(site, roster=False, own=False):
@@ -601,8 +604,8 @@ def _rows(rows, view, full):
 
 
 def _names(hosts):
-    """Return the names of hosts: those of a list, or of a text with commas between them."""
-    names = hosts.split(",") if isinstance(hosts, str) else hosts
+    """Return the names of hosts: those of a list, or of a text with commas between them; 7 is one as Salt reads it."""
+    names = hosts if isinstance(hosts, (list, tuple)) else str(hosts).split(",")
     return [str(name).strip() for name in names if str(name).strip()]
 
 

@@ -228,6 +228,25 @@ def test_pattern_without_a_site_is_an_error(runner):
     assert answer["error"].startswith("no site with hosts is named nothing-*\n") and answer["retcode"] == 1
 
 
+def test_status_of_all_sites_without_a_store_is_an_error(runner):
+    runner.__opts__["ext_pillar"] = []
+    answer = runner.status()
+    assert answer["error"].startswith("the master has no store for the hosts of sites\n") and answer["retcode"] == 1
+
+
+def test_host_whose_name_salt_reads_as_a_number_is_one(runner, monkeypatch):
+    made = []
+
+    def fleet(_site, _verb, _roster, **options):
+        made.append(options)
+        return Mock(**{"deploy.side_effect": DeploymentError("no"), "set_backend": lambda *words: made.append(words)})
+
+    monkeypatch.setattr(runner, "_fleet", fleet)
+    runner.deploy("blog", exclude=7)
+    runner.drain("blog", 7)
+    assert made[0]["exclude"] == ["7"] and made[-1] == ("7", "drain")
+
+
 def test_history_has_each_deployment_with_its_cause(runner, tmp_path):
     assert runner.history() == [] and runner.history(full=True) == []
     line = {"time": "2026-11-27T18:00:00Z", "site": "blog", "verb": "deploy", "user": "ada", "revision": "main"}
