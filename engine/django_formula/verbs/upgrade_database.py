@@ -71,7 +71,8 @@ def plan(name: str, to: str | None = None) -> dict[str, Any]:
     Raises:
         DeploymentError: the site has no cluster on this host.
     """
-    port, state = upgrade_plan.port_of(sites.find(name)), _read()
+    port = upgrade_plan.port_of(sites.find(name))
+    state, other = _of(port), _prevented_by_other(port)
     if state and state["held"] and _is_free(port):
         problem = f"an upgrade was interrupted: salt-call django.upgrade_database {name} back has its sites serve"
         return {"upgrade": _summary(state), "problems": [problem]}
@@ -89,7 +90,7 @@ def plan(name: str, to: str | None = None) -> dict[str, Any]:
         answer["upgrade"] = _summary(state)
     if not is_newest:
         answer |= {"way": found.way, **({"because": found.reasons} if found.reasons else {})}
-    return answer | {"problems": [] if is_newest else found.problems}
+    return answer | {"problems": [] if is_newest else [*([other] if other else []), *found.problems]}
 
 
 def _is_free(port: int) -> bool:
@@ -164,6 +165,8 @@ def upgrade(name: str, to: str | None = None) -> dict[str, Any]:
         DeploymentError: something is against it, or a step fails: the former cluster serves then.
     """
     with _locked(name) as port:
+        if other := _prevented_by_other(port):
+            raise DeploymentError(other)
         _settle()
         found, state = upgrade_plan.make(port, to), _read()
         if state and state["phase"] == _DONE and not found.version:
@@ -206,11 +209,11 @@ def back(name: str, *, lose: bool = False) -> dict[str, Any]:
     Raises:
         DeploymentError: there is no former cluster, something was written since, or it does not start.
     """
-    with _locked(name):
-        state = _read()
+    with _locked(name) as port:
+        state = _of(port)
         if not state or state["phase"] == _RETURNED:
             raise DeploymentError(
-                "no upgrade of this host's PostgreSQL can be taken back", hint="look at pg_lsclusters"
+                f"no upgrade of the cluster at port {port} can be taken back", hint="look at pg_lsclusters"
             )
         former, new = _pair(state)
         if state["phase"] in (_COPYING, _HELD):
@@ -239,6 +242,29 @@ def back(name: str, *, lose: bool = False) -> dict[str, Any]:
         clusters.tell_systemd()
     answer = {"serves": str(former), "in maintenance": f"{time.monotonic() - began:.1f} s"}
     return answer | {"lost": lost or "nothing", "kept": f"{new}, stopped"}
+
+
+def _prevented_by_other(port: int) -> str:
+    """Return why a cluster cannot be upgraded before that of another port is settled; empty where it can.
+
+    The record of one upgrade is kept, by which it can be taken back.
+    """
+    state = _read()
+    if not state or state["port"] == port or state["phase"] == _RETURNED:
+        return ""
+    former, new = _pair(state)
+    if state["phase"] != _DONE:
+        name = next((site.name for site, _live in upgrade_plan.of_port(state["port"])), "SITE")
+        return (
+            f"the upgrade of {former}, port {state['port']}, was interrupted: "
+            f"salt-call django.upgrade_database {name} back has its sites serve"
+        )
+    if clusters.find(*state["former"]) is None:
+        return ""
+    return (
+        f"the upgrade of {former}, port {state['port']}, to {new} could not be taken back any more: "
+        f"once you do not need that: pg_dropcluster {former}"
+    )
 
 
 def _refuse(found: Plan) -> None:
@@ -556,6 +582,12 @@ def _found(names: Sequence[str]) -> Cluster:
 
 def _read() -> State:
     return file.read_json(STATE) or {}
+
+
+def _of(port: int) -> State:
+    """Return the record of the upgrade of the cluster at a port, which both clusters have had."""
+    state = _read()
+    return state if state.get("port") == port else {}
 
 
 def _write(state: State) -> None:

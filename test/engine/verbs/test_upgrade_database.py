@@ -278,3 +278,29 @@ def test_unknown_word_is_refused_and_no_upgrade_cannot_be_taken_back(world, own_
     monkeypatch.setattr(sites, "find", lambda _name: world.site)
     with pytest.raises(DeploymentError, match="can be taken back"):
         upgrade_database.back("blog")
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        ("done", "the upgrade of 15 main, port 5432, to 17 main could not be taken back any more"),
+        ("held", "the upgrade of 15 main, port 5432, was interrupted: salt-call django.upgrade_database blog back"),
+    ],
+)
+def test_upgrade_of_another_cluster_of_the_host_is_left_as_it_is(
+    interrupted, world, monkeypatch, tmp_path, phase, words
+):
+    """The site shop has its database in a cluster at port 5433."""
+    interrupted("returned", False)
+    state = file.read_json(upgrade_database.STATE) | {"phase": phase}
+    file.write_json(upgrade_database.STATE, state, mode=0o600)
+    places = {5432: [(world.site, None)], 5433: []}
+    monkeypatch.setattr(upgrade_plan, "port_of", lambda _site: 5433)
+    monkeypatch.setattr(upgrade_database.upgrade_plan, "of_port", places.get)
+    monkeypatch.setattr(upgrade_database, "_settle", lambda: pytest.fail("another cluster was changed"))
+    monkeypatch.setattr(sites, "find", lambda _name: world.site)
+    with pytest.raises(DeploymentError, match="no upgrade of the cluster at port 5433 can be taken back"):
+        upgrade_database.back("shop")
+    with pytest.raises(DeploymentError, match=words):
+        upgrade_database.upgrade("shop")
+    assert file.read_json(upgrade_database.STATE) == state
