@@ -40,6 +40,10 @@ class Unreadable(ValueError):
     """A client that is no program of ours has sent something else."""
 
 
+class Gone(Exception):
+    """The client has closed the connection."""
+
+
 class Asked(NamedTuple):
     """What a client asks for.
 
@@ -136,14 +140,20 @@ def main(name: str) -> int:
     with socket.socket(fileno=0) as connection:
 
         def send(answer: dict[str, Any]) -> None:
-            connection.sendall(json.dumps(answer).encode() + b"\n")
+            try:
+                connection.sendall(json.dumps(answer).encode() + b"\n")
+            except OSError as error:
+                raise Gone(str(error)) from None
 
         try:
             try:
                 answer(sites.find(name), parsed(read_line(connection)), peer(connection), send)
             except (Unreadable, DeploymentError) as error:
                 send({"status": queue.REFUSED, "why": str(error)})
-        except OSError as error:  # the client has gone: what was accepted is released all the same
+            except OSError as error:  # such as a full disk
+                tell(error, is_error=True)
+                send({"status": queue.FAILED, "why": str(error)})
+        except Gone as error:  # the client has gone: what was accepted is released all the same
             tell(error, is_error=True)
     return 0
 
@@ -159,7 +169,8 @@ def answer(site: Site, asked: Asked, user: str, send: Any) -> None:
 
     Raises:
         DeploymentError: the files are not free in time.
-        OSError: the client has gone.
+        OSError: the request cannot be written.
+        Gone: the client has gone.
     """
     if asked.do == "result":
         _tell_result(site, asked.number, send)
@@ -177,7 +188,7 @@ def _followed(site: Site, request: Request, send: Any) -> dict[str, Any]:
     """Return an accepted request with its final status; where no program works it off, it is on disk and waits."""
     try:
         return follow.follow(site, request, lambda step: send({"step": step}))
-    except DeploymentError as error:
+    except (DeploymentError, OSError) as error:
         return {"status": WAITING, "why": str(error)}
 
 

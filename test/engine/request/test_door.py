@@ -147,6 +147,29 @@ def test_request_is_on_disk_when_it_is_accepted(site):
     assert queue.waiting(site).commit == A
 
 
+def test_client_is_told_that_the_disk_is_full(site, ends, monkeypatch):
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device", "/srv/django/blog/requests/.pending.json.new")
+
+    near, far = ends
+    monkeypatch.setattr(queue, "put", full)
+    monkeypatch.setattr(door.sites, "find", lambda _name: site)
+    monkeypatch.setattr(door.socket, "socket", lambda fileno: near)
+    far.sendall(line() + b"\n")
+    assert door.main("blog") == 0
+    answer = json.loads(far.recv(4096))
+    assert answer["status"] == "failed" and "No space left on device" in answer["why"]
+
+
+def test_client_that_has_gone_is_no_failure(site, ends, monkeypatch):
+    near, far = ends
+    monkeypatch.setattr(door.sites, "find", lambda _name: site)
+    monkeypatch.setattr(door.socket, "socket", lambda fileno: near)
+    far.sendall(line() + b"\n")
+    far.close()
+    assert door.main("blog") == 0 and queue.waiting(site).commit == A
+
+
 def test_steps_and_status_are_sent_to_a_client_that_follows(site):
     sent = []
 
