@@ -4,7 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from django_formula.audit import audit, caller, chain
 from django_formula.host import clock, commands
@@ -16,6 +16,14 @@ from django_formula.site import sites
 _COMPARED = 1000
 #: Seconds by which the record of a deployment may be later than the end of what has made it.
 _SLACK = 2
+
+
+class _Span(NamedTuple):
+    """An act with the seconds since 1970 between which a deployment may be a part of it."""
+
+    begin: float
+    end: float
+    act: dict[str, Any]
 
 
 def rows(site: str | None, since: str, who: str) -> list[dict[str, Any]]:
@@ -33,7 +41,8 @@ def rows(site: str | None, since: str, who: str) -> list[dict[str, Any]]:
     acts = [act for act in _acts() if not site or act["site"] == site]
     if site and not acts:  # those of a site that was removed are shown
         sites.find(site)
-    found = [*acts, *_alone(acts, [name for name in sites.registered() if site in (None, name)])]
+    names = [name for name in sites.registered() if site in (None, name)]
+    found = [*acts, *_alone(acts, names, begin)]
     chosen = [row for row in found if clock.seconds(row["time"]) >= begin and who in ("", row["who"])]
     return sorted(chosen, key=lambda row: str(row["time"]), reverse=True)
 
@@ -60,19 +69,26 @@ def _acts() -> list[dict[str, Any]]:
     return found
 
 
-def _alone(acts: Sequence[dict[str, Any]], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each recorded deployment that no act has made; the others complete the row of their act."""
+def _alone(acts: Sequence[dict[str, Any]], names: Sequence[str], begin: float) -> Iterator[dict[str, Any]]:
+    """Yield a row for each recorded deployment that no act has made; the others complete the row of their act.
+
+    Args:
+        begin: seconds since 1970; what has ended before is left out.
+    """
     for name in names:
-        own = [act for act in acts if act["site"] == name]
+        own = [span for act in acts if act["site"] == name and (span := _span(act)).end >= begin]
         attempts: list[dict[str, Any]] = []
         with contextlib.suppress(DeploymentError):  # its site.json is damaged, as `django.status` tells
             attempts = releases.attempts(sites.find(name))
         for attempt in attempts:
             when = clock.seconds(str(attempt.get("time")))
+            if when < begin:
+                continue
             result, step = str(attempt.get("result")), attempt.get("step")
             text = f"{result} in {step}" if step else result
             verb, by = caller.of_request(str(attempt.get("asked_by", "")))
-            act = _made_by([act for act in own if _contains(act, when)], verb, f"{name}/{attempt.get('release')}")
+            during = [span.act for span in own if span.begin <= when <= span.end]
+            act = _made_by(during, verb, f"{name}/{attempt.get('release')}")
             if act:
                 act["result"] = text if step else act["result"]
                 act["to"] = attempt.get("release") or act["to"]
@@ -94,9 +110,12 @@ def _made_by(acts: Sequence[dict[str, Any]], verb: str, key: str) -> dict[str, A
     return next(iter([*own, *same, *acts]), None)
 
 
-def _contains(act: Mapping[str, Any], when: float) -> bool:
+def _span(act: dict[str, Any]) -> _Span:
+    """Return when an act was under way; an empty span where it has not ended."""
     begin, end = clock.seconds(act["time"]), clock.seconds(act["ended"])
-    return bool(end) and begin - (float(act["seconds"] or 0) if begin == end else 0) <= when <= end + _SLACK
+    if not end:
+        return _Span(0.0, -1.0, act)
+    return _Span(begin - (float(act["seconds"] or 0) if begin == end else 0), end + _SLACK, act)
 
 
 def view(found: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -80,6 +80,24 @@ def test_deployment_is_not_shown_as_what_another_user_did_meanwhile(world, monke
     assert sorted(others) == ["failed in static", "released"]
 
 
+def test_long_history_is_read_with_one_look_at_each_line(world, monkeypatch):
+    """A site with ten releases a day has thousands of acts and deployments after a year."""
+    world.apply()
+    for number in range(60):
+        audit.Act("backup", RAY, "blog", key=f"{number}").end()
+    deploys = sites.find("blog").deploys
+    line = json.loads(deploys.read_text().splitlines()[0])
+    with deploys.open("a") as file:
+        for number in range(60):
+            earlier = clock.timestamp(time.time() - 60 * number)
+            file.write(f"{json.dumps({**line, 'time': earlier})}\n")
+    read = []
+    seconds = clock.seconds
+    monkeypatch.setattr(clock, "seconds", lambda when: read.append(when) or seconds(when))
+    assert len(history.rows("blog", "30m", "")) > 60
+    assert len(read) < 600
+
+
 def test_act_that_was_killed_and_filters(world, monkeypatch):
     audit.Act("shell", RAY, "blog", {"kind": "bash", "write": "ticket 311"}).begin()
     (line,) = lines("blog", "1h", "")
