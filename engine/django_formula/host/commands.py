@@ -162,6 +162,8 @@ _POLL = 0.2
 PROGRESS = 15.0
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+#: Characters of a line of a secret that is masked without the others.
+_OWN_LINE = 16
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 #: What pydantic-settings quotes of the environment, cut in the middle: parts of secrets, which no list of them has.
 _INPUT = re.compile(r"(?<=\binput_value=)(?!\*).*?(?=, input_type=|\Z)", re.DOTALL)
@@ -303,10 +305,20 @@ def seconds(duration: str) -> float:
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """Return a text with secrets, the credentials in URLs, and values that a validation quotes, masked."""
-    forms = {form for secret in secrets for form in (secret, shown(secret), shown(secret, lines=True))}
+    forms = {form for secret in secrets for form in _forms(secret)}
     for secret in sorted((form for form in forms if len(form) > 3), key=len, reverse=True):
         text = text.replace(secret, "**********")
     return _INPUT.sub("**********", _CREDENTIALS.sub("**********@", text))
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """Yield what a secret is in texts: as it is, shown, quoted by Python, without the line breaks around it, by lines.
+
+    A log has each line of a private key apart, and who reads a file leaves out the line break at its end.
+    """
+    lines = [line.strip() for line in secret.splitlines()]
+    for text in (secret, secret.strip(), *(line for line in lines if len(line) >= _OWN_LINE)):
+        yield from (text, shown(text), shown(text, lines=True), repr(text)[1:-1], ascii(text)[1:-1])
 
 
 def network_environment() -> dict[str, str]:

@@ -154,7 +154,7 @@ def _recorded(release: Release, name: str, definition: Mapping[str, Any], by: st
 def _outcome(release: Release, name: str, definition: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Run the command of a schedule; return its output, and its exit code with the error, if it failed."""
     site = release.site
-    secrets = list(secret_secrets.values(site, {}).values())
+    secrets = secret_secrets.known(site)
     try:
         output = runner.run_command(
             ProjectCommand(

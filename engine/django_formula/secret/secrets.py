@@ -60,8 +60,8 @@ def values(site: Site, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def known(site: Site) -> list[str]:
-    """Return the values of all secrets that are stored on this host, for masking them in output."""
-    return list(values(site, {}).values())
+    """Return the values of all secrets that are stored on this host, former keys too, for masking them in output."""
+    return list(dict.fromkeys([*values(site, {}).values(), *fallbacks(site)]))
 
 
 def stored(site: Site, name: str) -> str | None:

@@ -216,7 +216,7 @@ def manage(name: str, command: Sequence[str], environment_file: str | None, time
     if environment_file and not Path(environment_file).is_file():
         raise DeploymentError(f"there is no file {environment_file} on this host")
     backups.refuse_during_restore(site)
-    secrets = list(secret_secrets.values(site, {}).values())
+    secrets = secret_secrets.known(site)
     with _noticed(release) as notice:
         return notice + project_command.manage(
             site, release.path, release.facts, command, environment_file, timeout, secrets
@@ -264,7 +264,7 @@ def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:
     with deployment.step("migrate"):
         deployment.take_lock(look_again=True)
         live = _live(site)
-        secrets = list(secret_secrets.values(site, {}).values())
+        secrets = secret_secrets.known(site)
         before = live.facts["migrations"]
         with backups.before_migration(live, _pending(live, secrets), secrets):
             warnings = migration.migrate(live, secrets)

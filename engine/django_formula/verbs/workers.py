@@ -175,7 +175,7 @@ def queue_rows(site: Site, live: Release, *, names: bool, give_back: bool, drop:
         raise DeploymentError(f"no worker of {site.name} takes tasks from a queue on this host", hint=site.to_workers())
     if (give_back or drop) and not any(worker["kind"] == "celery" for worker in workers):
         raise DeploymentError("only tasks of Celery are parked", hint="leave out give_back and drop")
-    secrets = list(secret_secrets.values(site, {}).values())
+    secrets = secret_secrets.known(site)
     task = f"task-{os.getpid()}"  # the unit of a task named queue would be that of the site's own queue
     found = project_queue.read(
         site, live.path, live.facts, secrets, names=names, give_back=give_back, drop=drop, task=task

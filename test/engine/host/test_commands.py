@@ -38,6 +38,13 @@ def test_invalid_duration_is_refused(duration):
         ("key hunter2 ends", ["hunter2"], "key ********** ends"),
         ("hunter2hunter", ["hunter", "hunter2"], "********************"),
         ("an ant and more", ["an", "ant", "more"], "an ant and **********"),
+        ("hunter2 is wrong", ["hunter2\n"], "********** is wrong"),
+        ("is 'hun\\\\t\\xe9' it", ["hun\\t\xe9"], "is '**********' it"),
+        (
+            "12:00 -----BEGIN KEY-----\n12:00 MC4CAQAwBQYDK2Vw\n12:00 MC4CA",
+            ["-----BEGIN KEY-----\nMC4CAQAwBQYDK2Vw\nMC4CA\n"],
+            "12:00 **********\n12:00 **********\n12:00 MC4CA",
+        ),
         ("https://ray:hunter2@git.example.org/blog.git", [], "https://**********@git.example.org/blog.git"),
         ("https://token@git.example.org/blog.git", [], "https://**********@git.example.org/blog.git"),
         ("https://ray:hun@ter2@git.example.org/", [], "https://**********@git.example.org/"),
