@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from django_formula.host import archive, commands, config_files, daemons, file, units, users
+from django_formula.host import archive, commands, config_files, daemons, file, units, unix_sockets, users
 from django_formula.host.commands import DeploymentError
 from django_formula.request import queue, unit
 from django_formula.site.sites import Site
@@ -121,6 +121,8 @@ def apply(site: Site, salt_call: Sequence[str]) -> None:
     elif changes:
         unit.prepare(site, salt_call)
         archive.install(MODULE, _program(site))
+        unit_file = _units(site)[0]
+        is_open = file.read_text(unit_file) == _files(site)[unit_file] and unix_sockets.listens(str(path(site)))
         _link(site).unlink(missing_ok=True)
         for one, text in _files(site).items():
             file.write(one, text)
@@ -128,7 +130,8 @@ def apply(site: Site, salt_call: Sequence[str]) -> None:
             commands.run(["groupadd", "--system", group(site)], doing=f"creating the group {group(site)}")
         units.daemon_reload()
         socket = _units(site)[0].name
-        units.control("restart", socket, doing=f"starting {socket}")
+        # One that is as it has to be stays open: what connects meanwhile is lost with another one.
+        units.control("start" if is_open else "restart", socket, doing=f"starting {socket}")
         units.control("enable", "--quiet", socket, doing=f"enabling {socket}")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from django_formula.host import commands, daemons, file, units, users
+from django_formula.host import commands, daemons, file, units, unix_sockets, users
 from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import Files
 from django_formula.site.sites import Site
@@ -133,16 +133,20 @@ class Behind(NamedTuple):
     def start_anew(self, site: Site, files: Files) -> None:
         """Have systemd listen by these units. Where that is refused or killed, it is begun anew: its link is made last.
 
+        A socket that is as it has to be stays open, so that what connects meanwhile waits for the next program.
+
         Raises:
             DeploymentError: systemd refuses a unit.
         """
         socket, service = (path.name for path in self.units(site))
+        own = self.units(site)[0]
+        is_open = file.read_text(own) == files[own] and unix_sockets.listens(str(self.socket(site)))
         self.link(site).unlink(missing_ok=True)
         for path, text in files.items():
             file.write(path, text or "")
         units.daemon_reload()
         # systemd does not open a socket again while its service has it
-        units.control("stop", service, socket, doing=f"stopping {service}")
+        units.control("stop", service, *([] if is_open else [socket]), doing=f"stopping {service}")
         units.control("start", socket, doing=f"starting {socket}")
         units.control("enable", "--quiet", socket, doing=f"enabling {socket}")
 

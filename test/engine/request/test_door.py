@@ -250,3 +250,17 @@ def test_socket_that_systemd_has_refused_is_begun_anew(socket_host, make_site, m
     assert entrance.pending(site, ["salt-call"]) == {str(socket): "disabled"}
     entrance.apply(site, ["salt-call"])
     assert entrance.pending(site, ["salt-call"]) == {}
+
+
+@pytest.mark.parametrize(("older", "verb"), [("service", "start"), ("socket", "restart")])
+def test_socket_that_is_as_configured_stays_open(socket_host, make_site, monkeypatch, older, verb):
+    site = make_site(hook=True)
+    monkeypatch.setattr(entrance, "_has_group", lambda _site: True)
+    entrance.apply(site, ["salt-call"])
+    for path in entrance._units(site):
+        if path.name.endswith(older):
+            path.write_text("of an earlier version")
+    socket_host.calls.clear()
+    monkeypatch.setattr(entrance.unix_sockets, "listens", lambda path: True)
+    entrance.apply(site, ["salt-call"])
+    assert f"systemctl {verb} django-blog-requests.socket" in socket_host.calls
