@@ -71,6 +71,10 @@ def _verb(*examples, reads=False, shows=()):
 
         @functools.wraps(function)
         def verb(*arguments, **named):
+            if arguments and function.__code__.co_varnames[0] == "site":
+                arguments = (_site(arguments[0]), *arguments[1:])
+            elif "site" in named:
+                named["site"] = _site(named["site"])
             call = audit_verbs.Call(function, rule, arguments, named, lambda: deploy_origin.caller(__opts__))
             before = __context__.pop("retcode", 0)
             with call.recorded():
@@ -92,6 +96,10 @@ def _verb(*examples, reads=False, shows=()):
         return verb
 
     return made
+
+
+def _site(name):
+    return site_sites.spelled(name, site_sites.registered)
 
 
 @_verb("", "blog --out json", reads=True)

@@ -64,6 +64,7 @@ def _of_verb(verb):
 
 def _call(verb, site, commit=""):
     """Call a function of `django`, if who calls may do so; one that fails has its return code."""
+    site = sites.spelled(site, sites.registered)
     try:
         people.refuse(site, verb, _callers())
         revision = [commits.of_revision(sites.find(site), commit)] if commit else []

@@ -39,6 +39,7 @@ from django_formula.fleet import store as fleet_store
 from django_formula.fleet import watch as fleet_watch
 from django_formula.host.commands import DeploymentError
 from django_formula.secret import references
+from django_formula.site import sites
 from django_formula.untrusted.text import shown_answer, tell
 from django_formula.verbs import terminal
 
@@ -126,7 +127,7 @@ def request(site, revision=None, wait=True, roster=False):
     """
 
     def requested():
-        store = fleet_store.Store(_folder(), site)
+        store = _store(site)
         made = fleet_requests.put(store, terminal.revision(revision), Caller(_user(), how="salt"))
         return _ended(store, made, wait, roster)
 
@@ -160,7 +161,7 @@ def promote(site, commit=None, wait=True, roster=False):
     """
 
     def promoted():
-        store, by = fleet_store.Store(_folder(), site), Caller(_user(), how="salt")
+        store, by = _store(site), Caller(_user(), how="salt")
         if store.proving():
             return fleet_canary.decide(store, "promote", f"{by.who} (salt-run django.promote)")
         found = fleet_promotion.find(store, None if commit is None else str(commit))
@@ -190,9 +191,7 @@ def back(site):
 
         salt-run django.back blog
     """
-    return _answer(
-        lambda: fleet_canary.decide(fleet_store.Store(_folder(), site), "back", f"{_user()} (salt-run django.back)")
-    )
+    return _answer(lambda: fleet_canary.decide(_store(site), "back", f"{_user()} (salt-run django.back)"))
 
 
 def canary(site, share=None, token=None, roster=False):
@@ -235,7 +234,7 @@ def approve(site, commit=None):
     """
 
     def approved():
-        found = fleet_promotion.find(fleet_store.Store(_folder(), site), None if commit is None else str(commit))
+        found = fleet_promotion.find(_store(site), None if commit is None else str(commit))
         return fleet_promotion.approve(found, Caller(_user(), how="salt"))
 
     return _answer(approved)
@@ -270,9 +269,7 @@ def requests(site, full=None):
 
         salt-run django.requests blog
     """
-    return _answer(
-        lambda: {site: _rows(fleet_requests.rows(fleet_store.Store(_folder(), site)), terminal.requests, full)}
-    )
+    return _answer(lambda: {site: _rows(fleet_requests.rows(_store(site)), terminal.requests, full)})
 
 
 def _work_requests_off(store, roster):
@@ -570,7 +567,7 @@ def abandon(site, roster=False, own=False):
 
     outcome = _answer(ended)
     if own:  # it may have worked requests off
-        _answer(lambda: _resume_requests(fleet_store.Store(_folder(), site), roster))
+        _answer(lambda: _resume_requests(_store(site), roster))
     return outcome
 
 
@@ -626,6 +623,11 @@ def _folder():
     )
 
 
+def _store(site):
+    """Return the store of a site, whose name Salt's command line may have read as another value."""
+    return fleet_store.Store(_folder(), sites.spelled(site, _sites))
+
+
 def _fleet(site, verb, roster, kind=deployment.Fleet, **options):
     def report(phase, found):
         if os.path.exists(os.path.join(__opts__["sock_dir"], "master_event_pull.ipc")):  # without a master, no bus
@@ -641,7 +643,7 @@ def _fleet(site, verb, roster, kind=deployment.Fleet, **options):
         tell(f"{phase} {found['seconds']} s: {hosts}", is_error=True)
 
     by = f"{getpass.getuser()} (salt-run django.{verb}{' roster=True' if roster else ''} on {socket.gethostname()})"
-    store = fleet_store.Store(_folder(), site)
+    store = _store(site)
     return kind(store, _hosts(roster), by, report, **options)
 
 

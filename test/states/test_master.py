@@ -736,3 +736,9 @@ def test_deployment_without_a_canary_and_what_ends_that_of_a_request(runner, mon
     assert made[-1]["is_overtaken"]() is False
     runner.fleet_requests.put(store.Store(tmp_path, "blog"), "v3", runner.Caller("ada", how="salt"))
     assert made[-1]["is_overtaken"]() is True
+
+
+def test_site_whose_name_yaml_reads_as_another_value_is_found(runner, tmp_path):
+    store.Store(tmp_path, "no").make()
+    (tmp_path / "no/hosts.json").write_text(json.dumps({"web1": ["app"]}))
+    assert runner._store(False).site == "no"

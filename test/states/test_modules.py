@@ -65,6 +65,17 @@ def test_site_that_is_named_by_a_number_is_none(call):
     assert answer.startswith("there is no site '42' on this host (registered: blog)") and code == 1
 
 
+def test_name_that_yaml_reads_as_false_is_not_no_name(call, monkeypatch):
+    """Without a name these verbs are about all sites of the host."""
+    asked = []
+    monkeypatch.setattr(operations, "status", lambda name: asked.append(name) or (_ for _ in ()).throw(OSError("no")))
+    monkeypatch.setattr("django_formula.site.sites.registered", lambda: ["blog", "no"])
+    (given,), _named = salt.utils.args.parse_input(["no"], condition=False)
+    call("status", given)
+    call("status", site=given)
+    assert asked == ["no", "no"]
+
+
 def test_messages_of_a_site_are_on_hold_and_sent_again_as_they_are_asked_for(call, monkeypatch, tmp_path):
     monkeypatch.setattr(spool, "STATE", tmp_path)
     monkeypatch.setattr(spool, "config", lambda: {"channels": {}})

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -335,7 +335,7 @@ def find(name: str) -> Site:
     Raises:
         DeploymentError: the site is not on this host, or its configuration cannot be read.
     """
-    name = str(name)  # Salt's command line reads a number as one
+    name = str(spelled(name, registered))
     is_known = re.fullmatch(r"[a-z][a-z0-9-]*", name) and (REGISTRY / name).is_symlink()
     applied = read_applied(REGISTRY / name / "site.json") or {} if is_known else {}
     if is_known and not applied:
@@ -350,6 +350,22 @@ def find(name: str) -> Site:
             hint="run salt-call state.apply django, which creates the sites of the pillar",
         )
     return Site(applied["config"], applied["platform"])
+
+
+#: What Salt's command line makes of names of sites, which it reads as YAML; a number is one too.
+_OF_YAML = {True: ("on", "true", "yes"), False: ("false", "no", "off")}
+
+
+def spelled(name: Any, known: Callable[[], Collection[str]]) -> Any:
+    """Return the name of a site as it was written; one that Salt has not read as another value stays as it is.
+
+    Args:
+        known: returns the names that there are: of several that are the same in YAML the first one is meant.
+    """
+    if not isinstance(name, bool):
+        return name
+    names = known()
+    return next((one for one in _OF_YAML[name] if one in names), name)
 
 
 def registered() -> list[str]:

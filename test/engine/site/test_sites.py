@@ -5,6 +5,7 @@ import os
 import socket
 
 import pytest
+import salt.utils.args
 from django_formula.host import file
 from django_formula.host import users as host_users
 from django_formula.host.commands import DeploymentError
@@ -115,6 +116,18 @@ def test_sites_are_registered(make_site):
     assert blog.tmpfiles.read_text() == f"d {blog.runtime} 0751 root www-data -\n"
     blog.tmpfiles.write_text("")
     assert not blog.is_registered()
+
+
+@pytest.mark.parametrize("written", ["no", "on", "yes", "off"])
+def test_site_is_found_by_a_name_that_yaml_reads_as_another_value(make_site, written):
+    """As of a site of Norway or Ontario: `salt-call django.release no`."""
+    site = make_site(written)
+    site.register()
+    file.write_json(site.applied, {"config": site.config, "platform": site.platform})
+    (given,), _named = salt.utils.args.parse_input([written], condition=False)
+    assert isinstance(given, bool) and sites.find(given).name == written
+    with pytest.raises(DeploymentError, match=f"there is no site '{not given}' on this host"):
+        sites.find(not given)
 
 
 def test_site_is_found_by_its_name(make_site):
