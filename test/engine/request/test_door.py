@@ -147,7 +147,7 @@ def test_request_is_on_disk_when_it_is_accepted(site):
     assert queue.waiting(site).commit == A
 
 
-def test_client_is_told_that_the_disk_is_full(site, ends, monkeypatch):
+def test_full_disk_is_reported_to_the_client(site, ends, monkeypatch):
     def full(*_arguments, **_options):
         raise OSError(28, "No space left on device", "/srv/django/blog/requests/.pending.json.new")
 
