@@ -1,5 +1,6 @@
 """Mail: the settings that the pillar gives, and the mails of errors, of which a burst sends only a few."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -84,7 +85,7 @@ class ErrorMails(AdminEmailHandler):
     def emit(self, record):
         try:
             passes = self._shared(record)
-        except OSError:  # no such folder, a full disk
+        except OSError:  # no such folder
             passes = self._passes(record)
         if passes:
             super().emit(record)
@@ -94,14 +95,14 @@ class ErrorMails(AdminEmailHandler):
         return super().format_subject(subject) + others
 
     def _shared(self, record):
-        """Whether a mail is sent, by what all processes have sent."""
-        with open(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+") as file:
+        """Whether a mail is sent, by what all processes have sent, or this one where the file has no whole record."""
+        with open(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            self.known = known_of(file.read(1 << 16))
+            self.known = known_of(file.read(1 << 16)) or self.known
             passes = self._passes(record)
-            file.seek(0)
-            file.truncate()
-            json.dump(self.known, file)
+            with contextlib.suppress(OSError):  # a full disk, which the mail may be about
+                file.seek(0)
+                file.truncate(file.write(json.dumps(self.known).encode()))
         return passes
 
     def _passes(self, record):
@@ -117,12 +118,12 @@ class ErrorMails(AdminEmailHandler):
 
 
 def known_of(text):
-    """What was sent, by the text of the file; nothing if it is damaged."""
+    """What was sent, by the text of the file; None if that is damaged or empty."""
     try:
         known = json.loads(text)
         return {"sent": {key: float(when) for key, when in known["sent"].items()}, "left": int(known["left"])}
     except (AttributeError, KeyError, TypeError, ValueError):
-        return {"sent": {}, "left": 0}
+        return None
 
 
 def key_of(record):

@@ -132,6 +132,17 @@ def test_without_a_file_a_process_counts_its_own(tmp_path, sink):
     assert sum("ERROR" in mail["text"] for mail in mails()) == 1
 
 
+def test_error_is_mailed_while_the_disk_is_full(tmp_path, sink):
+    """Such as that the disk is full."""
+    port, mails = sink
+    folder = config_of(tmp_path / "config", host="localhost", port=port, admins=["ops@example.org"], hourly=2)
+    data = json.loads((folder / "settings.json").read_text())
+    data["email"]["errors"]["path"] = "/dev/full"
+    (folder / "settings.json").write_text(json.dumps(data))
+    finished(run(folder, PROGRAM, json.dumps([["OSError", 9], ["ValueError", 9], ["KeyError", 9]])))
+    assert sum("ERROR" in mail["text"] for mail in mails()) == 2
+
+
 def test_login_is_used_and_its_password_is_in_no_settings_file(tmp_path, sink):
     port, mails = sink
     folder = config_of(tmp_path / "config", host="localhost", port=port, user="blog", password="grenadier")
