@@ -84,7 +84,9 @@ def install(module: str, path: Path) -> None:
     new.unlink(missing_ok=True)
     file.write(new, packed(module), mode=0o644)  # it is our code alone
     commands.run([str(PYTHON), "-I", "-c", _COMPILE, str(new), str(path)], doing=f"compiling {path.name}", timeout=120)
+    file.sync_content(new)
     new.replace(path)
+    file.sync_folder(path.parent)
 
 
 def _path(name: str) -> Path:

@@ -161,6 +161,15 @@ def link(path: Path, target: str, *, durable: bool = True) -> None:
         sync_folder(path.parent)
 
 
+def sync_content(path: Path) -> None:
+    """Sync a file that another process has written: its content is on disk on return."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(path: Path) -> None:
     """Sync a folder: what was created, renamed or deleted in it is on disk on return."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
