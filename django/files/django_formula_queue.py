@@ -105,13 +105,16 @@ def names_in(connection, name):
     counted = Counter()
     for priority in channel.priority_steps:
         for message in channel.client.lrange(f"{prefix}{channel._q_for_pri(name, priority)}", 0, LIMIT - 1):
-            counted[task_in(json.loads(message))] += 1
+            counted[task_in(message)] += 1
     return dict(counted)
 
 
 def task_in(message):
-    """Return the name of the task of a message as Redis has it."""
-    return str((message.get("headers") or {}).get("task") or "unknown")
+    """Return the name of the task of a message as Redis has it; of one of another program it is not known."""
+    try:
+        return str((json.loads(message).get("headers") or {}).get("task") or "unknown")
+    except (AttributeError, ValueError, RecursionError):
+        return "unknown"
 
 
 def rq(worker, request):

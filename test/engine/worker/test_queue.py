@@ -73,6 +73,15 @@ def test_waiting_tasks_are_counted_by_queue_and_name(lab):
     assert lab.redis("LLEN", "celery") == "5" and lab.redis("KEYS", "none*") == ""
 
 
+def test_message_of_another_program_is_counted_without_a_name(lab):
+    lab.make("0001", {"project/celery.py": APP})
+    send(lab, "0001", "app.send_task('shop.old', (1,))")
+    for message in ("no json", "[1]", '{"headers": 3}', "[" * 5000):
+        lab.redis("LPUSH", "celery", message)
+    found = asked(lab, "0001", celery("celery"))["celery"]
+    assert (found["waiting"], found["names"]) == (5, {"shop.old": 1, "unknown": 4})
+
+
 def test_broker_is_the_project_s_where_the_environment_has_none(lab):
     url = lab.environment.pop("CELERY_BROKER_URL")
     lab.make("0001", {"project/celery.py": APP, "project/settings.py": f"{SETTINGS}\nCELERY_BROKER_URL = {url!r}"})
