@@ -242,7 +242,7 @@ def _report(ref: str, new: str, is_rewind: bool) -> list[str]:
         return [f"ng {ref} {cause(status, why)}"]
     tell(f"{status}: {why}", is_error=True)
     if status == "released" and _tip(ref) != new:
-        _git("update-ref", ref, new)
+        _git("update-ref", ref, new, now or _NONE)  # nothing where a newer push has set it meanwhile
     left = _tip(ref)
     return [f"ok {ref}", *([f"option new-oid {left or _NONE}"] if left != new else [])]
 

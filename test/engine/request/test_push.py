@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 import threading
 
 import pytest
@@ -66,6 +67,47 @@ def test_one_branch_is_released(new, ref, why):
 def test_commit_judged_by_the_branch(now, is_part, has, is_rewind, why):
     refusal = push.refusal(B, now, is_part=is_part, has=has, is_rewind=is_rewind)
     assert refusal.startswith(why) and bool(refusal) is bool(why)
+
+
+@pytest.fixture
+def commits(tmp_path, monkeypatch):
+    """Three commits of a repository that is pushed to, each part of the next, and what the branch is."""
+    given = {"GIT_DIR": str(tmp_path), "PUSH_SITE": "blog", "PUSH_BY": "ada"}
+    for name in ("AUTHOR", "COMMITTER"):
+        given |= {f"GIT_{name}_NAME": "ada", f"GIT_{name}_EMAIL": "ada@example.org"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(push, "configuration", lambda _site: {"socket": "/nowhere"})
+
+    def git(*words):
+        return subprocess.run(["git", *words], check=True, input="", capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet", "--bare")
+    tree, found = git("mktree"), []
+    for number in range(3):
+        found.append(git("commit-tree", tree, "-m", str(number), *(word for one in found[-1:] for word in ("-p", one))))
+    return found, git
+
+
+@pytest.mark.parametrize("meanwhile", [None, 1, 2])
+@pytest.mark.parametrize("before", [None, 0])
+def test_late_push_does_not_take_the_branch_back(commits, monkeypatch, before, meanwhile):
+    """The hook of a push learns of its release late; a newer push may be released by then."""
+    (first, second, third), git = commits
+    ref = "refs/heads/main"
+    if before is not None:
+        git("update-ref", ref, first)
+
+    def ask_door(*_arguments):
+        if meanwhile:
+            git("update-ref", ref, [first, second, third][meanwhile])  # as root does for what is active
+        return "released", "0002 is active"
+
+    monkeypatch.setattr(push.ask, "ask", ask_door)
+    lines = push._report(ref, second, is_rewind=False)
+    tip = third if meanwhile == 2 else second
+    assert git("rev-parse", ref) == tip
+    assert lines == [f"ok {ref}", *([f"option new-oid {third}"] if tip == third else [])]
 
 
 @pytest.mark.parametrize(
