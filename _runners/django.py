@@ -365,11 +365,16 @@ def status(site=None, roster=False):
         salt-run django.status
         salt-run django.status blog
     """
-    answer = _answer(lambda: {name: _fleet(name, "status", roster).status() for name in ([site] if site else _sites())})
+    answer = _answer(lambda: {name: _fleet(name, "status", roster).status() for name in _chosen(site)})
     if any(isinstance(row, dict) and row.get("behind") for row in answer.values()):
         __context__["retcode"] = 1
         answer["retcode"] = 1
     return answer
+
+
+def _chosen(site):
+    """Return the name of a site, of all without one."""
+    return _sites() if site is None else [sites.spelled(site, _sites)]
 
 
 def _sites():
@@ -422,7 +427,7 @@ def history(site=None, count=20, full=None):
         salt-run django.history
         salt-run django.history blog count=5
     """
-    return _answer(lambda: _rows(record.history(_folder(), site, count), record.lines, full))
+    return _answer(lambda: _rows(record.history(_folder(), sites.spelled(site, _sites), count), record.lines, full))
 
 
 def dashboard(folder, roster=False):

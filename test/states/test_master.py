@@ -741,4 +741,5 @@ def test_deployment_without_a_canary_and_what_ends_that_of_a_request(runner, mon
 def test_site_whose_name_yaml_reads_as_another_value_is_found(runner, tmp_path):
     store.Store(tmp_path, "no").make()
     (tmp_path / "no/hosts.json").write_text(json.dumps({"web1": ["app"]}))
-    assert runner._store(False).site == "no"
+    assert runner._store(False).site == "no" and runner._chosen(False) == ["no"]
+    assert runner._chosen(None) == ["blog", "no", "shop-de", "shop-fr", "shop-it"]
