@@ -17,6 +17,7 @@ from django_formula.host.ports import Place
 from django_formula.proxy import proxies
 from django_formula.proxy.contract import Proxy
 from django_formula.proxy.proxies import Secure
+from django_formula.release import http as release_http
 from django_formula.release import releases
 from django_formula.release.http import Answer, read
 from django_formula.release.releases import Release
@@ -142,12 +143,12 @@ def visit(site: Site, url: str, *, skip_network: bool, explains: bool) -> Visit:
     own = f"{'https' if site.https else 'http'}://{site.canonical}"
     try:
         parts = urlsplit(url or f"{own}{site.config['path']}")
-        given = parts.port
+        given, host = parts.port, _in_ascii(parts.hostname or "")
     except ValueError:
         raise DeploymentError(
             f"{url!r} is no URL", hint=in_command("salt-call", "django.doctor", site.name, f"{own}/")
         ) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
+    if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
         raise DeploymentError(
             f"{url!r} is no URL of http or https", hint=in_command("salt-call", "django.doctor", site.name, f"{own}/")
         )
@@ -156,10 +157,17 @@ def visit(site: Site, url: str, *, skip_network: bool, explains: bool) -> Visit:
     usual = 443 if is_secure else 80
     known = [ports.split(listen)[1] for listen in listens] or [usual]
     port = given or (usual if url or usual in known else known[0])
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Visit(
-        site, parts.hostname, port, target, is_secure, not url, skip_network, explains, place=("127.0.0.1", port)
-    )
+    target = release_http.target(parts, encoding="utf-8")
+    return Visit(site, host, port, target, is_secure, not url, skip_network, explains, place=("127.0.0.1", port))
+
+
+def _in_ascii(host: str) -> str:
+    """Return the name of a host as the pillar and requests have it: ``xn--bcher-kva.example`` of ``bücher.example``.
+
+    Raises:
+        ValueError: there is no such name.
+    """
+    return host if host.isascii() else host.encode("idna").decode()
 
 
 def to_start(daemon: Daemon, verb: str = "start") -> str:

@@ -24,7 +24,7 @@ from django_formula.untrusted.text import in_command, in_pillar
 
 def domain(visit: Visit) -> str:
     """Return whose domain it is: the site's."""
-    site, known = visit.site, [*visit.site.config["domains"], *visit.site.config["redirect_domains"]]
+    site, known = visit.site, _names(visit.site)
     if not domains.has(known, visit.host):
         other = _site_of(visit.host)
         text = f"{visit.host} is not a domain of {site.name} ({', '.join(known)})"
@@ -50,11 +50,15 @@ def domain(visit: Visit) -> str:
     return f"{visit.host}{visit.target} is of {site.name}"
 
 
+def _names(site: Site) -> list[str]:
+    return [*site.config["domains"], *site.config["redirect_domains"]]
+
+
 def _site_of(name: str) -> str:
     """Return the site of this host that has a domain; empty where none has."""
     for other in sites.registered():
         with contextlib.suppress(DeploymentError):
-            if domains.has(sites.find(other).config["domains"], name):
+            if domains.has(_names(sites.find(other)), name):
                 return other
     return ""
 

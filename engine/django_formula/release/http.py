@@ -91,10 +91,14 @@ def redirected(url: str, answer: Answer) -> SplitResult | None:
         return None
 
 
-def target(url: SplitResult) -> str:
-    """Return the path and the query of a URL as a request has them: ``/`` where it has none, and ASCII alone."""
+def target(url: SplitResult, encoding: str = "latin-1") -> str:
+    """Return the path and the query of a URL as a request has them: ``/`` where it has none, and ASCII alone.
+
+    Args:
+        encoding: that of its other characters; by default the one by which headers are read.
+    """
     text = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    return quote(text, safe=string.punctuation, encoding="latin-1", errors="replace")
+    return quote(text, safe=string.punctuation, encoding=encoding, errors="replace")
 
 
 def get_active(site: Site, path: str, timeout: float) -> Answer:

@@ -175,9 +175,25 @@ def test_url_of_another_kind_is_refused(url):
         visited(url)
 
 
+def test_url_from_the_address_bar_of_a_browser_is_asked_for_as_browsers_do():
+    found = visited("https://Bücher.example/café/?q=größe&x=%20")
+    assert found.host == found.host_header == "xn--bcher-kva.example"
+    assert found.target == "/caf%C3%A9/?q=gr%C3%B6%C3%9Fe&x=%20"
+
+
 def test_url_of_the_site_is_its_own_path_where_it_listens():
     own = visited(path="/blog", proxy={"listen": [8080]})
     assert (own.host_header, own.target, own.scheme) == ("blog.example.org:8080", "/blog", "http")
+
+
+@pytest.mark.parametrize("key", ["domains", "redirect_domains"])
+def test_domain_of_another_site_leads_to_that_one(monkeypatch, key):
+    shop = configured(name="shop", **{"domains": ["shop.example.net"], key: ["shop.example.org"]})
+    monkeypatch.setattr(way.sites, "registered", lambda: ["shop"])
+    monkeypatch.setattr(way.sites, "find", lambda _name: shop)
+    found = broken(way.domain, visited("http://shop.example.org/"))
+    assert found.text.endswith("but of shop") and not found.todo
+    assert found.command == "salt-call django.doctor shop http://shop.example.org/"
 
 
 def test_domain_that_is_not_the_sites_names_the_key():
