@@ -82,7 +82,7 @@ def decide(known: Known, problems: Known, now: float, is_quiet: Callable[[str, s
         if not is_quiet(one["site"], one["kind"]):
             what = _told(one, now) if problem else _good(one, now)
             messages += [_message(what, one, now)] if what else []
-        if not one["told"] and not any(one["looks"]) and now - one["last"] >= CALM:
+        if not one["told"] and not any(one["looks"]) and is_over(one["last"], CALM, now):
             del known[key]
     return messages
 
@@ -102,7 +102,7 @@ def _told(one: dict[str, Any], now: float) -> str:
         return "problem" if is_due else ""
     if sum(one["looks"]) < one["need"]:
         return ""
-    one["told"], one["times"] = now, [*(time for time in one["times"] if now - time < CALM), now]
+    one["told"], one["times"] = now, [*(time for time in one["times"] if not is_over(time, CALM, now)), now]
     if one["unstable"]:
         return ""
     one["unstable"] = len(one["times"]) >= TIMES
@@ -116,7 +116,7 @@ def _good(one: dict[str, Any], now: float) -> str:
         return ""
     if one["unstable"]:
         one["told"] = 0
-        if now - one["last"] < CALM:
+        if not is_over(one["last"], CALM, now):
             return ""
         one |= {"unstable": False, "times": []}
     one |= {"told": 0, "looks": one["looks"][-GOOD:]}

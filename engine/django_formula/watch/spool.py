@@ -90,6 +90,8 @@ def keep_retry(channel: str, **retry: Any) -> None:
 
 def quiet() -> dict[str, dict[str, Any]]:
     """Return the sites whose messages are on hold by `django.notify quiet`: until, why and by whom."""
-    now = time.time()
-    kept = file.read_json(STATE / "quiet.json", {str: {"until": (int, float), "why": str, "by": str}}) or {}
-    return {site: one for site, one in kept.items() if one["until"] > now}
+    now, moment = time.time(), (int, float)
+    shape = {str: {"until": moment, "since?": moment, "why": str, "by": str}}
+    kept = file.read_json(STATE / "quiet.json", shape) or {}
+    # One that has yet to begin was made while the clock was wrong: its end may be years away.
+    return {site: one for site, one in kept.items() if one.get("since", 0) <= now < one["until"]}

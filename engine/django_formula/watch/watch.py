@@ -35,12 +35,12 @@ def take(config: dict[str, Any]) -> int:
     """Look at this host, decide, and have messages sent; where something is new, look once more shortly after."""
     for turn in range(2):
         state = spool.state()
-        began = time.time()
+        began, since = time.time(), time.monotonic()
         seen = look.examine(state, config, began)
         known = state.setdefault("known", {})
         is_quiet = look.quiet_by(config, seen, began)
         messages = decide.decide(known, seen.problems, began, is_quiet) + look.told_events(state, seen, is_quiet)
-        took = time.time() - began
+        took = time.monotonic() - since
         state |= {"version": 1, "host": spool.host(), "time": began, "took": round(took, 2), "sites": seen.rows}
         _have_sent(config, messages, began)
         if config.get("metrics"):

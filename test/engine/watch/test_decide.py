@@ -4,7 +4,7 @@ import pytest
 from django_formula.watch import decide
 from django_formula.watch.problem import Problem
 
-MINUTE = 60
+MINUTE, DAY = 60, 86400
 DOWN = Problem("down", "GET / returned 502", "salt-call django.logs blog", "health")
 DISK = Problem("disk", "4 % of / is free", "du -xh /", "8:1")
 
@@ -54,6 +54,24 @@ def test_problem_that_was_sent_while_the_clock_was_ahead_is_sent_again():
     for time in (1e9, 1e9 + MINUTE, now, now + MINUTE):
         messages = decide.decide(known, decide.found("blog", [DOWN]), time, lambda _site, _kind: False)
         assert len(messages) == (time in (1e9 + MINUTE, now)), time
+
+
+def test_problem_that_was_unstable_while_the_clock_was_ahead_is_sent_when_it_comes_back():
+    known, ahead, now = {}, 1e9, 1000.0
+    looks = ([1] * 2 + [0] * 3) * 3
+    sent_of = [
+        decide.decide(known, found, time, lambda _site, _kind: False)
+        for time, found in (
+            *(
+                (ahead + number * MINUTE, decide.found("blog", [DOWN]) if bad else {})
+                for number, bad in enumerate(looks)
+            ),
+            *((now + number * MINUTE, {}) for number in range(5)),
+            *((now + DAY + number * MINUTE, decide.found("blog", [DOWN])) for number in range(3)),
+        )
+    ]
+    told = [one["what"] for messages in sent_of for one in messages]
+    assert told == ["problem", "good", "problem", "good", "unstable", "good", "problem"]
 
 
 def test_quiet_time_ends_with_what_is_still_wrong():

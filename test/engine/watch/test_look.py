@@ -3,12 +3,13 @@
 import json
 import math
 import os
+import time
 
 import pytest
 from django_formula.audit import chain
 from django_formula.host import clock
 from django_formula.release import releases
-from django_formula.watch import decide, look, notify, problem, spool, walk
+from django_formula.watch import decide, look, notify, problem, spool, walk, watch
 from django_formula.watch.problem import Problem
 from specimen import configured
 
@@ -236,6 +237,30 @@ def test_site_that_comes_or_is_deployed_needs_more_looks():
     assert look._need(own, [backup], is_deployed=False) == decide.BAD
     assert look._need(own, [*DOWN], is_deployed=False) == decide.BAD
     assert look._need(own, [*DOWN], is_deployed=True) == decide.OF
+
+
+def test_look_in_which_the_clock_is_set_has_not_taken_long(tmp_path, monkeypatch):
+    def sets_the_clock(*_arguments):
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 8 * 3600)
+        return look.Seen({}, [], [], {})
+
+    monkeypatch.setattr(spool, "STATE", tmp_path)
+    monkeypatch.setattr(look, "examine", sets_the_clock)
+    assert watch.take({"channels": {}, "quiet": [], "heartbeat": False}) == 0
+    assert 0 <= spool.state()["took"] < 60
+
+
+def test_site_that_was_quietened_while_the_clock_was_ahead_is_not_quiet_for_years(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "STATE", tmp_path)
+    monkeypatch.setattr(spool, "config", lambda: {"channels": {}})
+    monkeypatch.setattr(notify.sites, "find", lambda _name: None)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 1e8)
+    notify.notify("quiet", "blog", "2h", "moving the database", "ada")
+    assert [*spool.quiet()] == ["blog"]
+    monkeypatch.setattr(time, "time", real)
+    assert [*spool.quiet()] == []
 
 
 def test_channel_that_fails_for_some_time_is_a_problem_until_it_works(tmp_path, monkeypatch):
