@@ -110,6 +110,8 @@ def examine(state: dict[str, Any], config: Mapping[str, Any], now: float) -> See
         now: seconds since 1970.
     """
     names = sites.registered()
+    # One that is made anew after its removal is another one, whose first apply and first deployments are yet to come.
+    state["sites_seen"] = {name: own for name, own in state.get("sites_seen", {}).items() if name in names}
     units = machine.units()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = dict(zip(names, pool.map(lambda name: _of_any_site(name, state, config, now), names), strict=True))
@@ -359,9 +361,13 @@ def _drift(name: str) -> int:
 
 
 def _since(state: Mapping[str, Any]) -> float:
-    """Return when the host was last looked at; before the first look, when the watch was configured."""
-    with contextlib.suppress(OSError):
-        return float(state.get("time") or spool.CONFIG.stat().st_mtime)
+    """Return when the host was last looked at; before the first look, when the watch was configured.
+
+    Where a loss of power has emptied what the last look has kept, it was then that this was written.
+    """
+    for path in (spool.state_path(), spool.CONFIG):
+        with contextlib.suppress(OSError):
+            return float(state.get("time") or path.stat().st_mtime)
     return math.inf
 
 

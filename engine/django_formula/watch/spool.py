@@ -22,14 +22,19 @@ MOST = 200
 _RETRY = {"tries": int, "at": (int, float), "error": str, "kept?": (int, float)}
 
 
+def state_path(name: str = "state.json") -> Path:
+    """Return the file that the watch writes after each look."""
+    return STATE / name
+
+
 def state(name: str = "state.json") -> dict[str, Any]:
     """Return what the watch has written after its last look."""
-    return file.read_json(STATE / name) or {}
+    return file.read_json(state_path(name)) or {}
 
 
 def keep(state: Mapping[str, Any], name: str = "state.json") -> None:
     """Write what the next look, `django.notify` and the page read."""
-    file.write_json(STATE / name, state, mode=0o600, durable=False)
+    file.write_json(state_path(name), state, mode=0o600, durable=False)
 
 
 def config() -> dict[str, Any]:

@@ -170,6 +170,18 @@ def test_deployment_of_a_site_that_comes_is_reported_if_it_ended_after_the_last_
     assert [*look._attempts(site, own, 0.0, "", 1e9)] == []
 
 
+def test_state_that_a_loss_of_power_has_emptied_makes_no_news_of_old_deployments(make_site, monkeypatch, tmp_path):
+    monkeypatch.setattr(spool, "STATE", tmp_path)
+    monkeypatch.setattr(spool, "CONFIG", tmp_path / "watch.json")
+    for path, time_of in ((spool.CONFIG, 1e9), (tmp_path / "state.json", 2e9)):
+        path.write_text("")
+        os.utime(path, (time_of, time_of))
+    site, since = make_site(), look._since(spool.state())
+    for ended in (1e9 + 60, 2e9 + 60):
+        releases.append_attempt(site, {"time": clock.timestamp(ended), "result": "failed", "error": str(ended)})
+    assert [one["text"].split()[-1] for one in look._attempts(site, {}, 0.0, "", since)] == [str(2e9 + 60)]
+
+
 def test_message_about_a_rollback_names_the_release_that_is_active_again(make_site):
     site, own = make_site(), {"attempts": 0}
     releases.append_attempt(site, {"result": "rolled back", "release": "0002-c71d97a38e83", "asked_by": "ada"})
@@ -228,6 +240,18 @@ def test_site_whose_turn_in_an_apply_is_to_come_is_not_down(monkeypatch, is_depl
     monkeypatch.setattr(look, "_of_any_site", lambda name, *_given: seen[name])
     kept = {"sites_seen": {"wiki": {"good": is_good}}}
     assert [one["site"] for one in look.examine(kept, CONFIG, 0.0).problems.values()] == sites
+
+
+def test_site_that_is_made_anew_after_its_removal_is_not_taken_for_the_former_one(monkeypatch):
+    for name, answer in (("units", {}), ("of_host", ([], [])), ("counters", {})):
+        monkeypatch.setattr(look.machine, name, lambda *_given, answer=answer: answer)
+    monkeypatch.setattr(look, "_consoles", lambda *_given: [])
+    monkeypatch.setattr(look, "_of_any_site", lambda *_given: look._SiteSeen([], [], {}))
+    kept = {"sites_seen": {"blog": {"good": True, "attempts": 5000}, "wiki": {"good": True}}}
+    for names, expected in ((["wiki"], ["wiki"]), (["blog", "wiki"], ["wiki"])):
+        monkeypatch.setattr(look.sites, "registered", lambda names=names: names)
+        look.examine(kept, CONFIG, 0.0)
+        assert [*kept["sites_seen"]] == expected
 
 
 def test_site_that_comes_or_is_deployed_needs_more_looks():
