@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from django_formula.host import commands
 from django_formula.untrusted import shapes
 from django_formula.untrusted.text import shown
 
@@ -50,6 +51,8 @@ def ask(user: str, action: Callable[[], Any]) -> Answer:
     if not child:
         os.close(reader)
         with contextlib.suppress(BaseException):
+            for lock in commands.locks:  # else it holds them too, as a user who may not
+                os.close(lock)
             if not os.geteuid():
                 os.setgroups([])
                 os.setgid(entry.pw_gid)

@@ -17,7 +17,8 @@ from typing import Any
 
 from django_formula.git_server import servers
 from django_formula.host import file
-from django_formula.host.commands import redact
+from django_formula.host.commands import DeploymentError, redact
+from django_formula.host.locks import Lock
 from django_formula.untrusted import network
 from django_formula.untrusted.text import tell
 from django_formula.watch import message, spool
@@ -43,8 +44,29 @@ def main(name: str) -> int:
         spool.keep_retry(name, **({"tries": 1, "at": 0, "error": redact(error, secrets)} if error else {}))
         tell(redact(error, secrets) or "sent", is_error=bool(error))
         return 0
-    began, failed = time.monotonic(), ""
-    known = spool.retry(name)
+    spool.folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with _lock(name).held():
+            _send_waiting(name, channel, secrets)
+    except DeploymentError as error:
+        tell(error.message, is_error=True)
+    return 0
+
+
+def _lock(name: str) -> Lock:
+    """Return the lock of a channel: without systemd a look starts another sender, and so does `django.notify test`."""
+    return Lock(
+        spool.folder(name) / ".lock",
+        "a sender",
+        busy=f"sending by {name}",
+        timeout=f"{_RUN:.0f}s",
+        hint="what waits is sent by the next look of the watch",
+    )
+
+
+def _send_waiting(name: str, channel: Mapping[str, Any], secrets: list[str]) -> None:
+    """Send what waits for a channel, in its order, until one fails."""
+    began, known = time.monotonic(), spool.retry(name)
     for path in spool.batches(name) if known["at"] <= time.time() else ():
         batch = file.read_json(path)
         if not batch or time.time() - batch["time"] > KEPT:
@@ -60,12 +82,11 @@ def main(name: str) -> int:
             pause = max(after, min(60.0 * 2 ** (tries - 1), _LONGEST) * random.uniform(0.8, 1.2))  # noqa: S311
             spool.keep_retry(name, tries=tries, at=time.time() + min(pause, KEPT), error=failed)
             tell(f"{name}: {failed}; the next try is in {pause:.0f} s", is_error=True)
-            return 0
+            return
         path.unlink(missing_ok=True)
         spool.keep_retry(name)
         if time.monotonic() - began > _RUN:
-            break
-    return 0
+            return
 
 
 def _get(url: str) -> None:

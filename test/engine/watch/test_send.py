@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ class Receiver(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.asked: list[Asked] = []
+        self.delay = 0.0
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -45,6 +47,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
         self.server.asked.append(Asked(self.command, self.path, self.headers.get("Authorization", ""), body))
+        time.sleep(self.server.delay)
         status, headers = self.server.answers.pop(0) if self.server.answers else (200, {})
         self.send_response(status)
         for name, value in {"Content-Length": "0", **headers}.items():
@@ -103,6 +106,19 @@ def test_batches_are_sent_in_their_order_and_are_gone(chat):
     assert send.main("chat") == 0
     assert texts(chat) == ["one", "two", "three"] and spool.batches("chat") == []
     assert {one.token for one in chat.asked} == {f"Bearer {SECRET}"}
+
+
+def test_senders_that_are_started_at_once_send_each_message_once(chat, monkeypatch):
+    """Without systemd each look starts one, and `django.notify test` does."""
+    put("one", "two")
+    monkeypatch.setattr(chat, "delay", 0.3)
+    senders = [multiprocessing.get_context("fork").Process(target=send.main, args=("chat",)) for _number in range(3)]
+    for one in senders:
+        one.start()
+    for one in senders:
+        one.join()
+    assert [one.exitcode for one in senders] == [0, 0, 0]
+    assert texts(chat) == ["one", "two"] and spool.batches("chat") == []
 
 
 def test_one_that_is_refused_keeps_its_place_and_is_tried_at_longer_and_longer_intervals(chat):
