@@ -440,11 +440,12 @@ def _bytes(path: Path) -> int:
 
 
 def _described(site: Site) -> list[dict[str, Any]]:
-    """Return the manifest of each dump, the newest first."""
+    """Return the manifest of each dump, the newest first; last, those of a clock that was ahead."""
     paths = site.backups.iterdir() if site.backups.is_dir() else ()
     read = ((path, host_file.read_json(manifest_path(path), MANIFEST)) for path in paths if NAME.fullmatch(path.name))
     described = [one for path, one in read if one and one["name"] == path.name]
-    return sorted(described, key=lambda one: (one["backup"], one["alias"]), reverse=True)
+    order = {one["backup"]: (not clock.is_ahead(one["taken"]), one["backup"]) for one in described}
+    return sorted(described, key=lambda one: (order[one["backup"]], one["alias"]), reverse=True)
 
 
 def newest_before(site: Site, moment: str) -> dict[str, Any] | None:

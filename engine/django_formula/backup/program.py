@@ -27,10 +27,10 @@ def is_due(period: float, *, done: str, tried: str, has_failed: bool) -> bool:
         done: when it was done last, and `tried` when it was begun; empty for never.
         has_failed: whether the last time has.
     """
-    return _is_over(done, period) and (not has_failed or _is_over(tried, _AGAIN))
+    return is_over(done, period) and (not has_failed or is_over(tried, _AGAIN))
 
 
-def _is_over(since: str, period: float) -> bool:
+def is_over(since: str, period: float) -> bool:
     """Return whether a period has passed since a moment; one that is yet to come was of a clock that was wrong."""
     now, moment = time.time(), clock.seconds(since)
     return now + _EARLY >= (moment if moment <= now else 0.0) + period

@@ -3,6 +3,9 @@
 import calendar
 import time
 
+#: Seconds by which what was made on another host, or before the clock was corrected, may be ahead of now.
+_AHEAD = 86400.0
+
 
 def now() -> str:
     """Return the current time as a timestamp: ``2026-03-01T12:00:00Z``."""
@@ -15,6 +18,11 @@ def seconds(when: str) -> float:
         return calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ"))
     except ValueError:
         return 0
+
+
+def is_ahead(when: str) -> bool:
+    """Return whether a timestamp is so far ahead that a clock was wrong: what has it is not the newest."""
+    return seconds(when) > time.time() + _AHEAD
 
 
 def age(when: str) -> str:

@@ -109,14 +109,17 @@ def status(site: Site) -> dict[str, str]:
 def kept(made: Mapping[str, str], keep: Mapping[str, int]) -> set[str]:
     """Return the copies that stay: the newest one, and the newest of each of the last days, weeks and months.
 
+    Those of a clock that was ahead stay too, in the place of none.
+
     ``restic forget --keep-daily … --group-by host,paths`` keeps the same ones.
 
     Args:
         made: when each copy was made, by its name.
         keep: how many days, weeks and months: ``{"daily": 14, "weekly": 8, "monthly": 12}``.
     """
-    newest_first = sorted(made, key=lambda name: (made[name], name), reverse=True)
-    stay = set(newest_first[:1])
+    ahead = {name for name, when in made.items() if clock.is_ahead(when)}
+    newest_first = sorted({*made} - ahead, key=lambda name: (made[name], name), reverse=True)
+    stay = {*newest_first[:1], *ahead}
     for unit, period_of in _PERIODS.items():
         newest: dict[Any, str] = {}
         for name in newest_first:
@@ -208,7 +211,7 @@ def find(store: Repository, which: str | None) -> Copy:
             f"there is no copy {which} of {name}" if which else f"{name} has no copy elsewhere",
             hint=f"salt-call django.backups {name} offsite=True lists them",
         )
-    newest = max(snapshots, key=lambda one: (one.seconds, one.tag))
+    newest = max(snapshots, key=lambda one: (not clock.is_ahead(clock.timestamp(one.seconds)), one.seconds, one.tag))
     with file.in_memory(b"") as memory:
         store.fetch(newest.id, INDEX, memory.fileno())
         text = os.pread(memory.fileno(), _INDEX_LIMIT, 0).decode(errors="surrogateescape")

@@ -1,18 +1,16 @@
 """What is due of the archive of PostgreSQL, and the program of its timer: it requires neither Salt nor a master."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 from django_formula.backup import program
-from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.points import archive, drill
 from django_formula.points.archive import BACKUP, CHECK, Cluster
 
 _DAY = 86400.0
-#: Seconds between two backups of all files, and of what has changed since; by which the timer may be early.
-_FULL, _DIFF, _EARLY = 7 * _DAY, _DAY, 1800.0
+#: Seconds between two backups of all files, and of what has changed since.
+_FULL, _DIFF = 7 * _DAY, _DAY
 _SERVICE = "django-points.service"
 
 
@@ -68,8 +66,7 @@ def _back_up(one: Cluster, entry: dict[str, Any]) -> None:
 
 def due(entry: dict[str, Any]) -> str:
     """Return which backup is due: ``full`` each week, ``diff`` each day, and at once where segments are missing."""
-    now = time.time() + _EARLY
-    if now >= clock.seconds(entry["full"]) + _FULL:
+    if program.is_over(entry["full"], _FULL):
         return "full"
     is_open = any(end == "now" for _begin, end in entry["gaps"])
-    return "diff" if is_open or now >= clock.seconds(entry["backup"]) + _DIFF else ""
+    return "diff" if is_open or program.is_over(entry["backup"], _DIFF) else ""

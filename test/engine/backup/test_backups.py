@@ -249,6 +249,22 @@ def test_backups_kept_as_configured(world, site, clock):
     assert [one["name"] for one in backups.manifests(site)] == made[:0:-1]
 
 
+@pytest.mark.parametrize("error", [1e8, -1e8])
+def test_newest_backup_is_the_last_one_although_the_clock_was_wrong(world, site, monkeypatch, error):
+    """Of one that was ahead the former backups are the newest by their names, of one that is late the next are old."""
+    world.options = {"backup": {"keep": 2}}
+    real, now = time.gmtime, time.time()
+    made = []
+    for hours, wrong in enumerate([0, 0, error]) if error < 0 else enumerate([error, 0, 0, 0]):
+        moment = now + wrong + 3600 * hours
+        monkeypatch.setattr(time, "gmtime", lambda given=None, at=moment: real(at if given is None else given))
+        monkeypatch.setattr(time, "time", lambda at=moment: at)
+        made += backup(world.site)
+    kept = made[-2:] if error > 0 else [made[2], made[1]][::-1]
+    assert {one["name"] for one in backups.manifests(site)} == {*kept}
+    assert backups.find(site, None)[0]["name"] == made[-1]
+
+
 def test_backups_before_migrations_kept_with_releases(world, site, pending, clock):
     world.options = {"backup": {"keep": 1}, "releases": {"keep": 2}}
     for number in range(2, 7):

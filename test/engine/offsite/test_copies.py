@@ -223,6 +223,20 @@ def test_backup_that_is_not_copied_is_a_problem_after_hours(site, store, monkeyp
     assert copies.status(site)["offsite"].startswith("copy is missing: the backup of 2")
 
 
+def test_copies_go_on_after_one_that_was_made_while_the_clock_was_ahead(site, store, monkeypatch):
+    real, now = time.gmtime, time.time()
+    with monkeypatch.context() as wrong:
+        wrong.setattr(time, "gmtime", lambda given=None: real(now + 1e8 if given is None else given))
+        backup(site)
+        assert work(site, "copy") == []
+    (ahead,) = copies.read_state(site)["copies"]
+    (name,) = backup(site)
+    assert "copy" in program.due(site) and work(site, "copy") == []
+    assert copies.find(store, None)["dumps"][0]["name"] == name, "a new host is not made of the former one"
+    made = copies.whole(store.snapshots())
+    assert copies.kept(made, {"daily": 1, "weekly": 1, "monthly": 1}) == {*made} and ahead in made
+
+
 def test_copy_that_is_gone_is_found_and_can_be_accepted(site, store):
     backup(site)
     work(site, "copy")
@@ -330,7 +344,7 @@ def test_index_names_only_parts_of_copies(site, store, lie):
     copy = copies.find(store, None)
     copy["dumps"][0] |= lie
     with file.in_memory(json.dumps(copy).encode()) as memory:
-        store.send("copy.json", copy["backup"], "2030-01-01T03:00:00Z", memory.fileno())
+        store.send("copy.json", copy["backup"], clock.timestamp(time.time() + 3600), memory.fileno())
     with pytest.raises(DeploymentError, match="has not the parts of a copy"):
         copies.find(store, None)
 

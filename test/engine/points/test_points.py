@@ -148,6 +148,8 @@ def test_segments_of_several_timelines_are_one_row(store):
         (1, 0.2, [], ""),
         (3, 1.1, [], "diff"),
         (3, 0.1, [["2026-01-01T00:00:00Z", "now"]], "diff"),
+        (-300, -300, [], "full"),  # of a clock that was ahead
+        (3, -300, [], "diff"),
         (3, 0.1, [["2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"]], ""),
     ],
 )
