@@ -607,7 +607,19 @@ def test_compose_writes_into_no_folder_that_is_not_the_clone(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to trust a folder")
-def test_compose_of_root_clones_into_no_folder_that_others_may_change(tmp_path):
+@pytest.mark.parametrize("name", ["blog", "of-root/blog", "of-root/empty", "of-root/../of-root/blog"])
+@pytest.mark.parametrize(("mode", "owner"), [(0o777, 0), (0o755, 65534)])
+def test_compose_of_root_clones_into_no_folder_that_others_may_change(tmp_path, name, mode, owner):
+    """Nor into one of root's in such a folder, which they may rename."""
+    (tmp_path / "open/of-root/empty").mkdir(parents=True)
+    (tmp_path / "open").chmod(mode)
+    os.chown(tmp_path / "open", owner, owner)
+    done = compose("--compose", str(tmp_path / "open" / name), "--repository", "file:///nonexistent")
+    assert done.returncode == 1 and "is in a folder that another user may change" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to trust a folder")
+def test_compose_of_root_clones_into_no_folder_of_all_users(tmp_path):
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o1777)
     done = compose("--compose", str(tmp_path / "open/blog"), "--repository", "file:///nonexistent")
