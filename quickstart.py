@@ -102,6 +102,10 @@ def write(path: Path, text: str) -> None:
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(
+            file.fileno()
+        )  # else it may be empty after a loss of power, and an empty pillar is one that was edited
     new.replace(path)
 
 
@@ -139,8 +143,14 @@ def choose(before: Options, given: argparse.Namespace) -> Options:
             f"this machine serves {before.site} from {before.repository} already\n"
             f"add the other to {PILLAR}, or ./quickstart --remove first"
         )
-    options.port = free_port(before.port)
+    if not is_edited(before):  # else its sites have other ports, and perhaps another proxy
+        options.port = free_port(before.port)
     return options
+
+
+def is_edited(options: Options) -> bool:
+    """Return whether the pillar is another one than quickstart has written last."""
+    return PILLAR.exists() and digest(PILLAR.read_text()) != options.pillar
 
 
 def keys_of(given: list[str]) -> dict[str, str]:
@@ -295,7 +305,7 @@ def ask_for_messages(options: Options) -> bool:
     A pillar that was edited may name a place already: nothing is asked. What was typed or pasted before is for the
     shell, and who does not answer within a minute is asked by the next run.
     """
-    is_own = PILLAR.exists() and digest(PILLAR.read_text()) == options.pillar
+    is_own = PILLAR.exists() and not is_edited(options)
     if options.messages is not None or not is_own or not sys.stdin.isatty() or has_input(0):
         return False
     rules = schema()
@@ -350,7 +360,7 @@ def keep_pillar(options: Options, is_asked: bool) -> bool:
     """
     text = pillar_of(options)
     present = PILLAR.read_text() if PILLAR.exists() else None
-    if present is not None and digest(present) != options.pillar:
+    if is_edited(options):
         if is_asked:
             raise Refusal(f"{PILLAR} has been edited; edit it for this too, then run {salt_call()} state.apply django")
         return False
@@ -542,7 +552,7 @@ def complete(options: Options, written: set[str]) -> dict[str, Any]:
     """
     added = named(options)
     new = replace(options, learned=completed(options.learned, added))
-    is_own = PILLAR.exists() and digest(PILLAR.read_text()) == options.pillar
+    is_own = PILLAR.exists() and not is_edited(options)
     if not options.repository or not is_own or digest(pillar_of(new)) in written:
         return {}
     options.learned = new.learned

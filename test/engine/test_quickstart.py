@@ -279,6 +279,22 @@ def test_a_pillar_that_was_edited_is_not_completed(quickstart, deployed):
     assert quickstart.PILLAR.read_text() == edited
 
 
+def test_files_of_quickstart_are_on_disk_before_they_have_their_names(quickstart, monkeypatch, tmp_path):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    quickstart.write(tmp_path / "django.sls", "x\n")
+    assert synced == [(tmp_path / "django.sls").stat().st_ino]
+
+
+def test_port_of_a_pillar_that_was_edited_is_not_looked_for(quickstart, deployed, monkeypatch, capsys):
+    """Its proxy may be Apache, which has the port of the site."""
+    monkeypatch.setattr(quickstart, "listener", lambda port: "apache2" if port == 80 else None)
+    assert quickstart.choose(deployed, given()).port == 8080
+    assert "apache2 listens on port 80" in capsys.readouterr().out
+    quickstart.PILLAR.write_text(quickstart.PILLAR.read_text() + "      proxy: {kind: apache}\n")
+    assert quickstart.choose(deployed, given()).port == 80 and capsys.readouterr().out == ""
+
+
 # The first half, in bash
 
 
@@ -393,6 +409,31 @@ def test_what_was_in_etc_is_there_after_a_purge(tmp_path, damaged):
     assert (etc / "default/shop").read_text() == "1"
     assert ran(tmp_path) == ["apt-get remove nginx", "apt-get damaged locales" if damaged else "apt-get purge locales"]
     assert not (tmp_path / "etc.tar").exists()
+
+
+def test_list_of_etc_that_was_cut_is_made_anew(tmp_path):
+    """Else a purge deletes what it does not have."""
+    etc = write_tree(tmp_path / "etc", {"locale.conf": "LANG=de\n"})
+    cut = "list_etc() { printf '.\\0'; exit 9; }\n"
+    assert in_bash(f"etc={etc}; text=purge\n{cut}{PURGING}", tmp_path).returncode == 9
+    assert in_bash(f"etc={etc}; text=purge\n{PURGING}purge_packages locales", tmp_path).returncode == 0
+    assert (etc / "locale.conf").read_text() == "LANG=de\n"
+
+
+def test_what_says_that_something_is_whole_is_written_after_it(tmp_path):
+    """A loss of power leaves files that are empty, of which others say that they are there."""
+    etc = write_tree(tmp_path / "etc", {"locale.conf": "LANG=de\n"})
+    (tmp_path / "uv/bin").mkdir(parents=True)
+    (tmp_path / "uv/bin/uv").write_text(f"#!/bin/sh\nmkdir -p {tmp_path}/salt/bin\n")
+    (tmp_path / "uv/bin/uv").chmod(0o755)
+    script = f"etc={etc} salt={tmp_path}/salt uv={tmp_path}/uv; text=purge\n"
+    script += "use_indexes_of_pip() { index_options=(); }\n"
+    script += (
+        f'sync() {{ echo "${{@: -1}}" $(cd {tmp_path}; ls etc.before etc.tar salt/.complete etc/default 2>&-); }}\n'
+    )
+    done = in_bash(f"{script}{PURGING}purge_packages locales; make_salt", tmp_path)
+    places = [line.replace(str(tmp_path), "") for line in done.stdout.splitlines()]
+    assert places == ["", " etc.before etc.tar", "/salt etc.before"] and (tmp_path / "salt/.complete").exists()
 
 
 def test_purge_that_deletes_nothing_else_writes_nothing(tmp_path):
