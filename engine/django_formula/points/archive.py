@@ -54,6 +54,7 @@ _CLUSTER = {
     "gaps": [[str]],
     "failed": {str: {"since": str, "cause": str}},
     "drill?": dict.fromkeys(NO_DRILL, str),
+    "numbers?": int,
 }
 _STATE = {"program": str, "clusters": {str: _CLUSTER}, "drill?": str}
 #: A backup, as `pgbackrest info` has it.
@@ -65,10 +66,10 @@ _UNREADABLE = 99
 _BEFORE_CAUSE = re.compile(r"^.*?(?:ERROR: \[\d+\]: |\[\w+Error\] )")
 #: What an S3-compatible store says of a request that it refuses.
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-#: A segment in the list of an archive: its timeline, its number in two parts, of which the second one ends at 256, and
-#: when it came there.
+#: A segment in the list of an archive: its timeline, its number in two parts (`Cluster.numbers`), and when it came
+#: there.
 _SEGMENT = re.compile(
-    rb'"(?:[^"]*/)?[0-9A-F]{8}([0-9A-F]{8})000000([0-9A-F]{2})-[0-9a-f]{40}(?:\.\w+)?"\s*:\s*'
+    rb'"(?:[^"]*/)?[0-9A-F]{8}([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]{40}(?:\.\w+)?"\s*:\s*'
     rb'\{[^{}]*"time"\s*:\s*(\d{1,18})\b'
 )
 #: What pgbackrest, the store or PostgreSQL says → what to do.
@@ -96,6 +97,7 @@ class Cluster(NamedTuple):
         data: its folder.
         waiting: the folder with a file for each segment that waits for the archive, as it really is.
         port: by which it is reached, and the folder of its socket if that is not the default one.
+        numbers: how many segments have the same first part of their number: 256 of the usual 16 MB.
     """
 
     stanza: str
@@ -103,6 +105,7 @@ class Cluster(NamedTuple):
     waiting: Path
     port: int
     socket: str
+    numbers: int = 256
 
     def ask(self, script: str, *, doing: str) -> str:
         """Run a script as the superuser, and return its output."""
@@ -152,7 +155,8 @@ def note(entry: dict[str, Any], task: str, failure: DeploymentError | None) -> N
 
 def cluster(entry: Mapping[str, Any]) -> Cluster:
     """Return a cluster as it is recorded."""
-    return Cluster(entry["stanza"], Path(entry["data"]), Path(entry["waiting"]), entry["port"], entry["socket"])
+    folders = Path(entry["data"]), Path(entry["waiting"])
+    return Cluster(entry["stanza"], *folders, entry["port"], entry["socket"], entry.get("numbers", 256))
 
 
 def lock(holder: str, patience: str = "10s") -> Lock:
@@ -318,7 +322,7 @@ def _segments(one: Cluster) -> Iterator[tuple[int, float]]:
     if not (text.startswith(b"{") and text.endswith(b"}")):
         raise DeploymentError(f"{doing}: it ended without a usable answer")
     for found in _SEGMENT.finditer(text):
-        yield int(found[1], 16) * 256 + int(found[2], 16), float(found[3])
+        yield int(found[1], 16) * one.numbers + int(found[2], 16), float(found[3])
 
 
 def _gaps(segments: list[tuple[int, float]], backups: Iterable[float]) -> list[tuple[float, float]]:

@@ -70,7 +70,8 @@ _FACTS = """SELECT json_build_object(
   'data', current_setting('data_directory'), 'name', current_setting('cluster_name'),
   'version', current_setting('server_version_num')::int / 10000,
   'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN
-    ('archive_mode', 'archive_command', 'archive_timeout', 'archive_library', 'wal_level')),
+    ('archive_mode', 'archive_command', 'archive_timeout', 'archive_library', 'wal_level',
+     'wal_segment_size')),
   'pending', (SELECT count(*) FROM pg_settings WHERE name = 'archive_mode' AND pending_restart))"""
 _SHAPE = {"data": str, "name": str, "version": int, "settings": {str: str}, "pending": int}
 #: Archive commands that archive nothing.
@@ -168,7 +169,8 @@ def _facts(socket: str, port: int) -> tuple[Cluster, dict[str, Any]]:
     waiting = commands.run(
         ["realpath", "--", str(data / "pg_wal/archive_status")], doing="looking at the log", user=USER
     )
-    return Cluster(name, data, Path(waiting.strip()), port, socket), facts
+    numbers = (1 << 32) // int(facts["settings"].get("wal_segment_size") or 16 << 20)
+    return Cluster(name, data, Path(waiting.strip()), port, socket, numbers), facts
 
 
 def _statements(one: Cluster, facts: Mapping[str, Any]) -> list[str]:
@@ -283,7 +285,8 @@ def _begin(state: dict[str, Any], one: Cluster, statements: Sequence[str], place
                 daemons.restart(daemons.POSTGRES)
     empty = {"oldest": "", "newest": "", "full": "", "backup": "", "gaps": [], "failed": {}}
     own = {"stanza": one.stanza, "data": str(one.data), "waiting": str(one.waiting), "store": place}
-    state["clusters"][one.stanza] = {**empty, **former, **own, "port": one.port, "socket": one.socket}
+    own |= {"port": one.port, "socket": one.socket, "numbers": one.numbers}
+    state["clusters"][one.stanza] = {**empty, **former, **own}
     archive.write_state(state)
 
 

@@ -108,6 +108,29 @@ def test_segments_that_are_missing_are_a_gap_until_the_next_backup(store):
     assert archive.contents(MAIN).gaps == []
 
 
+@pytest.mark.parametrize(("megabytes", "last"), [(16, 255), (1, 4095), (64, 63), (1024, 3)])
+def test_segments_of_another_size_have_no_gap_where_their_first_number_goes_up(
+    monkeypatch, store, versioned, megabytes, last
+):
+    """As `initdb --wal-segsize=64` makes them; PostgreSQL names them by the log file of 4 GB that they are of."""
+    answer = {"data": "/var/lib/postgresql/15/main", "name": "15/main", "version": 15}
+    answer |= facts(wal_segment_size=str(megabytes << 20))
+    versioned["realpath"] = "/nowhere"
+    monkeypatch.setattr(postgres, "ask", lambda *_words, **_options: json.dumps(answer))
+    found, _facts = setup._facts("", 5432)
+    state = {"clusters": {}}
+    monkeypatch.setattr(archive, "write_state", lambda _state: None)
+    setup._begin(state, found, [], "")
+    names = [f"0000000100000000/0000000100000000{last:08X}", "0000000100000001/000000010000000100000000"]
+    store["files"] = {f"{name}-{'a' * 40}.zst": {"time": 1000 + number} for number, name in enumerate(names)}
+    store["backups"] = [(900, "full")]
+    cluster = archive.cluster(state["clusters"]["15-main"])
+    assert archive.contents(cluster).gaps == []
+    store["files"].pop(next(iter(store["files"])))
+    store["files"][f"0000000100000000/0000000100000000{last - 1:08X}-{'a' * 40}"] = {"time": 999}
+    assert archive.contents(cluster).gaps == [(999, float("inf"))]
+
+
 def test_list_of_an_archive_may_be_longer_than_outputs_are(store, tmp_path, monkeypatch):
     """Of a server that writes a segment every few seconds it is so within days."""
     listed = {segment(number): {"type": "file", "size": 1 << 20, "time": 1000 + number} for number in range(130_000)}
