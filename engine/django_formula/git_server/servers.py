@@ -7,7 +7,6 @@ Forgejo and Gitea (repository: statuses).
 
 import json
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -97,8 +96,7 @@ def call(kind: str, url: str, token: str, body: Any = None) -> Any:
     headers = {"Accept": "application/json", "User-Agent": OWN, "Content-Type": "application/json"}
     headers |= {name: f"{begin}{token}"} if token else {}
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, headers)  # noqa: S310 - http(s) by the schema
-    answer = network.fetched(request, _LIMIT)
+    answer = network.fetched(network.request(url, data, headers), _LIMIT)
     return json.loads(answer) if answer else None
 
 

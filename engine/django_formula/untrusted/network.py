@@ -5,13 +5,16 @@ import http.client
 import json
 import os
 import pwd
+import re
 import select
 import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from django_formula.host import commands
 from django_formula.untrusted import shapes
@@ -95,6 +98,24 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_arguments: Any, **_options: Any) -> None:
         """Follow none."""
+
+
+def request(url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> urllib.request.Request:
+    """Return a request for `fetched`; the login that a URL may have is sent by its header, as browsers do.
+
+    In the name of the host urllib would take it for a part of that, and quote it in its error.
+    """
+    parts = urlsplit(url)
+    login, at, place = parts.netloc.rpartition("@")
+    own = {"Authorization": f"Basic {b64encode(unquote(login).encode()).decode()}"} if at else {}
+    url = urlunsplit(parts._replace(netloc=place)) if at else url
+    return urllib.request.Request(url, body, {**own, **(headers or {})})  # noqa: S310 - http(s) by the schema
+
+
+def secrets_of(url: str) -> list[str]:
+    """Return what of a URL no output may show: all of it, and the password of its login."""
+    found = re.match(r"[^/]*//[^/?#:]*:([^/?#]*)@", url)
+    return [url, *(dict.fromkeys((found[1], unquote(found[1]))) if found else ())]
 
 
 def fetched(request: urllib.request.Request, limit: int) -> bytes:

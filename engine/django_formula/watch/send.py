@@ -7,9 +7,6 @@ import functools
 import random
 import ssl
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from email.message import EmailMessage
 from email.utils import formatdate
@@ -37,7 +34,8 @@ def main(name: str) -> int:
     if not channel:
         tell(f"there is no channel {name}", is_error=True)
         return 1
-    secrets = [str(channel[key]) for key in ("url", "token", "password") if channel.get(key)]
+    secrets = [str(channel[key]) for key in ("token", "password") if channel.get(key)]
+    secrets += network.secrets_of(channel["url"]) if channel.get("url") else []
     if name == spool.HEARTBEAT:
         _value, error, _after = network.ask(spool.SENDER, lambda: _get(channel["url"]))
         spool.folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,7 +88,7 @@ def _send_waiting(name: str, channel: Mapping[str, Any], secrets: list[str]) -> 
 
 
 def _get(url: str) -> None:
-    network.fetched(urllib.request.Request(url, headers={"User-Agent": "django-formula"}), 1000)  # noqa: S310 - http(s) by the schema
+    network.fetched(network.request(url, headers={"User-Agent": "django-formula"}), 1000)
 
 
 def deliver(channel: Mapping[str, Any], batch: message.Batch) -> None:
@@ -107,7 +105,7 @@ def deliver(channel: Mapping[str, Any], batch: message.Batch) -> None:
         _report(channel, batch["messages"][0])
     else:
         made = message.request(batch, channel["format"], channel.get("token") or "")
-        network.fetched(urllib.request.Request(channel["url"], made.body, made.headers), 1000)  # noqa: S310 - as above
+        network.fetched(network.request(channel["url"], made.body, made.headers), 1000)
 
 
 def mail(channel: Mapping[str, Any], batch: message.Batch) -> EmailMessage:

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,6 +107,27 @@ def test_batches_are_sent_in_their_order_and_are_gone(chat):
     assert send.main("chat") == 0
     assert texts(chat) == ["one", "two", "three"] and spool.batches("chat") == []
     assert {one.token for one in chat.asked} == {f"Bearer {SECRET}"}
+
+
+@pytest.mark.parametrize("token", [{}, {"token": SECRET}])
+def test_login_of_a_url_is_sent_by_its_header(chat, token):
+    url = chat.url.replace("://", "://ada:p%40ss-w0rd@")
+    (spool.CHANNELS / "chat.json").write_text(json.dumps({"format": "json", "url": url, **token}))
+    put("one")
+    send.main("chat")
+    basic = b64encode(b"ada:p@ss-w0rd").decode()
+    assert [one.token for one in chat.asked] == [f"Bearer {SECRET}" if token else f"Basic {basic}"]
+    assert spool.batches("chat") == []
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1", "127.0.0.1:8o80", "[::1"])
+@pytest.mark.parametrize("name", ["chat", spool.HEARTBEAT])
+def test_password_of_a_url_is_in_no_error(chat, capsys, place, name):
+    configure(f"https://ada:p%40ss-w0rd@{place}/topic", name)
+    put("one")
+    assert send.main(name) == 0
+    texts = spool.retry(name)["error"] + "".join(capsys.readouterr())
+    assert texts and "ss-w0rd" not in texts
 
 
 def test_senders_that_are_started_at_once_send_each_message_once(chat, monkeypatch):
