@@ -23,6 +23,7 @@ from django_formula.proxy import proxies, reach
 from django_formula.proxy.contract import Proxy
 from django_formula.release import health, releases
 from django_formula.release import http as release_http
+from django_formula.schedule import intervals
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.tls import certificates
@@ -41,8 +42,8 @@ _AT_ONCE = 16
 _DURING = decide.OF
 #: What a proxy answers instead of a site by the site's options: a login, access rules, a rate.
 _RULES = re.compile(r"returned (401|403|429) ")
-#: Seconds within which there is another backup, by its schedule.
-_BACKUPS = {"hourly": 3 * 3600, "daily": 26 * 3600, "weekly": 7.5 * 86400, "monthly": 32 * 86400}
+#: Seconds by which a backup may be late: at least, at most, and the share of the time between two of its schedule.
+_LATE, _LATEST, _SHARE = 7200.0, 86400.0, 1 / 14
 #: Seconds between two looks at the certificate that is served, and between two at the files of a release.
 _SERVED, _DRIFT = 900, 86400
 #: Seconds between two walks through a site that is down in the same way, and those after which no other one begins.
@@ -304,12 +305,13 @@ def _of_requests(site: Site, row: dict[str, Any], own: dict[str, Any], now: floa
 
 
 def _of_backups(site: Site, row: Mapping[str, Any], now: float) -> Iterator[Problem]:
-    limit = _BACKUPS.get(site.config["backup"]["schedule"] or "")
-    newest = clock.seconds(row.get("backup") or row.get("live_since") or "") if limit else 0
-    if limit and newest and now - newest > limit:
+    schedule = site.config["backup"]["schedule"]
+    between = intervals.longest(schedule) if schedule else 0.0
+    limit = between + min(max(between * _SHARE, _LATE), _LATEST)
+    newest = clock.seconds(row.get("backup") or row.get("live_since") or "")
+    if between and newest and now - newest > limit:
         age = decide.span(now - newest)
         text = f"newest backup is {age} old" if row.get("backup") else f"no backup since it was released {age} ago"
-        schedule = site.config["backup"]["schedule"]
         yield Problem("backup", f"{text} ({schedule})", in_command("salt-call", "django.backup", site.name), "age")
 
 

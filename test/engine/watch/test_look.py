@@ -254,6 +254,26 @@ def test_site_that_is_made_anew_after_its_removal_is_not_taken_for_the_former_on
         assert [*kept["sites_seen"]] == expected
 
 
+@pytest.mark.parametrize(
+    ("schedule", "limit"),
+    [
+        ("hourly", 3 * 3600),
+        ("daily", 26 * 3600),
+        ("weekly", 7.5 * 86400),
+        ("monthly", 32 * 86400),
+        ("03:30", 26 * 3600),
+        ("00/6:00", 8 * 3600),
+        ("Mon..Fri 03:30", 3 * 86400 + 3 * 86400 / 14),
+    ],
+)
+def test_backup_is_too_old_by_its_schedule(make_site, schedule, limit):
+    site, made = make_site(backup={"schedule": schedule}), 1772366400
+    for late, expected in ((-1, []), (1, ["backup"])):
+        row = {"backup": clock.timestamp(made)}
+        assert [one.kind for one in look._of_backups(site, row, made + limit + late)] == expected
+    assert [*look._of_backups(make_site(), {"backup": clock.timestamp(made)}, 2e9)] == []
+
+
 def test_site_that_comes_or_is_deployed_needs_more_looks():
     own, backup = {}, Problem("backup", "no backup since it was released", "salt-call django.backup blog", "age")
     assert look._need(own, [], is_deployed=True, is_released=False) == decide.OF
