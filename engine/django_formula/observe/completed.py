@@ -13,7 +13,7 @@ from django_formula.inspect import report as inspect_report
 from django_formula.inspect import routes
 from django_formula.knowledge import hints, package
 from django_formula.observe import report as observe_report
-from django_formula.observe.observation import Observation, Variable
+from django_formula.observe.observation import UNUSED, Observation, Variable
 
 Line = dict[str, Any]
 _CURED = "observed: it fails without"
@@ -94,17 +94,23 @@ def _compared(entry: Line, about: Variable | None, found: Observation) -> Line:
             else entry
         )
     value, said = entry["value"], "required" if about.is_required else "not required"
-    if about.word and (value == "" or (isinstance(value, dict) and value.get("from", about.word) == about.word)):
-        value = {**about.value, **(value if isinstance(value, dict) and "from" in value else {})}
-        value |= about.value
+    if about.word == UNUSED:
+        value = value or UNUSED
+    elif about.word and (value == "" or (isinstance(value, dict) and value.get("from", about.word) == about.word)):
+        value = {**(value if isinstance(value, dict) and "from" in value else {}), **about.value}
     elif about.word and isinstance(value, dict):
         said += f"; {{from: {about.word}}} by its settings"
     places = ", ".join([*about.feeds][:3])
     return {
         **entry,
         "value": value,
-        "remark": _joined(entry["remark"], f"observed: {said}{places and f', in {places}'}"),
+        "remark": _joined(entry["remark"], f"observed: {said}{places and f', in {places}'}", _replaced(about, entry)),
     }
+
+
+def _replaced(about: Variable, entry: Line) -> str:
+    text = "`database` replaces it"
+    return text if about.word == UNUSED and text not in entry["remark"] else ""
 
 
 def _joined(*remarks: str) -> str:

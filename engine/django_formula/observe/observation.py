@@ -98,6 +98,10 @@ _WORDS = (
     (r"CACHES:default:LOCATION", "whole|element", "cache_url"),
     (r"MEDIA_ROOT", "whole", "media_root"),
 )
+#: Words for what a database has on a server elsewhere only: to one of this host sites connect by its socket.
+_ELSEWHERE = ("database_host", "database_password")
+#: The word for a variable of which nothing is used, since `database` replaces its setting; it must not be empty.
+UNUSED = "unused"
 
 
 class Variable(NamedTuple):
@@ -105,7 +109,8 @@ class Variable(NamedTuple):
 
     Attributes:
         place: where it is read, relative to the source.
-        word: the word of the pillar that gives its value, such as ``database_url``; empty if only its owner knows it.
+        word: the word of the pillar that gives its value, such as ``database_url``; `UNUSED`; empty if only its owner
+            knows it.
         feeds: the settings that it is in, and how: ``whole``, ``part``, ``element``, ``switched``.
         default: what the settings have without it, as Python writes it; empty if that is not known.
         is_required: whether the project does not start without it.
@@ -124,8 +129,10 @@ class Variable(NamedTuple):
     separator: str = ""
 
     @property
-    def value(self) -> dict[str, str]:
-        """What the pillar has for it: the word, and how domains are joined."""
+    def value(self) -> Any:
+        """What the pillar has for it: the word and how domains are joined, or a text that nothing uses."""
+        if self.word == UNUSED:
+            return UNUSED
         is_joined = self.word == "domains" and self.separator not in ("", ",")
         return {"from": self.word, **({"join": self.separator} if is_joined else {})}
 
@@ -218,6 +225,7 @@ def of(site: Site, release: Path, facts: Mapping[str, Any], *, everything: bool 
         closed=True,
     )
     found = parse(transient.run_command(command), {*given, *site.config["environment"]}, secrets.known(site))
+    found = with_known_words(site, found)
     _ANSWERED[release] = [one for one in found.variables if one.is_required]
     return found
 
@@ -292,9 +300,17 @@ def _word(feeds: Mapping[str, str], kind: str) -> str:
     return ""
 
 
+def with_known_words(site: Site, found: Observation) -> Observation:
+    """Return an observation whose variables have words for which the site's database has a value."""
+    database = site.config["databases"].get("default") or {}
+    missing = [word for word in _ELSEWHERE if not database.get(word.removeprefix("database_"))]
+    told = [one._replace(word=UNUSED) if one.word in missing else one for one in found.variables]
+    return found._replace(variables=told)
+
+
 def lacking(site: Site, variables: Collection[Variable]) -> dict[str, Any]:
     """Return the options of a site without which the words of some variables are not known."""
-    kinds = {one.word.partition("_")[0] for one in variables}
+    kinds = {"database" if one.word == UNUSED else one.word.partition("_")[0] for one in variables}
     databases, options = site.config["databases"], dict[str, Any]()
     if "database" in kinds and not databases.get("default", {}).get("engine"):
         options["database"] = {"engine": "postgres"}

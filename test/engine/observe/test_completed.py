@@ -9,6 +9,7 @@ import yaml
 from django_formula.inspect import report as inspect_report
 from django_formula.observe import completed, observation
 from observed import LIE, answer, variable
+from specimen import configured
 
 CASES = yaml.safe_load((Path(__file__).parent / "completed.yaml").read_text())
 
@@ -31,7 +32,8 @@ def observed(case: dict[str, Any]) -> observation.Observation:
         variable(name, **{"place": "site/settings.py:7", **more}) for name, more in case.get("variables", {}).items()
     ]
     said = answer(*variables, facts=case.get("facts", {}), stage=case.get("stage", "done"))
-    return observation.parse(json.dumps(said), [])
+    found = observation.parse(json.dumps(said), [])
+    return observation.with_known_words(configured(**case["site"]), found) if "site" in case else found
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["about"] for case in CASES])

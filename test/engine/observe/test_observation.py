@@ -13,6 +13,7 @@ from django_formula.process import sandbox, transient
 from observed import LIE, answer, variable
 from specimen import configured
 
+ELSEWHERE = {"engine": "postgres", "manage": False, "host": "db1", "user": "blog", "password": "x" * 20}
 FACTS = {"folder": "src", "python_path": ["src/apps"], "settings_module": "blog.settings", "application": "blog.wsgi"}
 
 
@@ -46,7 +47,12 @@ def answered(monkeypatch):
             {"database": {"engine": "postgres"}},
             "database_url",
         ),
-        ({"DATABASES:default:PASSWORD": "whole"}, {"database": {"engine": "postgres"}}, "database_password"),
+        ({"DATABASES:default:PASSWORD": "whole"}, {"database": ELSEWHERE}, "database_password"),
+        ({"DATABASES:default:HOST": "whole"}, {"database": ELSEWHERE}, "database_host"),
+        ({"DATABASES:default:PASSWORD": "whole"}, {"database": {"engine": "postgres"}}, "unused"),
+        ({"DATABASES:default:HOST": "whole"}, {"database": {"engine": "postgres"}}, "unused"),
+        ({"DATABASES:default:HOST": "whole"}, {}, "unused"),
+        ({"DATABASES:default:USER": "whole"}, {"database": {"engine": "postgres"}}, "database_user"),
         ({"DATABASES:other:PASSWORD": "whole"}, {"database": {"engine": "postgres"}}, ""),
         ({"ALLOWED_HOSTS": "element"}, {}, "domains"),
         ({"CELERY_BROKER_URL": "whole"}, {"queue": {"engine": "redis"}}, "celery_broker_url"),
@@ -67,6 +73,7 @@ def test_variable_gets_a_word_by_the_setting_that_it_is_in(answered, tmp_path, f
     [
         ("database_url", {}, {"database": {"engine": "postgres"}}),
         ("database_url", {"database": {"engine": "sqlite"}}, {}),
+        ("unused", {}, {"database": {"engine": "postgres"}}),
         ("celery_broker_url", {}, {"queue": {"engine": "redis"}}),
         ("celery_broker_url", {"queue": {"engine": "redis"}}, {}),
         ("cache_url", {}, {"cache": {"engine": "redis"}}),
