@@ -109,7 +109,7 @@ def status(site: Site) -> dict[str, str]:
 def kept(made: Mapping[str, str], keep: Mapping[str, int]) -> set[str]:
     """Return the copies that stay: the newest one, and the newest of each of the last days, weeks and months.
 
-    Those of a clock that was ahead stay too, in the place of none.
+    Those of a clock that was ahead stay too, and count for none of these.
 
     ``restic forget --keep-daily … --group-by host,paths`` keeps the same ones.
 

@@ -284,7 +284,7 @@ def _begin(state: dict[str, Any], one: Cluster, statements: Sequence[str], place
             with waiting.around_restart(POSTGRES.name):
                 daemons.restart(daemons.POSTGRES)
     empty = {"oldest": "", "newest": "", "full": "", "backup": "", "gaps": [], "failed": {}}
-    own = {"stanza": one.stanza, "data": str(one.data), "waiting": str(one.waiting), "store": place}
+    own: dict[str, Any] = {"stanza": one.stanza, "data": str(one.data), "waiting": str(one.waiting), "store": place}
     own |= {"port": one.port, "socket": one.socket, "numbers": one.numbers}
     state["clusters"][one.stanza] = {**empty, **former, **own}
     archive.write_state(state)
