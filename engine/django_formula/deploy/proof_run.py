@@ -99,6 +99,9 @@ def _reader(site: Site, proof: Proof) -> Reader:
 class _Run:
     """A phase of a proof that this process carries on."""
 
+    #: When the present step began: as its state has it, and by a clock that is never set.
+    _began = (0.0, 0.0)
+
     def __init__(self, site: Site, proof: Proof):
         self._site, self._proof = site, proof
         self._new, self._old = Release(site, proof.release), Release(site, proof.old)
@@ -196,8 +199,15 @@ class _Run:
         with contextlib.suppress(OSError):  # a full disk decides nothing
             state.change(self._site, self._proof, evidence=self.judge.evidence())
 
+    def _took(self) -> float:
+        """Return the seconds of the present step, whatever the clock of the host is set to meanwhile."""
+        now = time.monotonic()
+        if self._began[0] != self._proof.since:
+            self._began = self._proof.since, now - max(time.time() - self._proof.since, 0.0)
+        return now - self._began[1]
+
     def _is_bake_over(self) -> bool:
-        if time.time() - self._proof.since < seconds(self._site.config["releases"]["canary"]["bake"]):
+        if self._took() < seconds(self._site.config["releases"]["canary"]["bake"]):
             return False
         self._record()
         _ending().end_bake(self._site, self._proof)
@@ -208,7 +218,7 @@ class _Run:
         options, steps = self._site.config["releases"]["canary"], state.stages(self._site)
         if not 0 <= self._proof.stage < len(steps):  # a share of the command line, or another pillar
             return False
-        took, duration = time.time() - self._proof.since, seconds(steps[self._proof.stage][1])
+        took, duration = self._took(), seconds(steps[self._proof.stage][1])
         has_enough = not self._proof.share or self._answered >= options["requests"]
         if took < duration or (not has_enough and took < seconds(options["limit"])):
             return False

@@ -5,6 +5,7 @@ import importlib
 import itertools
 import json
 import os
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -583,6 +584,32 @@ def test_release_whose_tasks_the_active_one_would_fail_gets_visitors_by_the_swit
     proof_end.take_back(judged.site, baking, "its tasks fail")
     assert judged.live == known.old
     judged.check()
+
+
+@pytest.mark.parametrize("jump", [-8 * 3600, 8 * 3600])
+def test_step_lasts_as_long_as_its_duration_although_the_clock_is_set(judged, monkeypatch, jump):
+    """As after a pause of the virtual machine: else no visitor has met what all of them get."""
+    judged.options |= {"releases": {"canary": {**CANARY, "bake": "5m"}}}
+    judged.apply()
+    known = proven(judged)
+    run = proof_run._Run.__new__(proof_run._Run)
+    run._site, run._proof, run._answered, run._record = judged.site, known, 10**6, lambda: None
+    run._new = Release(judged.site, known.release)
+    activated, passed, real, steady = [], [0.0], time.time, time.monotonic
+    monkeypatch.setattr(proof_end, "activate", lambda *_given: activated.append(True))
+    monkeypatch.setattr(proof_run.lease, "hold", lambda *_given: None)
+    monkeypatch.setattr(run, "_hold", lambda: setattr(run, "_proof", state.current(judged.site)) or True)
+    monkeypatch.setattr(time, "monotonic", lambda: steady() + passed[0])
+    assert not run._is_step_over() and not run._is_bake_over()
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    assert not run._is_step_over() and not run._is_bake_over() and not activated
+    for _look in range(4):
+        passed[0] += 1e5
+        run._answered = 10**6
+        assert run._is_step_over() is bool(activated)
+        if activated:
+            return
+    raise AssertionError("a step does not end")
 
 
 def test_state_says_that_such_a_release_is_compared_after_its_switch(judged):
