@@ -3,6 +3,7 @@
 Each channel has a unit of its own, so that one that hangs delays no other (docs/decisions/0131).
 """
 
+import contextlib
 import functools
 import random
 import ssl
@@ -43,11 +44,15 @@ def main(name: str) -> int:
         tell(redact(error, secrets) or "sent", is_error=bool(error))
         return 0
     spool.folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = _lock(name)
     try:
-        with _lock(name).held():
-            _send_waiting(name, channel, secrets)
+        with contextlib.suppress(OSError):  # a full disk, which may be what waits to be told
+            lock.take()
+        _send_waiting(name, channel, secrets)
     except DeploymentError as error:
         tell(error.message, is_error=True)
+    finally:
+        lock.release()
     return 0
 
 

@@ -1,8 +1,10 @@
 """The sender of a channel: what it keeps and when it tries again, whatever answers at the other end."""
 
+import errno
 import http.server
 import json
 import multiprocessing
+import os
 import threading
 import time
 from base64 import b64encode
@@ -141,6 +143,16 @@ def test_senders_that_are_started_at_once_send_each_message_once(chat, monkeypat
         one.join()
     assert [one.exitcode for one in senders] == [0, 0, 0]
     assert texts(chat) == ["one", "two"] and spool.batches("chat") == []
+
+
+def test_messages_are_sent_from_a_full_disk(chat, monkeypatch):
+    put("the disk is full")
+
+    def fails(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", fails)
+    assert send.main("chat") == 0 and texts(chat) == ["the disk is full"]
 
 
 def test_one_that_is_refused_keeps_its_place_and_is_tried_at_longer_and_longer_intervals(chat):
