@@ -137,11 +137,12 @@ def _message(what: str, one: Mapping[str, Any], now: float) -> Message:
 
 def folded(messages: Sequence[Message]) -> list[Message]:
     """Return the messages of one channel with one line for the same kind of problem of many sites."""
-    groups: dict[tuple[str, str], list[Message]] = {}
+    groups: dict[tuple[str, str, bool], list[Message]] = {}
     for one in messages:
-        groups.setdefault((one["what"], one["kind"]), []).append(one)
+        is_of_host = not (one.get("host") or one["site"])  # of this host itself, which is none of its sites
+        groups.setdefault((one["what"], one["kind"], is_of_host), []).append(one)
     folds = []
-    for (what, kind), group in groups.items():
+    for (what, kind, _is_of_host), group in groups.items():
         names = sorted({one.get("host") or one["site"] for one in group})
         noun = "hosts" if kind == "silent" else "sites"
         if len(names) < MANY or what == "event":

@@ -30,8 +30,9 @@ def title(batch: Batch) -> str:
     """Return the first line of a batch: ``[web1] shop: down``."""
     messages = batch["messages"]
     if len(messages) > 1:
-        sites = {site for one in messages for site in one.get("sites") or [one["site"]]}
-        return shown(f"[{batch['host']}] {len(messages)} messages of {len(sites)} site{'s' if len(sites) > 1 else ''}")
+        sites = {site for one in messages for site in one.get("sites") or [one["site"]]} - {""}
+        of_sites = f" of {len(sites)} site{'s' if len(sites) > 1 else ''}" if sites else ""
+        return shown(f"[{batch['host']}] {len(messages)} messages{of_sites}")
     one = messages[0]
     kind = one["kind"].replace("_", " ")
     head = f"{_HEADS[one['what']]}: {kind}" if one["what"] in _HEADS else _EVENTS.get(kind, kind)

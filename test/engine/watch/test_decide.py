@@ -160,3 +160,11 @@ def test_site_that_is_down_is_not_degraded_too(looks, expected):
         messages = decide.decide(known, problems, number * MINUTE, lambda *_: False)
         found += [(number, one["kind"]) for one in messages]
     assert found == expected
+
+
+def test_problem_of_the_host_is_none_of_many_sites():
+    problem = {"what": "problem", "kind": "watch", "text": "it cannot be looked at", "command": "", "since": 0}
+    every = [{**problem, "site": site} for site in ("", "blog", "forum")]
+    assert decide.folded(every) == every
+    own, of_sites = decide.folded([*every, {**problem, "site": "shop"}])
+    assert own == every[0] and of_sites["sites"] == ["blog", "forum", "shop"]

@@ -33,6 +33,12 @@ def test_title_names_host_site_and_kind():
     assert message.title({**BATCH, "messages": [DOWN, *BATCH["messages"]]}) == "[web1] 2 messages of 2 sites"
 
 
+def test_title_of_messages_of_the_host_counts_it_among_no_sites():
+    disk = {**DOWN, "site": "", "kind": "disk"}
+    assert message.title({**BATCH, "messages": [disk, disk]}) == "[web1] 2 messages"
+    assert message.title({**BATCH, "messages": [disk, DOWN]}) == "[web1] 2 messages of 1 site"
+
+
 def test_text_has_the_command_and_who_on_lines_of_their_own():
     first, do, by = message.text(BATCH, 5000).split("\n")
     assert first.startswith("blog: 0043-abcdefabcdef failed in the step static: KeyError")
