@@ -374,7 +374,7 @@ def status(site=None, roster=False):
 
 def _chosen(site):
     """Return the name of a site, of all without one."""
-    return _sites() if site is None else [sites.spelled(site, _sites)]
+    return _sites() if site in (None, "") else [sites.spelled(site, _sites)]
 
 
 def _sites():

@@ -45,7 +45,7 @@ def _row(site: Site, release: Path, name: str, state: State | None, does: str = 
         "active": state.active if state and pid else None,
         "reserved": state.reserved if state and pid else None,
         "done": state.done if state and pid else None,
-        "tasks": _named(state) if pid else "",
+        "tasks": ", ".join(_named(state)) if pid else "",
         "pid": pid,
         "memory": f"{proc.memory_of_tree(pid) >> 20} MB" if pid else "",
         "age": _age(pid) if pid else "",
@@ -67,9 +67,9 @@ def _does(site: Site, state: State | None) -> str:
     return "waits until maintenance ends" if maintenance.holds_workers(site) else "takes no tasks"
 
 
-def _named(state: State | None) -> str:
+def _named(state: State | None) -> list[str]:
     names = state.tasks if state else ()
-    return ", ".join([*names[:_NAMES], *([f"and {len(names) - _NAMES} more"] if len(names) > _NAMES else [])])
+    return [*names[:_NAMES], *([f"and {len(names) - _NAMES} more"] if len(names) > _NAMES else [])]
 
 
 def _finishing(site: Site, live: Release | None) -> list[Finishing]:
@@ -95,10 +95,10 @@ def _short(site: Site, name: str, state: State | None, runs: bool) -> str:
 
 
 def _count(state: State | None) -> str:
-    """Return the number of tasks that a worker has, and their names."""
+    """Return the number of tasks that a worker has, and their names, without a comma: that separates workers."""
     if not state or not state.active:
         return ""
-    names = _named(state)
+    names = "; ".join(name.replace(",", ";") for name in _named(state))
     return f" ({state.active} running{f': {names}' if names else ''})"
 
 

@@ -15,6 +15,7 @@ from django_formula.host import commands
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.kind import kinds
+from django_formula.metrics import metrics
 from django_formula.process import contract, supervisor, systemd
 from django_formula.project import ask, program
 from django_formula.proxy import maintenance as proxy_maintenance
@@ -25,6 +26,7 @@ from django_formula.schedule import timer
 from django_formula.site import sites
 from django_formula.verbs import logs as verbs_logs
 from django_formula.verbs import operations, terminal
+from django_formula.watch import problem
 from django_formula.worker import workers as worker_workers
 from world import commit
 
@@ -381,13 +383,25 @@ def busy(one, monkeypatch):
 
 def test_status_names_workers_and_what_older_releases_still_run(busy):
     row = operations.status("blog")
-    assert row["workers"] == "feed takes tasks (2 running: shop.send, shop.tidy), mail takes tasks (2 running: " + (
-        "shop.send, shop.tidy)"
+    assert row["workers"] == "feed takes tasks (2 running: shop.send; shop.tidy), mail takes tasks (2 running: " + (
+        "shop.send; shop.tidy)"
     )
     assert row["finishing"].startswith("0001 feed (2 running: shop.send")
     busy.running.discard("django-blog-0002-mail.service")
     view = terminal.status([operations.status("blog")])
     assert "blog: worker mail does not run\n    do: salt-call django.restart blog worker=mail" in view["problems"]
+
+
+def test_names_of_tasks_are_no_workers_for_watch_and_metrics(busy, monkeypatch):
+    state = worker_workers.state
+    names = ("shop.send", "shop.tidy", "a, mail does not run")
+    monkeypatch.setattr(
+        worker_workers, "state", lambda run: (found := state(run)) and dataclasses.replace(found, tasks=names)
+    )
+    row = operations.status("blog")
+    assert not [one for one in problem.problems(row) if one.kind == "worker"]
+    (running,) = [one for one in metrics._of_sites({"blog": row}) if one.name == "django_worker_running"]
+    assert running.samples == [("", {"site": "blog", "worker": name}, True) for name in ("feed", "mail")]
 
 
 def test_workers_are_listed(busy):
