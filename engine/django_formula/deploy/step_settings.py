@@ -39,7 +39,8 @@ def secret_key(deployment: Deployment) -> Iterator[Changes]:
     for name in missing:
         deployment.secrets.add(name, secret_secrets.generate(site, name))
     if deployment.is_new:
-        deployment.secrets.keep_replaced([environment, *(secret_secrets.path_of(site, name) for name in changed)])
+        replaced = [path for name in changed for path in secret_secrets.paths_of(site, name)]
+        deployment.secrets.keep_replaced([environment, *replaced])
     for name in {*missing, *changed} | ({"secret_key"} if is_changed else set()):
         secret_secrets.store(
             site, name, logins.get(name) or deployment.secrets.by_name[name], lapsed, deployment.secrets.given

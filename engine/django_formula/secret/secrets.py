@@ -101,6 +101,12 @@ def path_of(site: Site, name: str) -> Path:
     return site.secrets / (_KEY_FILE if name == "secret_key" else name)
 
 
+def paths_of(site: Site, name: str) -> list[Path]:
+    """Return the files that have a secret: of the secret key its copy for projects too, where there may be one."""
+    plain = [site.secrets / _PLAIN_KEY_FILE] if name == "secret_key" and _has_plain_key(site) else []
+    return [path_of(site, name), *plain]
+
+
 def _read(site: Site, name: str) -> str | None:
     path = path_of(site, name)
     try:
@@ -183,11 +189,9 @@ def _is_stored(site: Site, name: str, value: str) -> bool:
             return False
     except DeploymentError:
         return False
-    paths = [path_of(site, name)]
-    if name == "secret_key" and _has_plain_key(site):
-        paths.append(site.secrets / _PLAIN_KEY_FILE)
-        if file.read_text(paths[-1]) != value:
-            return False
+    paths = paths_of(site, name)
+    if any(file.read_text(path) != value for path in paths[1:]):
+        return False
     found = {(status.st_gid, stat.S_IMODE(status.st_mode)) for status in map(os.lstat, paths)}
     return found == {(users.group_id(site.user), 0o640)}
 

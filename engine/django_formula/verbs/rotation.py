@@ -25,12 +25,12 @@ def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> 
         raise DeploymentError(
             f"the pillar gives {name} its secret key", hint="change it there, and apply: the old one stays a fallback"
         )
+    given = {"secret_key": secrets.generate(site, "secret_key")}  # which a release that fails takes back
     deployment = Deployment(
-        site, {}, site.kept_templates(), asked_by=asked_by, revision=live.record["commit"], again=True
+        site, given, site.kept_templates(), asked_by=asked_by, revision=live.record["commit"], again=True
     )
     with deployment.step("rotate_secret_key"):
         deployment.take_lock()
-        secrets.store(site, "secret_key", secrets.generate(site, "secret_key"))
     return deployment, steps.walk(deployment, steps.RELEASE)
 
 

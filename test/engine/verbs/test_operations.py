@@ -1,4 +1,5 @@
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -204,6 +205,24 @@ def test_a_new_secret_key(two):
     assert two.apply() == {}
     inputs = host_file.read_json(two.site.current / "release.json")["inputs"]
     assert inputs["secrets:secret_key"] == secrets.keyed_hash(secrets.record_key(two.site), told["key"])
+
+
+@pytest.mark.parametrize("environment", [{}, {"KEY_FILE": {"from": "secret_key_file"}}], ids=["", "file"])
+def test_rotation_that_fails_leaves_the_key_that_the_active_release_signs_with(two, environment):
+    """A process that starts again reads the file of the key; the others would refuse what it signs with a new one."""
+    if environment:
+        two.options = {**two.options, "environment": environment}
+        two.apply()
+    folder, live = two.site.secrets, two.live
+    before = {name: (folder / name).read_bytes() for name in os.listdir(folder) if "secret_key" in name}
+    assert len(before) == (2 if environment else 1)
+    two.fails["systemd-run"] = DeploymentError("no")
+    with pytest.raises(DeploymentError):
+        rotation.rotate_secret_key("blog")
+    assert {name: (folder / name).read_bytes() for name in before} == before and two.live == live
+    two.fails.clear()
+    rotation.rotate_secret_key("blog")
+    assert two.live != live and all((folder / name).read_bytes() != text for name, text in before.items())
 
 
 def test_rotation_refused_when_the_pillar_gives_the_key(world):
