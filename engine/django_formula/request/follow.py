@@ -23,7 +23,7 @@ def begin(site: Site) -> str:
     """
     try:
         unit.start(site)
-    except DeploymentError as error:
+    except (DeploymentError, OSError) as error:
         tell_operator(error, is_error=True)
         return str(error)
     return ""
