@@ -22,8 +22,10 @@ NOT_LIVE = re.compile(
     r"(^|[._])(dev|devel|develop|development|local|tests?|testing|ci)$"
     r"|\.(dev|devel|develop|development|local|tests?|testing|ci)\.\w+$"
 )
+#: What is for a live site, by its name; `pro` and `online` are words of Chinese projects.
+LIVE_WORDS = "pro|prod|product|production|live|online|release|deploy|deployment"
 #: The last part of the name of one that is for a live site: production, settings_deploy, live_settings.
-LIVE = re.compile(r"\.(?:settings_)?(?:prod|production|live|deploy|deployment)(?:_settings)?$")
+LIVE = re.compile(rf"\.(?:settings_)?(?:{LIVE_WORDS})(?:_settings)?$")
 #: Ends of names of examples that cannot be imported: settings.py.sample, settings.py.dist.dev, settings.example.py.
 _OF_EXAMPLE = r"(?:[.-][\w-]+)?[.-]\w*(?:example|sample|template|dist)"
 _EXAMPLE = re.compile(

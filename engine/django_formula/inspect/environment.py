@@ -54,7 +54,7 @@ _EXAMPLE_DOMAIN = re.compile(r"([\w-]+\.)+localhost(:\d+)?|([\w-]+\.)*example\.(
 _STAGE = re.compile(r"((DJANGO|APP)_)?(ENV|ENVIRONMENT)")
 _OF_DEVELOPMENT = re.compile(r"dev|develop|development|local", re.IGNORECASE)
 #: Names of modules with the settings of a live site, and the variables and texts that are tried to reach one.
-_LIVE = re.compile(r"(^|[._])(production|prod|live|deploy\w*)([._]|$)")
+_LIVE = re.compile(rf"(^|[._])({code.LIVE_WORDS}|deploy\w*)([._]|$)")
 _TRIED = 5
 #: Settings with origins, which begin with https://, whatever the variables with them are called.
 _ORIGINS = re.compile(r"CORS_ALLOWED_ORIGINS|CORS_ORIGIN_WHITELIST|CSRF_TRUSTED_ORIGINS")

@@ -34,7 +34,7 @@ NOT_FOR_SITES = re.compile(
     r"(^|[/._-])(dev\w*|tests?|testing|docs?|lint\w*|ci|local|build|optional|extras?|style|typing)([/._-]|$)"
     r"|\.(egg|dist)-info/"  # of a package: not in the form of requirements
 )
-_BEST = (r"prod\w*|live", r"deploy\w*|server|web|main|default|all")
+_BEST = (r"pro|prod\w*|live|online|release", r"deploy\w*|server|web|main|default|all")
 _PYTHON_VERSIONS = {
     "uv.lock": r'^requires-python = "([^"]+)"',
     "pyproject.toml": r"""^requires-python\s*=\s*["']([^"']+)""",
