@@ -391,7 +391,7 @@ def test_variable_that_a_page_lacks_is_named_where_nothing_else_is_known(world, 
     monkeypatch.setattr(health, "check", check)
     with pytest.raises(DeploymentError) as error:
         world.apply()
-    assert error.hint.splitlines()[0] == (found if general and found else hint)
+    assert error.value.hint.splitlines()[0] == (found if general and found else hint)
 
 
 def test_package_that_breaks_a_page_on_this_python_is_named(world, monkeypatch):
@@ -410,8 +410,8 @@ def test_package_that_breaks_a_page_on_this_python_is_named(world, monkeypatch):
     with pytest.raises(DeploymentError) as error:
         world.apply()
     cure = "errors 1.4 does not run on this Python: set django:sites:blog:python_packages: ['errors>1.4,<5']"
-    assert error.hint.startswith(cure)
-    assert error.options == {"python_packages": ["errors>1.4,<5"]}
+    assert error.value.hint.startswith(cure)
+    assert error.value.options == {"python_packages": ["errors>1.4,<5"]}
 
 
 @pytest.mark.parametrize("found", ["", "found in the source, and not in django:sites:blog: health:path: /up/"])
@@ -434,7 +434,7 @@ def test_page_is_looked_for_where_the_health_check_meets_none(world, monkeypatch
         world.apply()
     assert seen == [("instance", False, ["/docs/", "/login/", "/delete/"])]
     routes = "pages of the project, by its routes, that health:path may name: /docs/, /login/"
-    assert error.hint.splitlines() == [found or routes, "nothing runs yet"]
+    assert error.value.hint.splitlines() == [found or routes, "nothing runs yet"]
 
 
 def test_a_source_that_no_advice_can_be_had_of_hides_nothing(world, monkeypatch):
