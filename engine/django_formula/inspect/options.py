@@ -17,6 +17,7 @@ from django_formula.host import daemons
 from django_formula.inspect import (
     background,
     build,
+    clients,
     code,
     compressor,
     configuration,
@@ -111,6 +112,8 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         _random(report, settings, roots)
     with part("workers, schedules and stores"):
         words = background.add(report, tree, roots, settings, required, deployed.commands).words
+    with part("servers that its code connects to"):
+        clients.add(report, settings, tree, roots)
     with part("the environment"):
         _environment(report, settings, roots, examples, engine, domain, words)
         _dotenv(report, settings, tree, roots[0])
