@@ -273,13 +273,13 @@ def indexes(contents: Mapping[str, str]) -> list[str]:
 
 
 def _index(url: str) -> str:
-    """Return the URL of an index without login and query; empty for the host's own, a repository, or what is no URL."""
+    """Return the URL of an index without login and query; empty for PyPI, a repository, or what is no URL."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return ""
-    is_other = parts.hostname and not index.is_hosts_own(url) and not parts.path.endswith(".git")
+    is_other = parts.hostname and not index.is_pypi(url) and not parts.path.endswith(".git")
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path}" if is_other else ""
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ HOST_CONFIGURATION = (Path("/etc/xdg/uv/uv.toml"), Path("/etc/uv/uv.toml"))
 _PYPI = "https://pypi.org/simple"
 #: The names that PyPI has and had.
 _PYPI_HOSTS = ("pypi.org", "pypi.python.org", "files.pythonhosted.org")
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _NAMED = re.compile(r"(?:([\w.-]+)=)?(.+)", re.ASCII)
 #: uv compiles a source distribution again if the index's answer says that it may not be cached, or does not say that it
 #: may. The file of a version never changes: indexes refuse a second upload.
@@ -32,26 +30,12 @@ _VARIABLES = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_EXTRA_INDEX_URL": "UV_IN
 PASSWORD = KeptSecret(".index_password", lambda config: config["index"]["password"])
 
 
-def is_hosts_own(url: str) -> bool:
-    """Return whether the host's own index takes the place of one that a project names.
-
-    That is PyPI, of which some hosts have a mirror; and a mirror on a developer's own machine, where nothing listens
-    there on this host.
-    """
+def is_pypi(url: str) -> bool:
+    """Return whether a URL is of PyPI, which every host has: some have a mirror of it configured."""
     try:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return urlsplit(url).hostname in _PYPI_HOSTS
     except ValueError:
         return False
-    return parts.hostname in _PYPI_HOSTS or (parts.hostname in _LOOPBACK and not _listens(parts.hostname, port))
-
-
-def _listens(name: str, port: int) -> bool:
-    try:
-        socket.create_connection((name, port), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 def is_only(site: Site) -> bool:

@@ -463,7 +463,7 @@ def _is_installed_by_pdm(package: dict[str, Any]) -> bool:
 def _indexes(urls: Iterable[str]) -> Iterator[str]:
     """Yield the indexes of a lock file except PyPI."""
     for url in urls:
-        if not index.is_hosts_own(url):
+        if not index.is_pypi(url):
             yield f"{_INDEX} {url}\n"
 
 

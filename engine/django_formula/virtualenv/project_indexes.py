@@ -35,9 +35,9 @@ def replace(work: Path, files: Iterable[str], url: str) -> None:
         _rewrite(path, "".join(_configuration(path, url)))
 
 
-def drop_hosts_own(work: Path, files: Iterable[str]) -> None:
-    """Remove the lines of requirements that name an index which the host's own takes the place of."""
-    _drop(work, files, index.is_hosts_own)
+def drop_pypi(work: Path, files: Iterable[str]) -> None:
+    """Remove the lines of requirements that name PyPI: the host's is used, which may be a mirror of it."""
+    _drop(work, files, index.is_pypi)
 
 
 def _drop(work: Path, files: Iterable[str], is_dropped: Callable[[str], bool]) -> None:

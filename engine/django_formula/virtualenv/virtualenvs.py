@@ -455,7 +455,7 @@ def _required(site: Site, work: Path, files: list[str]) -> list[str]:
     if is_only:
         project_indexes.replace(work, files, site.config["index"]["url"])
     else:
-        project_indexes.drop_hosts_own(work, files)
+        project_indexes.drop_pypi(work, files)
     paths = [virtualenv_lock.as_requirements(work, name, indexes=not is_only) for name in files]
     locks = [work / name for name in files if Path(name).name == "uv.lock" and not is_only]
     indexes = [path for lock in locks if (path := virtualenv_lock.uv_indexes(lock))]

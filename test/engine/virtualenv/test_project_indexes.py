@@ -1,7 +1,6 @@
 """Where the pillar's index is the only one, a project's requirements and uv's configuration name no other."""
 
 import json
-import socket
 
 import pytest
 from django_formula.virtualenv import project_indexes, virtualenvs
@@ -95,18 +94,6 @@ def test_pypi_is_that_of_the_host(make_site, tmp_path):
     assert (work / "requirements.txt").read_text() == "--extra-index-url https://a.org/s\n-r more.txt\n"
     assert (work / "more.txt").read_text() == "--extra-index-url https://a.org/s\n"
     assert (work / ".Pipfile.lock.txt").read_text() == "--extra-index-url https://b.org/simple\ndjango==5.2\n"
-
-
-@pytest.mark.parametrize("is_there", [False, True])
-def test_a_mirror_on_the_machine_of_a_developer_is_used_where_it_is_on_this_host(make_site, tmp_path, is_there):
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if is_there:
-            server.listen()
-        line = f"-i http://localhost:{server.getsockname()[1]}/simple\n"
-        work = write_tree(tmp_path / "work", {"requirements.txt": f"{line}django\n"})
-        virtualenvs._required(make_site(), work, ["requirements.txt"])
-    assert (work / "requirements.txt").read_text() == (f"{line}django\n" if is_there else "django\n")
 
 
 @pytest.mark.parametrize(
