@@ -103,9 +103,7 @@ def write(path: Path, text: str) -> None:
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
         file.flush()
-        os.fsync(
-            file.fileno()
-        )  # else it may be empty after a loss of power, and an empty pillar is one that was edited
+        os.fsync(file.fileno())  # else a loss of power may empty it, which then counts as edited
     new.replace(path)
 
 
