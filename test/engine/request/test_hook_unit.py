@@ -135,26 +135,26 @@ def test_site_without_a_webhook_has_nothing(host, make_site):
             call(site)
 
 
+def apply_over(older, host, make_site, monkeypatch, *, listens):
+    """Apply a webhook again, of which one unit has another text."""
+    site = make_site(hook=True)
+    applied(site)
+    (host.root / "etc/systemd/system" / older).write_text(f"{config_files.OURS}\nan older one")
+    host.calls.clear()
+    monkeypatch.setattr(behind_socket.unix_sockets, "listens", lambda path: listens)
+    applied(site)
+
+
 @pytest.mark.parametrize(("listens", "stopped"), [(True, ["service"]), (False, ["service", "socket"])])
 def test_socket_that_is_as_configured_stays_open_while_the_program_is_replaced(
     host, make_site, monkeypatch, listens, stopped
 ):
     """A delivery that comes meanwhile waits in it: git servers do not send one again."""
-    site = make_site(hook=True)
-    applied(site)
-    (host.root / "etc/systemd/system/django-blog-web-hook.service").write_text(f"{config_files.OURS}\nan older one")
-    host.calls.clear()
-    monkeypatch.setattr(behind_socket.unix_sockets, "listens", lambda path: listens)
-    applied(site)
+    apply_over("django-blog-web-hook.service", host, make_site, monkeypatch, listens=listens)
     assert f"systemctl stop {' '.join(f'django-blog-web-hook.{kind}' for kind in stopped)}" in host.calls
     assert "systemctl start django-blog-web-hook.socket" in host.calls
 
 
 def test_socket_of_another_configuration_is_opened_anew(host, make_site, monkeypatch):
-    site = make_site(hook=True)
-    applied(site)
-    (host.root / "etc/systemd/system/django-blog-web-hook.socket").write_text(f"{config_files.OURS}\nan older one")
-    host.calls.clear()
-    monkeypatch.setattr(behind_socket.unix_sockets, "listens", lambda path: True)
-    applied(site)
+    apply_over("django-blog-web-hook.socket", host, make_site, monkeypatch, listens=True)
     assert "systemctl stop django-blog-web-hook.service django-blog-web-hook.socket" in host.calls

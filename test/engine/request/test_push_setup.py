@@ -85,11 +85,12 @@ def test_repository_that_a_power_loss_has_left_without_content_is_made_anew(host
     subprocess.run(["git", f"--git-dir={push_setup.repository(site)}", "rev-parse", "--git-dir"], check=True)
 
 
-def test_timer_that_was_written_and_not_enabled_is_enabled(host, site, monkeypatch):
+def die_at(word, site, monkeypatch):
+    """Have an apply end before a command with a word, as by a loss of power."""
     run = commands.run
 
     def die(argv, **options):
-        if "enable" in argv:
+        if word in argv:
             raise DeploymentError("the power is lost")
         return run(argv, **options)
 
@@ -97,6 +98,10 @@ def test_timer_that_was_written_and_not_enabled_is_enabled(host, site, monkeypat
         patched.setattr(commands, "run", die)
         with pytest.raises(DeploymentError, match="the power is lost"):
             push_setup.apply(site)
+
+
+def test_timer_that_was_written_and_not_enabled_is_enabled(host, site, monkeypatch):
+    die_at("enable", site, monkeypatch)
     assert push_setup.pending(site) == {str(push_setup._units(site)[1]): "disabled"}
     push_setup.apply(site)
     assert push_setup.pending(site) == {}
@@ -105,17 +110,7 @@ def test_timer_that_was_written_and_not_enabled_is_enabled(host, site, monkeypat
 def test_user_whose_removal_was_interrupted_is_removed(host, site, monkeypatch):
     push_setup.apply(site)
     site.config["push"] = None
-    run = commands.run
-
-    def die(argv, **options):
-        if argv[0] == "userdel":
-            raise DeploymentError("the power is lost")
-        return run(argv, **options)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(commands, "run", die)
-        with pytest.raises(DeploymentError, match="the power is lost"):
-            push_setup.apply(site)
+    die_at("userdel", site, monkeypatch)
     assert push_setup.pending(site) == {"user blog-push": "removed"}
     push_setup.apply(site)
     assert push_setup.pending(site) == {} and host.users == {}
