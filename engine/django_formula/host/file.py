@@ -163,16 +163,16 @@ def link(path: Path, target: str, *, durable: bool = True) -> None:
 
 def sync_content(path: Path) -> None:
     """Sync a file that another process has written: its content is on disk on return."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(path, os.O_NOFOLLOW)
 
 
 def sync_folder(path: Path) -> None:
     """Sync a folder: what was created, renamed or deleted in it is on disk on return."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path, os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(descriptor)
     finally:
