@@ -353,7 +353,7 @@ def _recent(hosts: Iterable[Host], now: float) -> InPage:
         for site in host["sites"]
         for one in site["deployments"]
     ]
-    every.sort(key=lambda named: str(named.one["time"]), reverse=True)
+    every = sorted(every, key=lambda named: str(named.one["time"]))[::-1]  # of one second, the later is the newer
     if not every:
         return in_page("")
     return element(

@@ -44,7 +44,7 @@ def rows(site: str | None, since: str, who: str) -> list[dict[str, Any]]:
     names = [name for name in sites.registered() if site in (None, name)]
     found = [*acts, *_alone(acts, names, begin)]
     chosen = [row for row in found if clock.seconds(row["time"]) >= begin and who in ("", row["who"])]
-    return sorted(chosen, key=lambda row: str(row["time"]), reverse=True)
+    return sorted(chosen, key=lambda row: str(row["time"]))[::-1]  # of one second, the later line is the newer
 
 
 def _acts() -> list[dict[str, Any]]:

@@ -91,6 +91,13 @@ def test_fifty_sites_with_twenty_deployments_are_small():
     assert Reader(text).names().count("svg") == 50
 
 
+def test_later_one_of_two_deployments_of_a_second_comes_first():
+    one = sample.site("shop")["deployments"][-1] | {"time": "2026-03-01T12:00:00Z"}
+    own = [one | {"release": "0008-old"}, one | {"release": "0009-new"}]
+    text = read([sample.host(sites=[sample.site("shop") | {"deployments": own}])]).text.partition("Last deployments")[2]
+    assert text.index("0009") < text.index("0008")
+
+
 def test_page_requests_nothing_and_has_no_script():
     page = read(sample.whole())
     assert not {"script", "img", "iframe", "object", "form", "base", "audio", "video"} & {*page.names()}
