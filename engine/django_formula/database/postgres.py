@@ -14,7 +14,6 @@ from django_formula.host.commands import DeploymentError
 
 #: Where Debian and the PostgreSQL project's packages install each version; psql in PATH is a wrapper, twice as slow.
 PROGRAMS = Path("/usr/lib/postgresql")
-_ITERATIONS = 4096
 #: What the formula has of an archive of the servers of this host, and pgbackrest's configuration there.
 ARCHIVE = Path("/var/lib/django-formula/points")
 ARCHIVED = ARCHIVE / "pgbackrest.conf"
