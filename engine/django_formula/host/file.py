@@ -2,18 +2,23 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from django_formula.host import commands, proc, users
 from django_formula.untrusted import shapes
+
+#: Seconds that another process which writes a file is waited for.
+PATIENCE = 10.0
 
 
 def write(
@@ -31,20 +36,69 @@ def write(
         durable: whether the file is on disk on return; False for a new release, which is synced before its activation.
     """
     temporary = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "wb") as file:
+    with open(_created(temporary), "wb") as file:
         if (user, group) != ("root", "root") or not os.geteuid():  # that of a master as `salt` is its own
-            os.fchown(descriptor, users.user_id(user), users.group_id(group))
-        os.fchmod(descriptor, mode)
+            os.fchown(file.fileno(), users.user_id(user), users.group_id(group))
+        os.fchmod(file.fileno(), mode)
         file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
         file.flush()
         if durable:
-            os.fsync(descriptor)
-    temporary.replace(path)
+            os.fsync(file.fileno())
+        temporary.replace(path)
     if durable:
         sync_folder(path.parent)
+
+
+def _created(temporary: Path) -> int:
+    """Create the file that will replace another one, and return its descriptor, which has a lock.
+
+    One that another process is writing is waited for: else one of the two renames what the other has half written.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, 0o600)
+        except FileExistsError:
+            _clear(temporary, is_over=time.monotonic() >= deadline)
+            continue
+        if _is_locked(descriptor) and _is_at(temporary, descriptor):
+            return descriptor
+        os.close(descriptor)  # another process took it for a leftover
+
+
+def _clear(temporary: Path, *, is_over: bool) -> None:
+    """Delete the leftover of a process that was killed; wait a moment for one that writes, unless its time is over."""
+    try:
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError:  # no file
+        temporary.unlink(missing_ok=True)
+        return
+    try:
+        if not is_over and not _is_locked(descriptor):
+            time.sleep(0.002)
+        elif _is_at(temporary, descriptor):
+            temporary.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Return whether an open file is locked by this process; where locks are not supported, none is held."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
+    return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def checksum(text: str) -> str:

@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -175,3 +177,38 @@ def test_process_of_another_user_writes_files_of_its_own(tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     status = (folder / "hosts.json").stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (65534, 65534, 0o600)
+
+
+def test_processes_that_write_a_file_at_once_write_it_whole(own_host):
+    """Schedules that begin at the same time each record what they found out about the host."""
+    path, size, writers = own_host / "shared.json", 100_000, []
+    for letter in "abc":
+        if not (pid := os.fork()):
+            try:
+                for _ in range(60):
+                    host_file.write(path, letter * size, durable=False)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        writers.append(pid)
+    torn, ended = 0, {}
+    while len(ended) < len(writers):
+        text = host_file.read_text(path)
+        torn += text is not None and text != text[:1] * size
+        ended |= {
+            pid: code for pid in writers if pid not in ended for done, code in [os.waitpid(pid, os.WNOHANG)] if done
+        }
+    assert (torn, {*ended.values()}) == (0, {0})
+    assert not os.path.lexists(own_host / ".shared.json.new")
+
+
+def test_file_that_another_process_writes_for_ever_is_written_anyway(own_host, monkeypatch):
+    """A process that was stopped holds up nobody; one that was killed is not waited for."""
+    path, new = own_host / "one", own_host / ".one.new"
+    monkeypatch.setattr(host_file, "PATIENCE", 0.2)
+    with open(new, "w") as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        began = time.monotonic()
+        host_file.write(path, "content")
+        assert time.monotonic() - began >= 0.2
+    assert path.read_text() == "content" and not os.path.lexists(new)
