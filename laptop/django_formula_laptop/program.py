@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import getpass
+import hashlib
 import io
 import re
 import shlex
@@ -58,11 +59,16 @@ _PROBE = (
 )
 _UNPACK = 'd=$(mktemp -d /var/tmp/django-formula.XXXXXX) && tar -xz --no-same-owner -C "$d" && echo "$d"'
 #: Of root: puts a project into its place, where no site reads another one's code; `$1` is the folder that was sent,
-#: `$2` the project's.
+#: `$2` the project's, and what follows are its beginnings: one that has none of those recorded is another project.
 _PLACE = (
-    'set -e; umask 022; rm -rf "$2.new" "$2.old"; mkdir -p "${2%/*}"; mkdir -m 0700 "$2.new";'
-    ' tar -xf "$1/project.tar" --no-same-owner -C "$2.new"; if [ -e "$2" ]; then mv "$2" "$2.old"; fi;'
-    ' mv "$2.new" "$2"; rm -rf "$2.old"'
+    'set -e; umask 022; sent=$1; at=$2; shift 2; mkdir -p "${at%/*}"; origin="${at%/*}/.${at##*/}.origin";'
+    ' same=; for one; do if grep -qsxF "$one" "$origin"; then same=yes; fi; done;'
+    ' if [ $# -gt 0 ] && [ -s "$origin" ] && [ -z "$same" ]; then'
+    ' echo "django-formula: $at of this host is another project, whose folder has the same name" >&2;'
+    ' echo "  give yours another name; or, where it is the same project, run on the host: rm $origin" >&2; exit 1; fi;'
+    ' rm -rf "$at.new" "$at.old"; mkdir -m 0700 "$at.new"; tar -xf "$sent/project.tar" --no-same-owner -C "$at.new";'
+    ' if [ $# -gt 0 ]; then printf "%s\\n" "$@" >"$origin.new"; mv "$origin.new" "$origin"; fi;'
+    ' if [ -e "$at" ]; then mv "$at" "$at.old"; fi; mv "$at.new" "$at"; rm -rf "$at.old"'
 )
 
 
@@ -157,6 +163,18 @@ def project(folder: Path) -> bytes:
     return done.stdout
 
 
+def beginnings(folder: Path) -> list[str]:
+    """Return what tells the project of a folder from others of its name; nothing for a clone without its history.
+
+    It is the first commits of its repository, each with the place of the folder there.
+    """
+    git = ["git", "-C", str(folder)]
+    if _printed([*git, "rev-parse", "--is-shallow-repository"]).strip() != "false":
+        return []
+    part = hashlib.sha256(_printed([*git, "rev-parse", "--show-prefix"]).encode()).hexdigest()[:12]
+    return [f"{commit}-{part}" for commit in _printed([*git, "rev-list", "--max-parents=0", "HEAD"]).split()]
+
+
 def archive(sent: bytes | None) -> bytes:
     """Return the formula, and a project next to it, as a compressed tar archive."""
     buffer = io.BytesIO()
@@ -189,7 +207,7 @@ def place(folder: Path) -> str:
     """
     name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")
     if not name:
-        raise LaptopError(f"{folder.resolve()} has a name without a letter", "rename it")
+        raise LaptopError(f"{folder.resolve()} has a name without a letter or digit of ASCII", "rename it")
     return f"{PROJECTS}/{name}"
 
 
@@ -284,6 +302,7 @@ def up(given: argparse.Namespace) -> int:
         LaptopError: the host cannot be reached, or there is nothing to send or to push.
     """
     options, sent, target = [], None, ""
+    known: list[str] = []
     if given.push is not None:
         if not given.repository or not Path(given.repository).is_dir():
             raise LaptopError(
@@ -297,7 +316,7 @@ def up(given: argparse.Namespace) -> int:
                 "--revision is of a URL: of a folder the commit is sent that is checked out", "git switch"
             )
         folder = Path(given.repository)
-        sent, target = project(folder), place(folder)
+        sent, target, known = project(folder), place(folder), beginnings(folder)
         options += ["--repository", target]
     elif given.repository:
         options += ["--repository", given.repository]
@@ -306,7 +325,7 @@ def up(given: argparse.Namespace) -> int:
     with reached(given.host) as remote:
         (at,) = remote.answer(_UNPACK, r"(/var/tmp/django-formula\.\w+)", archive(sent))
         there = shlex.quote(at)
-        placing = f"sh -c {shlex.quote(_PLACE)} place {there} {shlex.quote(target)} && " if target else ""
+        placing = f"sh -c {shlex.quote(_PLACE)} place {shlex.join([at, target, *known])} && " if target else ""
         run = shlex.join(["bash", f"{at}/formula/quickstart", *options])
         code = remote.run_as_root(f"{placing}{run}; code=$?; rm -rf {there}; exit $code")
         if not code and given.push is not None:

@@ -161,7 +161,10 @@ def test_commit_of_a_folder_is_sent_and_placed(quickstart: Laptop, monkeypatch: 
         subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-am", "Next"], check=True)
         done = quickstart.run("up", "web1", "--repository", str(folder))
         assert done.returncode == 0 and quickstart.lines("started") == [f"started --repository {projects}/my-blog"]
-        assert [(path.name, path.stat().st_mode & 0o777) for path in projects.iterdir()] == [("my-blog", 0o700)]
+        assert [(path.name, path.stat().st_mode & 0o777) for path in sorted(projects.iterdir())] == [
+            (".my-blog.origin", 0o644),
+            ("my-blog", 0o700),
+        ]
         assert [(path.name, path.read_text()) for path in (projects / "my-blog").iterdir()] == [("manage.py", text)]
 
 
@@ -182,6 +185,60 @@ def clone(quickstart: Laptop) -> Path:
     text = program.read_text().replace('"/var/lib/django-formula/push"', f'"{quickstart.folder}/push"')
     program.write_text(text.replace('"/srv/projects"', f'"{quickstart.folder}/srv"'))
     return folder
+
+
+def commit(folder: Path, text: str) -> None:
+    """Commit a file to the repository of a folder, which is made where there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manage.py").write_text(text)
+    git = ["git", "-C", str(folder), "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    known = _is_inside(folder)
+    for words in ([] if known else [["init", "--quiet"]]) + [["add", "."], ["commit", "--quiet", "-m", text]]:
+        subprocess.run([*git, *words], check=True)
+
+
+def _is_inside(folder: Path) -> bool:
+    argv = ["git", "-C", str(folder), "rev-parse"]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+def test_project_of_another_with_a_folder_of_the_same_name_is_not_replaced(quickstart: Laptop, clone: Path) -> None:
+    """It would be released on the site of the first one, and migrate its database."""
+    first, other = quickstart.folder / "one/backend", quickstart.folder / "other/backend"
+    for folder in (first, other):
+        commit(folder, folder.parent.name)
+    placed = quickstart.folder / "srv/backend/manage.py"
+    assert quickstart.run("up", "web1", "--repository", str(first)).returncode == 0 and placed.read_text() == "one"
+    done = quickstart.run("up", "web1", "--repository", str(other))
+    origin = quickstart.folder / "srv/.backend.origin"
+    assert done.returncode == 1 and quickstart.lines("started") == [] and placed.read_text() == "one"
+    assert done.stderr.splitlines() == [
+        f"django-formula: {placed.parent} of this host is another project, whose folder has the same name",
+        f"  give yours another name; or, where it is the same project, run on the host: rm {origin}",
+    ]
+    commit(first, "next")
+    assert quickstart.run("up", "web1", "--repository", str(first)).returncode == 0 and placed.read_text() == "next"
+    origin.unlink()
+    assert quickstart.run("up", "web1", "--repository", str(other)).returncode == 0 and placed.read_text() == "other"
+
+
+def test_parts_of_a_repository_are_projects_and_a_clone_without_history_is_taken_at_its_word(
+    quickstart: Laptop, clone: Path
+) -> None:
+    whole = quickstart.folder / "whole"
+    commit(whole, "whole")
+    for part in ("shop/web", "blog/web"):
+        commit(whole / part, part)
+    placed = quickstart.folder / "srv/web/manage.py"
+    assert quickstart.run("up", "web1", "--repository", str(whole / "shop/web")).returncode == 0
+    assert quickstart.run("up", "web1", "--repository", str(whole / "blog/web")).returncode == 1
+    assert placed.read_text() == "shop/web"
+    shallow = quickstart.folder / "ci/web"
+    argv = ["git", "clone", "--quiet", "--depth=1", f"file://{whole}", str(shallow)]
+    subprocess.run(argv, check=True)
+    assert quickstart.run("up", "web1", "--repository", str(shallow)).returncode == 0
+    assert placed.read_text() == "whole"
+    assert quickstart.run("up", "web1", "--repository", str(whole / "blog/web")).returncode == 1
 
 
 def remote(folder: Path) -> list[str]:
