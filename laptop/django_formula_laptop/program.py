@@ -57,7 +57,10 @@ _PROBE = (
     "id -u; if ! command -v sudo >/dev/null; then echo none;"
     " elif sudo -n true 2>/dev/null; then echo free; else echo password; fi"
 )
-_UNPACK = 'd=$(mktemp -d /var/tmp/django-formula.XXXXXX) && tar -xz --no-same-owner -C "$d" && echo "$d"'
+_UNPACK = (
+    "d=$(mktemp -d /var/tmp/django-formula.XXXXXX) &&"
+    ' if tar -xz --no-same-owner -C "$d"; then echo "$d"; else rm -rf "$d"; false; fi'
+)
 #: Of root: puts a project into its place, where no site reads another one's code; `$1` is the folder that was sent,
 #: `$2` the project's, and what follows are its beginnings: one that has none of those recorded is another project.
 _PLACE = (
@@ -110,6 +113,11 @@ class Remote(NamedTuple):
                 f"see what it prints: {shlex.join(['ssh', self.name, 'id -u'])}",
             )
         return found.groups()
+
+    def end(self, command: str) -> None:
+        """Run a command of the login's shell that cleans up; it may fail."""
+        argv = ["ssh", *self.options, self.name, command]
+        subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
     def run_as_root(self, command: str) -> int:
         """Run a command of root with this terminal, if there is one; return how it ended."""
@@ -327,7 +335,12 @@ def up(given: argparse.Namespace) -> int:
         there = shlex.quote(at)
         placing = f"sh -c {shlex.quote(_PLACE)} place {shlex.join([at, target, *known])} && " if target else ""
         run = shlex.join(["bash", f"{at}/formula/quickstart", *options])
-        code = remote.run_as_root(f"{placing}{run}; code=$?; rm -rf {there}; exit $code")
+        # What root may have made there goes with its shell; the rest also where that was not started.
+        ending = f"trap 'rm -rf {there}' EXIT; trap 'exit 130' HUP INT TERM"
+        try:
+            code = remote.run_as_root(f"{ending}; {placing}{run}; exit $?")
+        finally:
+            remote.end(f"rm -rf {there}")
         if not code and given.push is not None:
             name = site_name(target)  # or with `-site`, where the host has another user of that name
             listing = f"cd {PUSHES} && ls -d {name} {name}-site 2>/dev/null | head -n 1"

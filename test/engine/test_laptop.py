@@ -27,6 +27,7 @@ exec sh -c "$*"
 """
 #: Stands for sudo and id: a user who may become root without a password, with one, or not.
 SUDO = """#!/bin/sh
+[ -z "$DENIED" ] || [ "$1" = -n -a "$2" = true ] || exit 1
 [ "$1" != -n ] || { [ "$SUDO_IS" = free ] || exit 1; shift; }
 echo "sudo $1" >>"$CALLS"
 exec "$@"
@@ -98,10 +99,37 @@ def test_up_sends_the_formula_and_runs_quickstart_as_root(quickstart: Laptop) ->
     assert quickstart.lines("started") == ["started --repository https://git.example.org/b.git --domain b.example.org"]
     assert "has pyproject.toml" in quickstart.lines("has") and quickstart.lines("sudo sh") == ["sudo sh"]
     assert all("ada@web1" in line and "ControlPath=/tmp/djf-" in line for line in quickstart.lines("-o"))
-    (sent,) = {*re.findall(r"/var/tmp/django-formula\.\w+(?=/)", quickstart.calls.read_text())} - {
-        "/var/tmp/django-formula.XXXXXX"
-    }
-    assert not Path(sent).exists()
+    assert not sent_to(quickstart).exists()
+
+
+def sent_to(laptop: Laptop) -> Path:
+    """Return the folder of the host in which the formula was unpacked."""
+    names = {*re.findall(r"/var/tmp/django-formula\.\w+(?=/)", laptop.calls.read_text())}
+    (name,) = names - {"/var/tmp/django-formula.XXXXXX"}
+    return Path(name)
+
+
+@pytest.mark.parametrize("fault", ["no password", "interrupted"])
+def test_nothing_that_was_sent_is_left_on_the_host(quickstart: Laptop, clone: Path, fault: str) -> None:
+    """It has the source of the project."""
+    if fault == "interrupted":
+        program = quickstart.folder / "site/django_formula_laptop/formula/quickstart"
+        program.write_text("kill -INT $PPID; sleep 0.2; exit 130\n")
+    done = quickstart.run("up", "web1", "--repository", str(clone), DENIED="yes" if fault == "no password" else "")
+    assert done.returncode == (1 if fault == "no password" else 130), done
+    assert not sent_to(quickstart).exists()
+
+
+def test_full_disk_of_the_host_keeps_nothing_of_what_was_sent(quickstart: Laptop, clone: Path) -> None:
+    made = quickstart.folder / "made"
+    for name, text in (
+        ("mktemp", f'mkdir "{made}" && echo "{made}"'),
+        ("tar", f'touch "{made}/half"; cat >/dev/null; exit 2'),
+    ):
+        (quickstart.folder / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (quickstart.folder / "bin" / name).chmod(0o755)
+    assert quickstart.run("up", "web1", "--repository", str(clone)).returncode == 1
+    assert not made.exists()
 
 
 def test_words_of_a_login_are_not_taken_for_an_answer(quickstart: Laptop) -> None:
@@ -222,7 +250,7 @@ def test_project_of_another_with_a_folder_of_the_same_name_is_not_replaced(quick
     assert quickstart.run("up", "web1", "--repository", str(other)).returncode == 0 and placed.read_text() == "other"
 
 
-def test_parts_of_a_repository_are_projects_and_a_clone_without_history_is_taken_at_its_word(
+def test_parts_of_a_repository_are_projects_and_a_clone_without_history_is_any_of_them(
     quickstart: Laptop, clone: Path
 ) -> None:
     whole = quickstart.folder / "whole"

@@ -203,7 +203,7 @@ def test_processes_that_write_a_file_at_once_write_it_whole(own_host):
 
 
 def test_file_that_another_process_writes_for_ever_is_written_anyway(own_host, monkeypatch):
-    """A process that was stopped holds up nobody; one that was killed is not waited for."""
+    """A process that was stopped does not keep others from writing."""
     path, new = own_host / "one", own_host / ".one.new"
     monkeypatch.setattr(host_file, "PATIENCE", 0.2)
     with open(new, "w") as stopped:
