@@ -391,5 +391,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LaptopError as error:
         print("django-formula: " + "\n  ".join(error.args), file=sys.stderr)
         return 1
+    except FileNotFoundError as error:
+        if error.filename not in ("git", "ssh"):
+            raise
+        print(f"django-formula: {error.filename} is not on the path of this machine\n  install it", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130

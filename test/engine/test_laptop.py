@@ -136,6 +136,16 @@ def test_words_of_a_login_are_not_taken_for_an_answer(quickstart: Laptop) -> Non
     assert quickstart.run("up", "talks").returncode == 0 and quickstart.lines("started") == ["started "]
 
 
+@pytest.mark.parametrize("program", ["ssh", "git"])
+def test_missing_program_of_this_machine_is_named(quickstart: Laptop, clone: Path, program: str) -> None:
+    (quickstart.folder / "bin" / program).unlink(missing_ok=True)
+    done = quickstart.run(
+        "up", "web1", *(["--repository", str(clone)] if program == "git" else []), PATH=str(quickstart.folder / "bin")
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"django-formula: {program} is not on the path of this machine", "  install it"]
+
+
 def test_root_needs_no_sudo_and_an_exit_code_is_kept(quickstart: Laptop) -> None:
     done = quickstart.run("up", "root@web1", UID_IS="0", CODE="3")
     assert (done.returncode, quickstart.lines("sudo sh"), quickstart.lines("started")) == (3, [], ["started "])
