@@ -23,6 +23,11 @@ _MOST = 16 << 20
 _NODE = {"bookworm": (18, 20), "trixie": (20, 19), "jammy": (12, 22), "noble": (18, 19)}
 #: The first version of Node.js with OpenSSL 3.
 _OPENSSL_3 = (17, 0)
+#: The option of Node.js for packages that have one of these patterns.
+_NODE_OPTIONS = {
+    "old_openssl": "--openssl-legacy-provider",
+    "open_channels": "--import=data:text/javascript,globalThis.MessageChannel=undefined",
+}
 _CONFIGURATION = re.compile(r"(vite|webpack|rollup|vue|svelte|next|gulpfile|Gruntfile|angular|craco|esbuild)[\w.-]*")
 _OTHER = re.compile(r"docs?|examples?|website|([\w-]+-)?(tests?|e2e|cypress|playwright)(-[\w-]+)?")
 #: A target of a Makefile and its recipe; the programs of npm in it.
@@ -200,7 +205,7 @@ def _front_end(
         commands[-1] = re.sub(r" (ci|install)$", " prune --omit=dev", commands[-1])
     node, reason = _node(path, content, distribution, program.node)
     if _NODE.get(distribution, (0, 0)) >= _OPENSSL_3 or node:
-        commands = _with_old_openssl(path.parent, " ".join(run.values()), commands)
+        commands = _with_node_options(path.parent, " ".join(run.values()), commands)
     commands = _without_browsers(path.parent, commands)
     rewritten = {one: new for one, text in run.items() if (new := node_scripts.for_shell(text)) != text}
     at = f"npm --prefix {prefix}" if prefix else "npm"
@@ -238,18 +243,22 @@ def _describes_servers(folder: Path, content: dict[str, Any]) -> bool:
     )
 
 
-def _with_old_openssl(folder: Path, scripts: str, commands: list[str]) -> list[str]:
-    """Have scripts use what OpenSSL 3 only has on demand, where a package that they run needs it and they do not ask.
+def _with_node_options(folder: Path, scripts: str, commands: list[str]) -> list[str]:
+    """Have scripts run with the options of Node that packages of them need, unless they set them themselves.
 
     Args:
         folder: that of package.json.
     """
-    pattern = re.compile("|".join(rows("old_openssl")), re.MULTILINE)
-    if "openssl-legacy-provider" in scripts or not any(map(pattern.search, _texts(folder))):
-        return commands
-    return [
-        f"env NODE_OPTIONS=--openssl-legacy-provider {one}" if re.search(r"\brun\b", one) else one for one in commands
+    texts = _texts(folder)
+    options = [
+        option
+        for part, option in _NODE_OPTIONS.items()
+        if option.partition("=")[0] not in scripts and any(map(re.compile("|".join(rows(part)), re.M).search, texts))
     ]
+    if not options:
+        return commands
+    environment = in_command("env", f"NODE_OPTIONS={' '.join(options)}")
+    return [f"{environment} {one}" if re.search(r"\brun\b", one) else one for one in commands]
 
 
 def _without_browsers(folder: Path, commands: list[str]) -> list[str]:

@@ -66,25 +66,43 @@ def test_what_only_the_shell_of_windows_has(script, word):
     assert node_scripts.only_of_windows(script) == word
 
 
+_OLD_OPENSSL = "NODE_OPTIONS=--openssl-legacy-provider"
+_CLOSED = "--import=data:text/javascript,globalThis.MessageChannel=undefined"
+
+
 @pytest.mark.parametrize(
-    ("files", "needs"),
+    ("files", "words"),
     [
-        ({"package.json": '{"devDependencies": {"webpack": "^4.46.0"}}'}, True),
-        ({"package.json": '{"devDependencies": {"webpack": "^5.1.0"}}'}, False),
-        ({"package-lock.json": '"node_modules/webpack": {\n      "version": "4.44.2",'}, True),
-        ({"package-lock.json": '"peerDependencies": {"webpack": "^4.27.0 || ^5.0.0"}'}, False),
-        ({"yarn.lock": 'webpack@4.x, webpack@^4.0.0:\n  version "4.46.0"\n'}, True),
-        ({"yarn.lock": '"webpack@npm:^5.1.0":\n  version: 5.90.0\n'}, False),
-        ({"pnpm-lock.yaml": "packages:\n\n  /webpack/4.46.0:\n"}, True),
-        ({"pnpm-lock.yaml": "packages:\n\n  webpack@4.46.0:\n"}, True),
+        ({"package.json": '{"devDependencies": {"webpack": "^4.46.0"}}'}, f"env {_OLD_OPENSSL} "),
+        ({"package.json": '{"devDependencies": {"webpack": "^5.1.0"}}'}, ""),
+        ({"package-lock.json": '"node_modules/webpack": {\n      "version": "4.44.2",'}, f"env {_OLD_OPENSSL} "),
+        ({"package-lock.json": '"peerDependencies": {"webpack": "^4.27.0 || ^5.0.0"}'}, ""),
+        ({"yarn.lock": 'webpack@4.x, webpack@^4.0.0:\n  version "4.46.0"\n'}, f"env {_OLD_OPENSSL} "),
+        ({"yarn.lock": '"webpack@npm:^5.1.0":\n  version: 5.90.0\n'}, ""),
+        ({"pnpm-lock.yaml": "packages:\n\n  /webpack/4.46.0:\n"}, f"env {_OLD_OPENSSL} "),
+        ({"pnpm-lock.yaml": "packages:\n\n  webpack@4.46.0:\n"}, f"env {_OLD_OPENSSL} "),
+        (
+            {
+                "package.json": '{"devDependencies": {"vue-template-compiler": "^2.5.17"}}',
+                "yarn.lock": 'vue-template-compiler@^2.5.17:\n  version "2.5.17"\nwebpack@^4.0.0:\n  version "4.9.1"\n',
+            },
+            f"env '{_OLD_OPENSSL} {_CLOSED}' ",
+        ),
+        (
+            {"package-lock.json": '"vue-template-compiler": {\n      "version": "2.5.22",'},
+            f"env NODE_OPTIONS={_CLOSED} ",
+        ),
+        ({"package-lock.json": '"node_modules/vue-template-compiler": {\n      "version": "2.6.14",'}, ""),
+        ({"package.json": '{"devDependencies": {"vue-template-compiler": "^2.5.17"}}'}, ""),  # 2.7 is installed
+        ({"pnpm-lock.yaml": "packages:\n\n  /vue-template-compiler/2.5.17:\n"}, f"env NODE_OPTIONS={_CLOSED} "),
     ],
 )
-def test_what_openssl_3_has_on_demand_only_is_demanded(tmp_path, files, needs):
+def test_packages_get_the_options_of_node_that_they_need(tmp_path, files, words):
     write_tree(tmp_path / "web", files)
-    commands = front_end._with_old_openssl(tmp_path / "web", "webpack", ["npm ci", "npm run build"])
-    assert commands == ["npm ci", f"{'env NODE_OPTIONS=--openssl-legacy-provider ' if needs else ''}npm run build"]
-    asked = "cross-env NODE_OPTIONS=--openssl-legacy-provider webpack"
-    assert front_end._with_old_openssl(tmp_path / "web", asked, ["npm run build"]) == ["npm run build"]
+    commands = front_end._with_node_options(tmp_path / "web", "webpack", ["npm ci", "npm run build"])
+    assert commands == ["npm ci", f"{words}npm run build"]
+    asked = f"cross-env {words or 'NODE_OPTIONS='} webpack"
+    assert front_end._with_node_options(tmp_path / "web", asked, ["npm run build"]) == ["npm run build"]
 
 
 @pytest.mark.parametrize(
