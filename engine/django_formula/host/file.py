@@ -5,20 +5,17 @@ import errno
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
 import stat
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from django_formula.host import commands, proc, users
 from django_formula.untrusted import shapes
-
-#: Seconds that another process which writes a file is waited for.
-PATIENCE = 10.0
 
 
 def write(
@@ -35,66 +32,59 @@ def write(
     Args:
         durable: whether the file is on disk on return; False for a new release, which is synced before its activation.
     """
-    temporary = path.with_name(f".{path.name}.new")
-    with open(_created(temporary), "wb") as file:
+    temporary, descriptor = _new_temporary(path)
+    with open(descriptor, "wb") as file:
         if (user, group) != ("root", "root") or not os.geteuid():  # that of a master as `salt` is its own
-            os.fchown(file.fileno(), users.user_id(user), users.group_id(group))
-        os.fchmod(file.fileno(), mode)
+            os.fchown(descriptor, users.user_id(user), users.group_id(group))
+        os.fchmod(descriptor, mode)
         file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
         file.flush()
         if durable:
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
         temporary.replace(path)
     if durable:
         sync_folder(path.parent)
 
 
-def _created(temporary: Path) -> int:
-    """Create the file that will replace another one, and return its descriptor, which has a lock.
-
-    One that another process is writing is waited for: else one of the two renames what the other has half written.
-    """
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, 0o600)
-        except FileExistsError:
-            _clear(temporary, is_over=time.monotonic() >= deadline)
+def _new_temporary(path: Path) -> tuple[Path, int]:
+    """Create a file next to another one, locked as long as it is open; another process may be writing the same one."""
+    for number in itertools.count():
+        temporary = path.with_name(f".{path.name}{f'.{number}' if number else ''}.new")
+        if _is_in_use(temporary):
             continue
-        if _is_locked(descriptor) and _is_at(temporary, descriptor):
-            return descriptor
-        os.close(descriptor)  # another process took it for a leftover
+        with contextlib.suppress(FileExistsError):  # of a process that has been faster
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            if _is_locked(descriptor, temporary):
+                return temporary, descriptor
+            os.close(descriptor)
+    raise AssertionError  # the numbers do not end
 
 
-def _clear(temporary: Path, *, is_over: bool) -> None:
-    """Delete the leftover of a process that was killed; wait a moment for one that writes, unless its time is over."""
+def _is_in_use(temporary: Path) -> bool:
+    """Return whether a process is writing a temporary file; remove the one of a process that was killed."""
     try:
-        descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        return
-    except OSError:  # no file
+        return False
+    except OSError:  # a link
         temporary.unlink(missing_ok=True)
-        return
+        return False
     try:
-        if not is_over and not _is_locked(descriptor):
-            time.sleep(0.002)
-        elif _is_at(temporary, descriptor):
-            temporary.unlink(missing_ok=True)
+        if not _is_locked(descriptor, temporary):
+            return True
+        temporary.unlink(missing_ok=True)
+        return False
     finally:
         os.close(descriptor)
 
 
-def _is_locked(descriptor: int) -> bool:
-    """Return whether an open file is locked by this process; where locks are not supported, none is held."""
+def _is_locked(descriptor: int, path: Path) -> bool:
+    """Lock an open file, and return whether this process has the lock, and the file still has its path."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return not isinstance(error, BlockingIOError)
-    return True
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
+        if isinstance(error, BlockingIOError):
+            return False  # else the file system has no locks
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
@@ -207,12 +197,24 @@ def link(path: Path, target: str, *, durable: bool = True) -> None:
         durable: as for `write`.
     """
     temporary = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    temporary.symlink_to(target)
-    temporary.replace(path)
+    while not _is_linked(path, temporary, target):  # another process makes the same link at the same time
+        pass
     if durable:
         sync_folder(path.parent)
+
+
+def _is_linked(path: Path, temporary: Path, target: str) -> bool:
+    """Rename a new link to a path; return False where another process has taken or renamed it meanwhile."""
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(target)
+    except FileExistsError:
+        return False
+    try:
+        temporary.replace(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def sync_content(path: Path) -> None:

@@ -2,10 +2,8 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -179,36 +177,31 @@ def test_process_of_another_user_writes_files_of_its_own(tmp_path):
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (65534, 65534, 0o600)
 
 
-def test_processes_that_write_a_file_at_once_write_it_whole(own_host):
-    """Schedules that begin at the same time each record what they found out about the host."""
-    path, size, writers = own_host / "shared.json", 100_000, []
-    for letter in "abc":
-        if not (pid := os.fork()):
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_two_processes_write_one_file_at_the_same_time(own_host, what):
+    """Two schedules that begin at a boot each record what they found, without a common lock."""
+    path, rounds = own_host / "one", 150
+    texts = [str(number) * 5000 if what == "file" else str(number) * 200 for number in range(3)]
+
+    def write(text):
+        for _round in range(rounds):
+            host_file.link(path, text) if what == "link" else host_file.write(path, text)
+            found = os.readlink(path) if what == "link" else path.read_text()
+            assert found in texts, f"{len(found)} characters"
+
+    children = []
+    for text in texts:
+        if not (child := os.fork()):
             try:
-                for _ in range(60):
-                    host_file.write(path, letter * size, durable=False)
-            except BaseException:
+                write(text)
+                os._exit(0)
+            finally:
                 os._exit(1)
-            os._exit(0)
-        writers.append(pid)
-    torn, ended = 0, {}
-    while len(ended) < len(writers):
-        text = host_file.read_text(path)
-        torn += text is not None and text != text[:1] * size
-        ended |= {
-            pid: code for pid in writers if pid not in ended for done, code in [os.waitpid(pid, os.WNOHANG)] if done
-        }
-    assert (torn, {*ended.values()}) == (0, {0})
-    assert not os.path.lexists(own_host / ".shared.json.new")
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert [entry.name for entry in own_host.iterdir() if "one" in entry.name] == ["one"]
 
 
-def test_file_that_another_process_writes_for_ever_is_written_anyway(own_host, monkeypatch):
-    """A process that was stopped does not keep others from writing."""
-    path, new = own_host / "one", own_host / ".one.new"
-    monkeypatch.setattr(host_file, "PATIENCE", 0.2)
-    with open(new, "w") as stopped:
-        fcntl.flock(stopped, fcntl.LOCK_EX)
-        began = time.monotonic()
-        host_file.write(path, "content")
-        assert time.monotonic() - began >= 0.2
-    assert path.read_text() == "content" and not os.path.lexists(new)
+def test_link_in_a_folder_that_is_missing_is_an_error(own_host):
+    with pytest.raises(FileNotFoundError):
+        host_file.link(own_host / "missing/one", "target")
