@@ -292,13 +292,17 @@ def have_remote(folder: Path, host: str, site: str) -> None:
         LaptopError: the folder has another remote of that name.
     """
     way, at = ("ssh://", "/") if host.startswith("ssh://") else ("", ":")
-    url = f"{way}{site}-push@{host.removeprefix(way).rpartition('@')[2]}{at}{site}"
+    machine = host.removeprefix(way).rpartition("@")[2]
+    if not way and ":" in machine:  # an address of IPv6, whose first part git would take for the host
+        machine = f"[{machine}]"
+    url = f"{way}{site}-push@{machine}{at}{site}"
     git = ["git", "-C", str(folder)]
-    present = _printed([*git, "remote", "get-url", REMOTE]).strip()
+    present = _printed([*git, "config", "--get", f"remote.{REMOTE}.url"]).strip()  # before `insteadOf`
     if present and present != url:
         raise LaptopError(f"{folder} has a remote {REMOTE} already, {present}", f"push by: git push {url} HEAD:main")
     if not present:
         subprocess.run([*git, "remote", "add", REMOTE, url], check=True)
+    if not _printed([*git, "config", "--get-all", f"remote.{REMOTE}.push"]):
         subprocess.run([*git, "config", f"remote.{REMOTE}.push", "HEAD:refs/heads/main"], check=True)
     print(f"\nFrom now on, in {folder.resolve()}: git push {REMOTE}")
 

@@ -290,6 +290,8 @@ def remote(folder: Path) -> list[str]:
         ("ada@web1", "my-blog-push@web1:my-blog"),
         ("web1", "my-blog-push@web1:my-blog"),
         ("ssh://ada@web1:2222", "ssh://my-blog-push@web1:2222/my-blog"),
+        ("ada@2001:db8::1", "my-blog-push@[2001:db8::1]:my-blog"),
+        ("ssh://ada@[2001:db8::1]:2222", "ssh://my-blog-push@[2001:db8::1]:2222/my-blog"),
     ],
 )
 def test_folder_is_pushed_from_then_on(quickstart: Laptop, clone: Path, host: str, url: str) -> None:
@@ -309,6 +311,18 @@ def test_remote_of_another_is_left_alone(quickstart: Laptop, clone: Path) -> Non
     assert done.returncode == 1 and "has a remote live already, git@git.example.org:blog" in done.stderr
     assert "git push my-blog-push@web1:my-blog HEAD:main" in done.stderr
     assert remote(clone) == ["remote.live.url git@git.example.org:blog"]
+
+
+def test_remote_that_was_half_made_is_completed(quickstart: Laptop, clone: Path) -> None:
+    """It was killed after `git remote add`; and the user's git writes the hosts of remotes in its own way."""
+    (quickstart.folder / "id_ed25519.pub").write_text(KEY)
+    url = "my-blog-push@web1:my-blog"
+    git = ["git", "-C", str(clone)]
+    subprocess.run([*git, "remote", "add", "live", url], check=True)
+    subprocess.run([*git, "config", "url.ssh://through/.insteadOf", "my-blog-push@"], check=True)
+    done = quickstart.run("up", "web1", "--repository", str(clone), "--push")
+    assert done.returncode == 0, done
+    assert remote(clone) == [f"remote.live.url {url}", "remote.live.push HEAD:refs/heads/main"]
 
 
 def test_what_cannot_be_pushed_is_said_before_anything_is_sent(quickstart: Laptop, clone: Path) -> None:
