@@ -26,7 +26,7 @@ def missing(names: Collection[str], installed: Collection[str]) -> set[str]:
         return set()
     program = ["dpkg-query", "--show", "--showformat", r"${db:Status-Abbrev} ${Provides}\n"]
     text = commands.run(program, doing="listing the installed packages")
-    lists = [line[2:] for line in text.splitlines() if line.startswith("ii")]
+    lists = [line[2:] for line in text.splitlines() if line[1:2] == "i"]  # "hi" where apt holds it
     provided = {re.split(r"[\s(:]", part.strip())[0] for line in lists for part in line.split(",")}
     return absent - provided
 

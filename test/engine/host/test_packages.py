@@ -9,10 +9,18 @@ from django_formula.host import commands, packages
     [
         (["git", "libmagic1"], set()),
         (["git", "awk", "libold1", "libnone1"], {"libold1", "libnone1"}),
+        (["libheld1", "libgone1"], {"libgone1"}),
     ],
 )
 def test_package_that_another_one_provides_is_not_missing(monkeypatch, names, expected):
-    lines = ["ii  libmagic1 (= 1:5.46-5)", "ii  x (= 2), awk:any", "rc  libold1", "ii  "]
+    lines = [
+        "ii  libmagic1 (= 1:5.46-5)",
+        "ii  x (= 2), awk:any",
+        "rc  libold1",
+        "ii  ",
+        "hi  libheld1 (= 3)",
+        "hc  libgone1",
+    ]
     monkeypatch.setattr(commands, "run", lambda argv, **_options: "\n".join(lines))
     assert packages.missing(names, ["git", "mawk"]) == expected
 
