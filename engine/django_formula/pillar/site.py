@@ -279,6 +279,15 @@ def schedules(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
         yield from ((("schedules", name, "at"), text) for text in cron.problems(schedule["at"] or ""))
 
 
+def units_of_schedules(sites: Sites) -> Iterator[Problem]:
+    """Yield schedules whose units have the names of those of another site: `backup` of blog, and a site blog-at."""
+    for name, site in sites.items():
+        for schedule in site.get("schedules", {}) if f"{name}-at" in sites else ():
+            if kinds.is_of_site(schedule):
+                text = f"django-{name}-at-{schedule} is also a unit of site {name}-at: choose another name"
+                yield ("django", "sites", name, "schedules", schedule), text
+
+
 # The application server
 
 KEPT_IDLE = 60  # seconds that a proxy keeps an idle connection to a server
@@ -475,6 +484,7 @@ BETWEEN: tuple[Callable[[Sites], Iterator[Problem]], ...] = (
     database.between,
     database.points_between,
     store.between,
+    units_of_schedules,
     same_destinations,
     promotions,
 )
