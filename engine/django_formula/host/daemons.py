@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ NOTES = Path("/var/lib/django-formula/services")
 PATIENCE = 10.0
 #: Seconds that a daemon may take whose start failed because another process is starting it too.
 CONTEST = 2.0
+#: Words at the beginning of a command line among which its program is: after an emulator and an interpreter.
+_FIRST_WORDS = 3
 
 
 class Daemon(NamedTuple):
@@ -132,9 +135,19 @@ def pid(daemon: Daemon) -> int | None:
     for path in sorted(RUN.glob(daemon.pid_file)):
         with contextlib.suppress(OSError, ValueError, DeploymentError):
             number = int(Foreign(path.parent, path.name).text(64) or "")
-            if daemon.program.encode() in proc.command_line(number):
+            if _is_of(proc.command_line(number), daemon.program.encode()):
                 return number
     return None
+
+
+def _is_of(command_line: bytes, program: bytes) -> bool:
+    """Return whether a command line is of a program, which may have an interpreter and an emulator before it.
+
+    That of another process may name the program too: one that follows its log, in a container that was started again.
+    """
+    first, *others = re.split(rb"[\0 ]", command_line)[:_FIRST_WORDS]
+    is_first = os.path.basename(first.rstrip(b":")).startswith(program)
+    return is_first or any(word.startswith(b"/") and os.path.basename(word) == program for word in others)
 
 
 def is_running(daemon: Daemon) -> bool:

@@ -51,6 +51,37 @@ def test_reused_pid_is_not_the_daemon(host):
     assert (daemons.pid(SUPERVISOR), daemons.pid(NGINX)) == (7, None)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"tail\0-F\0/var/log/supervisor/supervisord.log\0",
+        b"tail\0/var/log/supervisor/supervisord.log\0",
+        b"/bin/sh\0-c\0service supervisor start; exec tail -F /var/log/supervisor/supervisord.log\0",
+        b"grep\0-r\0supervisord\0",
+    ],
+)
+def test_process_that_only_names_the_daemon_is_not_it(host, line):
+    """A container that starts again keeps the pid file, and gives its number to what it starts now."""
+    host(7, line, "supervisord.pid")
+    assert daemons.pid(SUPERVISOR) is None
+
+
+@pytest.mark.parametrize(
+    ("daemon", "pid_file", "line"),
+    [
+        (NGINX, "nginx.pid", b"nginx: master process nginx\0"),
+        (NGINX, "nginx.pid", b"/usr/sbin/nginx-debug\0-g\0daemon off;\0"),
+        (NGINX, "nginx.pid", b"/run/rosetta/rosetta\0/usr/sbin/nginx\0-g\0daemon off;\0"),
+        (SUPERVISOR, "supervisord.pid", b"/usr/bin/qemu-x86_64\0/usr/bin/python3\0/usr/bin/supervisord\0"),
+        (daemons.CRON, "crond.pid", b"/usr/sbin/cron\0-f\0"),
+        (daemons.CRON, "crond.pid", b"cron\0"),
+    ],
+)
+def test_daemon_is_known_by_its_program(host, daemon, pid_file, line):
+    host(7, line, pid_file)
+    assert daemons.pid(daemon) == 7
+
+
 def test_running_server_is_found_among_several_pid_files(host, own_host):
     (own_host / "run/postgresql").mkdir(parents=True)
     host(8, b"sleep\0", "postgresql/13-main.pid")
