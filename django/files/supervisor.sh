@@ -31,8 +31,13 @@ exec >>{{ log }} 2>&1
 # A server that outlived its supervisor still has the socket.
 is_alive() { grep -qsz '^DJANGO_RELEASE={{ release.rpartition('/')[2] }}$' "/proc/$pid/environ"; }
 if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
-    kill "$pid"
-    while is_alive; do sleep 0.1; done
+    kill "$pid" || :
+    waited=0
+    while is_alive; do
+        [ "$waited" -lt {{ stop_timeout * 10 }} ] || kill -KILL "$pid" || : # as supervisor does after this time
+        sleep 0.1
+        waited=$((waited + 1))
+    done
 fi
 # Files of an earlier server are deleted.
 rm -rf "$run"/*

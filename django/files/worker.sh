@@ -18,7 +18,7 @@ fi
 # A worker that outlived its supervisor takes nothing more, and finishes what it has in hand next to this one.
 is_alive() { grep -qsz '^DJANGO_RELEASE={{ release.rpartition('/')[2] }}$' "/proc/$pid/environ"; }
 if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
-    kill "$pid"
+    kill "$pid" || :
     waited=0
     while is_alive && [ "$waited" -lt 10 ]; do
         sleep 1

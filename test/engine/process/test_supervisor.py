@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -389,6 +390,32 @@ def test_server_that_outlived_supervisor_is_ended(release, monkeypatch, verb):
     (process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
     getattr(process_supervisor.MANAGER, verb)(release.site, release.path)
     assert asked == [("blog", (str(release.run), release.path.name))]
+
+
+def test_server_that_outlived_supervisor_and_hangs_is_ended_by_force(supervised):
+    """Supervisor ends its own so; else the next server would wait for that one for ever."""
+    supervised.apply()
+    site = supervised.site
+    release = site.releases / supervised.live
+    script = re.sub(r"-lt \d+", "-lt 5", (release / "config/supervisor.sh").read_text())
+    script = re.sub(r"(?m)^exec (?!>>).*", "exec true", script.partition("\nset -a\n")[0] + "\nexec true\n")
+    run = contract.run_folder(site, release)
+    run.mkdir(parents=True, exist_ok=True)
+    hung = subprocess.Popen(
+        ["/bin/sh", "-c", 'trap "" TERM; echo; exec sleep 60'],
+        env={"DJANGO_RELEASE": release.name},
+        stdout=subprocess.PIPE,
+    )
+    assert hung.stdout and hung.stdout.readline()
+    (run / "pid").write_text(f"{hung.pid}\n")
+    ending = threading.Thread(target=hung.wait, daemon=True)
+    ending.start()
+    try:
+        subprocess.run(["/bin/sh", "-c", script, "supervisor.sh", f"as {site.user}"], check=True, timeout=15)
+        ending.join(5)
+        assert hung.returncode == -signal.SIGKILL
+    finally:
+        hung.kill()
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,13 @@ exec >>/srv/django/shop/log/0042.log 2>&1
 # A server that outlived its supervisor still has the socket.
 is_alive() { grep -qsz '^DJANGO_RELEASE=0042-3f2a9c1b77de$' "/proc/$pid/environ"; }
 if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
-    kill "$pid"
-    while is_alive; do sleep 0.1; done
+    kill "$pid" || :
+    waited=0
+    while is_alive; do
+        [ "$waited" -lt 400 ] || kill -KILL "$pid" || : # as supervisor does after this time
+        sleep 0.1
+        waited=$((waited + 1))
+    done
 fi
 # Files of an earlier server are deleted.
 rm -rf "$run"/*
