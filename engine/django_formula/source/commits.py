@@ -18,6 +18,7 @@ from django_formula.source import mirror as source_mirror
 from django_formula.source import submodule as source_submodule
 from django_formula.source.limits import Limits
 from django_formula.source.submodule import Submodule
+from django_formula.source.writing import writing
 
 COMMIT = git.COMMIT
 _CORRUPT = re.compile(
@@ -44,13 +45,11 @@ def resolve(site: Site, revision: str) -> str:
     doing = f"looking up {revision} in {commands.redact(url)}"
     listed = git.ask(site, "ls-remote", url=url, doing=doing, mirror="/nonexistent")
     refs = {name: commit for commit, name in (line.split("\t", 1) for line in listed.splitlines() if "\t" in line)}
-    found = {
-        name: refs.get(f"{name}^{{}}", refs[name])
-        for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}")
-        if name in refs and (name == "HEAD" or name.startswith("refs/"))
-    }
+    is_whole = revision in refs and (revision == "HEAD" or revision.startswith("refs/"))
+    names = (revision,) if is_whole else (f"refs/heads/{revision}", f"refs/tags/{revision}")
+    found = {name: refs.get(f"{name}^{{}}", refs[name]) for name in names if name in refs}
     if len(set(found.values())) > 1:
-        branch, tag = (found[f"refs/{kind}/{revision}"][:12] for kind in ("heads", "tags"))
+        branch, tag = (commit[:12] for commit in found.values())
         raise DeploymentError(
             f"{doing}: it is both a branch ({branch}) and a tag ({tag})",
             hint=f"set {site.at}:revision to refs/heads/{revision} or refs/tags/{revision}",
@@ -222,9 +221,10 @@ def _export(
     index = mirror / "export.index"
     index.unlink(missing_ok=True)
     work = {"GIT_WORK_TREE": str(target), "GIT_INDEX_FILE": str(index)}
-    git.run_git(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
     argv = ["checkout-index", "--all", "--force"]
-    git.run_git(site, *argv, doing="exporting the commit", extra=work, mirror=mirror, timeout=600)
+    with writing(mirror):
+        git.run_git(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
+        git.run_git(site, *argv, doing="exporting the commit", extra=work, mirror=mirror, timeout=600)
     index.unlink(missing_ok=True)
     if not url or site.config["submodules"] is False:
         return
@@ -287,10 +287,15 @@ def describe(site: Site, commit: str) -> dict[str, Any]:
     """Return author, subject and date of a commit; of the tree of a folder, the name of the folder."""
     if site.config["folder"]:
         return {"subject": f"the files of {site.config['folder']}"}
-    shown = git.run_git(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit").strip()
+    shown = git.run_git(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit")
     date, author, subject = [*shown.split("\n", 2), "", ""][:3]
-    author, subject = (git.plain(text[:1000])[:200] for text in (author, subject))
-    return {"author": author, "subject": subject, "committed": clock.timestamp(float(date))}
+    author, subject = (git.plain(text[:1000])[:200] for text in (author, subject.strip()))
+    return {"author": author, "subject": subject, "committed": _timestamp(date)}
+
+
+def _timestamp(date: str) -> str:
+    """Return the date of a commit, which is what its author likes; empty where it is no day of a calendar."""
+    return clock.timestamp(float(date)) if re.fullmatch(r"\d{1,11}", date, re.ASCII) else ""
 
 
 def last_change(site: Site, commit: str, paths: Iterable[str]) -> str:

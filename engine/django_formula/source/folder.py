@@ -18,6 +18,7 @@ from django_formula.site.sites import Site
 from django_formula.source import git, submodule
 from django_formula.source import reader as source_reader
 from django_formula.source.reader import Reader
+from django_formula.source.writing import writing
 from django_formula.untrusted.text import proposal
 
 #: Up to this number of objects, each gets a file of its own in the mirror, as in a fetch.
@@ -74,7 +75,8 @@ def _as_root(site: Site) -> str:
     git.set_attributes(site, site.mirror)
     index = {"GIT_WORK_TREE": folder, "GIT_INDEX_FILE": str(site.mirror / "folder.index")}
     timeout = commands.seconds(site.config["timeouts"]["fetch"])
-    git.run_git(site, "add", "--all", "--", ".", doing=f"reading {folder}", extra=index, timeout=timeout)
+    with writing(site.mirror):
+        git.run_git(site, "add", "--all", "--", ".", doing=f"reading {folder}", extra=index, timeout=timeout)
     return git.run_git(site, "write-tree", doing=f"reading {folder}", extra=index).strip()
 
 
@@ -218,4 +220,5 @@ def _stream(site: Site, reader: Reader, store: Path, revisions: str, doing: str)
         if number >= _UNPACKED:
             argv = ["index-pack", "--strict", "--stdin", "--fix-thin"]
         os.lseek(file.fileno(), 0, os.SEEK_SET)
-        git.run_git(site, *argv, doing=doing, timeout=timeout, stdin=file.fileno())
+        with writing(site.mirror):
+            git.run_git(site, *argv, doing=doing, timeout=timeout, stdin=file.fileno())

@@ -3,6 +3,7 @@
 What a repository cannot configure, and why: docs/decisions/0050.
 """
 
+import contextlib
 import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from django_formula.host import commands, file
 from django_formula.host.commands import DeploymentError
 from django_formula.site.sites import Site
 from django_formula.source import reader as source_reader
+from django_formula.source import writing as source_writing
 
 #: The configuration of git, which overrides the system's.
 CONFIGURATION = """\
@@ -185,14 +187,16 @@ def ask(
     stall = commands.seconds(site.config["timeouts"]["fetch"])
     is_fetch = command == "fetch"
     options = [*(["--progress"] if is_fetch else []), *arguments, *_upload_pack(url)]
+    written = source_writing.writing(Path(mirror or site.mirror)) if is_fetch else contextlib.nullcontext()
     try:
-        return commands.run(
-            ["git", command, *options, "--", url, *references],
-            doing=doing,
-            environment=_environment(site, protocols, mirror),
-            timeout=stall * (_SLOW if is_fetch else 1),
-            stall=stall + _TICK if is_fetch else 0,
-        )
+        with written:
+            return commands.run(
+                ["git", command, *options, "--", url, *references],
+                doing=doing,
+                environment=_environment(site, protocols, mirror),
+                timeout=stall * (_SLOW if is_fetch else 1),
+                stall=stall + _TICK if is_fetch else 0,
+            )
     except DeploymentError as error:
         raise _explained(site, url, doing, error) from None
 

@@ -13,6 +13,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.source import commits, submodule
 from django_formula.source import folder as source_folder
 from django_formula.source import mirror as source_mirror
+from django_formula.source.writing import writing
 from upstream import Upstream
 
 
@@ -76,6 +77,16 @@ def exported(site, commit, target=None):
 )
 def test_revision_is_resolved_to_a_commit(cloned, history, revision, name):
     assert commits.resolve(cloned(history), revision) == history.names[name]
+
+
+def test_branch_that_is_named_like_a_reference_does_not_hide_it(cloned, upstream):
+    """Who may push gives branches such names."""
+    for name in ("HEAD", "refs/heads/main", "refs/tags/v1"):
+        upstream.git("update-ref", f"refs/heads/{name}", upstream.first)
+    new = upstream.commit({"new.py": ""})
+    upstream.git("tag", "v1", new)
+    site = cloned(upstream)
+    assert [commits.resolve(site, name) for name in ("HEAD", "refs/heads/main", "refs/tags/v1")] == [new] * 3
 
 
 def test_short_commit_is_completed(cloned, history):
@@ -332,6 +343,45 @@ def test_damaged_mirror_is_created_again(cloned, upstream, how, packed):
     assert exported(site, upstream.first, site.releases / "again") == before
     new = upstream.commit({"new.py": ""})
     assert "new.py" in exported(site, new)
+
+
+def leave(mirror: Path, *names: str) -> None:
+    for name in names:
+        (mirror / name).parent.mkdir(parents=True, exist_ok=True)
+        (mirror / name).touch()
+
+
+LOCKS = ("export.index.lock", "packed-refs.lock", "shallow.lock", "HEAD.lock", "refs/heads/main.lock")
+PARTIAL = ("objects/pack/tmp_pack_a1B2c3", "objects/pack/tmp_idx_a1B2c3", "objects/ab/tmp_obj_a1B2c3")
+
+
+def test_what_a_killed_git_left_is_removed(cloned, upstream):
+    upstream.git("branch", "gone")
+    site = cloned(upstream)
+    exported(site, upstream.first)
+    subprocess.run(["git", "--git-dir", site.mirror, "pack-refs", "--all"], check=True)
+    leave(site.mirror, *LOCKS, *PARTIAL)
+    upstream.git("branch", "-D", "gone")
+    upstream.git("branch", "tmp_x")
+    new = upstream.commit({"new.py": ""})
+    assert "new.py" in exported(site, new)
+    assert not [name for name in (*LOCKS, *PARTIAL) if (site.mirror / name).exists()]
+    leave(site.mirror, *LOCKS, *PARTIAL)
+    assert "new.py" in exported(site, new, site.releases / "again")
+    assert not [name for name in (*LOCKS, *PARTIAL) if (site.mirror / name).exists()]
+    assert (site.mirror / "refs/heads/tmp_x").exists() and source_mirror.has(site, new)
+
+
+def test_what_another_process_writes_in_a_mirror_stays(cloned, upstream):
+    site = cloned(upstream)
+    with writing(site.mirror):
+        leave(site.mirror, *PARTIAL)
+        exported(site, upstream.first)
+        assert all((site.mirror / name).exists() for name in PARTIAL)
+    with pytest.raises(KeyError), writing(site.mirror):
+        leave(site.mirror, *PARTIAL)
+        raise KeyError
+    assert not [name for name in PARTIAL if (site.mirror / name).exists()]
 
 
 @contextmanager

@@ -172,6 +172,11 @@ def test_folder_of_root_is_read_as_root(root_site):
     assert not (root_site.root / "folder.git").exists()
 
 
+def test_lock_of_a_killed_git_is_removed(root_site):
+    (root_site.mirror / "folder.index.lock").touch()
+    assert files(root_site, source_folder.tree(root_site)).keys() == {"blog/models.py"}
+
+
 def test_folder_of_root_refused_when_another_user_owns_a_folder_in_it(root_site):
     os.chown(Path(root_site.config["folder"]) / "blog", RAY.pw_uid, RAY.pw_gid)
     with pytest.raises(DeploymentError, match="but blog in it is nobody:nogroup 0755") as error:

@@ -333,6 +333,22 @@ def test_harmless_defects_of_old_histories_pass(cloned, upstream):
     assert (export(cloned(upstream), made.stdout.decode().strip()) / "folder/old").read_text() == "x"
 
 
+@pytest.mark.parametrize(
+    "who",
+    ["Ada <ada@example.org> 9223372036854775807 +0000", "Ada <ada@example.org> 99999999999999 +0000", "Ada 1 +0000"],
+)
+def test_commit_with_an_impossible_date_is_described_without_one(cloned, upstream, who):
+    tree = upstream.git("rev-parse", "HEAD^{tree}")
+    text = f"tree {tree}\nauthor Ada <ada@example.org> 1 +0000\ncommitter {who}\n\nLate\n"
+    argv = ["git", "hash-object", "-t", "commit", "--literally", "-w", "--stdin"]
+    made = subprocess.run(argv, cwd=upstream.folder, input=text.encode(), check=True, capture_output=True)
+    commit = made.stdout.decode().strip()
+    upstream.git("update-ref", "refs/heads/main", commit)
+    site = cloned(upstream)
+    export(site, commit)
+    assert commits.describe(site, commit) == {"author": "Ada", "subject": "Late", "committed": ""}
+
+
 # .gitmodules
 
 
@@ -583,6 +599,7 @@ def test_stalled_transfer_times_out(cloned, upstream):
         with pytest.raises(DeploymentError, match="no progress for 5 s") as error:
             export(site, commit)
         assert time.monotonic() - began < 28 and error.value.transient
+    assert not [*site.mirror.glob("objects/**/tmp_*")]
 
 
 def test_transfer_that_never_ends_times_out(cloned, upstream, monkeypatch):
