@@ -64,7 +64,7 @@ def ext_pillar(minion_id, pillar, store):
     parts: list[tuple[list[str], set[str]] | None] = []
     for name, site in _map(given.get("sites")).items():
         whole = _over(defaults, site) if isinstance(site, dict) else {}
-        hosts = _map(whole.get("hosts"))
+        hosts = {str(host): entry for host, entry in _map(whole.get("hosts")).items()}  # YAML reads 10 as a number
         if hosts and fleet_store.NAME.fullmatch(str(name)):
             roster = roster or _roster()
             own, every = _parts(minion_id, hosts), {part for one in hosts for part in _parts(one, hosts)}

@@ -97,6 +97,12 @@ def test_a_name_without_parts_has_those_of_its_pattern_and_an_empty_list_has_non
     assert kept == {"lb1": ["balancer"], "web1": ["app"], "web2": [], "web3": ["app", "worker"]}
 
 
+def test_a_name_that_yaml_reads_as_a_number_fails_no_pillar(pillar_of):
+    found = pillar_of("web1", {"blog": {"hosts": {10: ["app"], None: ["app"], **HOSTS}}, "shop": {"hosts": HOSTS}})
+    assert found["blog"]["secret_key"] and found["shop"]["secret_key"]
+    assert found["blog"]["fleet"]["addresses"].keys() == found["shop"]["fleet"]["addresses"].keys()
+
+
 def test_secret_of_the_pillar_reaches_the_hosts_that_use_it_only(pillar_of):
     hosts = {**HOSTS, "web2": ["worker"], "web3": ["database", "cache"]}
     site = {

@@ -37,14 +37,18 @@ class Given:
         """Return the text of a file of the file server, which is fetched once in an apply.
 
         Raises:
-            DeploymentError: there is none.
+            DeploymentError: there is none, or it is no text.
         """
         if url not in self._texts:
             path = self._path(url)
             if not path:
                 hint = "check file_roots and gitfs_remotes"
                 raise DeploymentError(f"cannot find {url} on the file server", hint=hint)
-            self._texts[url] = Path(path).read_text(encoding="utf-8")
+            try:
+                self._texts[url] = Path(path).read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                hint = "convert it: certificates and keys are in PEM, templates in UTF-8"
+                raise DeploymentError(f"{url} is no text in UTF-8", hint=hint) from None
         return self._texts[url]
 
     def texts(self, urls: Iterable[str]) -> dict[str, str]:
@@ -68,7 +72,7 @@ class Given:
                 value = references.value(value, self._sdb)
             except DeploymentError as error:
                 raise DeploymentError(f"{path}: {error.message}", hint=error.hint) from None
-        if not isinstance(value, str) or not value or value == "**********":
+        if not isinstance(value, str) or not value or value == references.MASK:
             raise DeploymentError(
                 f"{path} has no value in this minion's pillar", hint="run: salt-call saltutil.refresh_pillar"
             )

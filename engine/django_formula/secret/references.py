@@ -11,8 +11,12 @@ from django_formula.host.commands import DeploymentError, redact
 from django_formula.untrusted.text import in_command
 
 SCHEME = "sdb://"
+#: What Salt and the formula show in place of a secret.
+MASK = "**********"
 _PAGE = "docs/guides/secrets.md"
 _ENCRYPTED = "-----BEGIN PGP MESSAGE-----"
+#: How keys and certificates begin, whose line ends may be those of Windows.
+_PEM = re.compile("-----BEGIN [A-Z0-9 ]+-----\r\n")
 #: What the errors of GPG repeat: the whole message, as text or as bytes.
 _MESSAGE = re.compile(rf"(b')?{_ENCRYPTED}.*?-----END PGP MESSAGE-----(\\n|\s)*'?", re.DOTALL)
 
@@ -47,9 +51,19 @@ def value(uri: str, get: Callable[[str], Any]) -> str:
         )
     if not isinstance(kept, str):
         raise _error(uri, "it is no text", "put a number in quotes; name a key of a map as the last part")
-    if not kept or _ENCRYPTED in kept:
-        raise _error(uri, "it was not decrypted" if kept else "it is empty", "correct it where it is kept")
+    if _PEM.match(kept):
+        kept = kept.replace("\r\n", "\n")
+    cause = "it was not decrypted" if _ENCRYPTED in kept else unusable(kept)
+    if cause:
+        raise _error(uri, cause, "correct it where it is kept")
     return kept
+
+
+def unusable(text: str) -> str:
+    """Return why a text can be no secret; empty where it can."""
+    if text.strip() in ("", MASK):
+        return "it is empty" if not text.strip() else "it is a mask of the value"
+    return "it has a carriage return or a NUL" if "\r" in text or "\0" in text else ""
 
 
 def _error(uri: str, cause: str, cure: str) -> DeploymentError:

@@ -17,6 +17,7 @@ from django_formula.database import databases as database_databases
 from django_formula.email import mail
 from django_formula.host import file, proc, users
 from django_formula.host.commands import DeploymentError
+from django_formula.secret import references
 from django_formula.site.sites import Site
 from django_formula.untrusted import shapes
 
@@ -24,7 +25,7 @@ from django_formula.untrusted import shapes
 _KEY_FILE = "secret_key.json"
 #: A copy of the secret key alone, for projects that read it from a file.
 _PLAIN_KEY_FILE = "secret_key"
-MASK = "**********"
+MASK = references.MASK
 #: The name of the key that the hosts of a site will sign with, and what those of the former ones begin with.
 NEXT_KEY = "secret_key.next"
 _FORMER = "secret_key.former."
@@ -123,7 +124,7 @@ def _read(site: Site, name: str) -> str | None:
         text = path.read_bytes().decode(errors="replace")
         if name == "secret_key":
             text = str((file.read_json(path) or {}).get("key", ""))
-        if not text or text.strip() in ("", MASK) or "\r" in text or "\0" in text:
+        if references.unusable(text):
             problem = "is empty or damaged"
     if problem:
         raise DeploymentError(

@@ -23,6 +23,11 @@ def test_value_is_the_text_that_is_kept():
     assert references.value(URI, answers("canary-1")) == "canary-1"
 
 
+def test_key_with_line_ends_of_windows_has_those_of_linux():
+    key = "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\n"
+    assert references.value(URI, answers(key.replace("\n", "\r\n"))) == key
+
+
 @pytest.mark.parametrize(
     ("given", "cause", "cure"),
     [
@@ -32,6 +37,10 @@ def test_value_is_the_text_that_is_kept():
         (1234, "it is no text", "put a number in quotes"),
         ({"database": "canary-1"}, "it is no text", "name a key of a map"),
         ("", "it is empty", "correct it where it is kept"),
+        (" \n", "it is empty", "correct it where it is kept"),
+        ("**********", "it is a mask of the value", "correct it where it is kept"),
+        ("canary-1\r\n", "it has a carriage return or a NUL", "correct it where it is kept"),
+        ("canary\0-1", "it has a carriage return or a NUL", "correct it where it is kept"),
         (CIPHER, "it was not decrypted", "correct it where it is kept"),
         (ConnectionError("no route to vault:8200\nand more"), "ConnectionError: no route to vault:8200", "look at the"),
         (
