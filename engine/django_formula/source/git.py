@@ -120,6 +120,15 @@ _REFUSALS = (
 _SLOW = 30
 #: Seconds between two lines of git's progress.
 _TICK = 1
+#: A URL with a login and a password.
+_LOGIN = re.compile(
+    r"(?P<scheme>https?://)(?P<user>[^/?#@:]*):(?P<password>[^/?#@]*)@(?P<host>[^/?#@]+)(?P<path>.*)", re.DOTALL
+)
+#: What git asks for them, in a shell that has them in its environment.
+_HELPER = (
+    '!f() { test "$1" != get || printf "username=%s\\npassword=%s\\n" '
+    '"$DJANGO_FORMULA_GIT_USER" "$DJANGO_FORMULA_GIT_PASSWORD"; }; f'
+)
 #: Lines of progress that git prints while it fetches, as opposed to errors.
 _PROGRESS = re.compile(
     r"(remote: )?(Enumerating|Counting|Compressing|Receiving|Resolving|Unpacking|Checking|Finding|Total)\b"
@@ -187,13 +196,14 @@ def ask(
     stall = commands.seconds(site.config["timeouts"]["fetch"])
     is_fetch = command == "fetch"
     options = [*(["--progress"] if is_fetch else []), *arguments, *_upload_pack(url)]
+    address, login = _without_login(url)
     written = source_writing.writing(Path(mirror or site.mirror)) if is_fetch else contextlib.nullcontext()
     try:
         with written:
             return commands.run(
-                ["git", command, *options, "--", url, *references],
+                ["git", command, *options, "--", address, *references],
                 doing=doing,
-                environment=_environment(site, protocols, mirror),
+                environment=_environment(site, protocols, mirror) | login,
                 timeout=stall * (_SLOW if is_fetch else 1),
                 stall=stall + _TICK if is_fetch else 0,
             )
@@ -234,6 +244,26 @@ def _environment(site: Site, protocols: tuple[str, ...], mirror: Path | str | No
     }
 
 
+def _without_login(url: str) -> tuple[str, dict[str, str]]:
+    """Return a URL without login and password, and the environment by which git knows them.
+
+    The arguments of a process are public: all users of the host see them.
+    """
+    found = _LOGIN.fullmatch(url)
+    user, password = (urllib.parse.unquote(found[part]) for part in ("user", "password")) if found else ("", "")
+    if not found or not f"{user}{password}".isprintable():
+        return url, {}
+    key = f"credential.{found['scheme']}{found['host']}.helper"
+    settings = [(key, ""), (key, _HELPER)]  # an empty one takes back those of the system for this host
+    return f"{found['scheme']}{found['host']}{found['path']}", {
+        "GIT_CONFIG_COUNT": str(len(settings)),
+        **{f"GIT_CONFIG_KEY_{number}": name for number, (name, _value) in enumerate(settings)},
+        **{f"GIT_CONFIG_VALUE_{number}": value for number, (_name, value) in enumerate(settings)},
+        "DJANGO_FORMULA_GIT_USER": user,
+        "DJANGO_FORMULA_GIT_PASSWORD": password,
+    }
+
+
 def plain(text: str) -> str:
     """Return an untrusted text on one line, without the control characters of terminals."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "" for c in text)
@@ -241,7 +271,9 @@ def plain(text: str) -> str:
 
 def _host(url: str) -> str:
     if "://" in url:
-        return urllib.parse.urlsplit(url).hostname or ""
+        with contextlib.suppress(ValueError):  # the URL of a submodule is what its author likes
+            return urllib.parse.urlsplit(url).hostname or ""
+        return ""
     return url.split(":", 1)[0].rsplit("@", 1)[-1] if ":" in url else "this host"
 
 

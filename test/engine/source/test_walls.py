@@ -6,7 +6,9 @@ import subprocess
 import threading
 import time
 from base64 import b64decode
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from django_formula.host import commands
@@ -208,6 +210,35 @@ def test_login_of_the_parent_is_not_sent_to_another_host(cloned, upstream):
         with pytest.raises(DeploymentError, match="requires a login"):
             commits._export(site, commit, site.releases / "one", site.mirror, url=parent)
     assert requests and not any(login for _path, login in requests)
+
+
+def test_login_in_a_url_is_in_no_process_list(cloned, upstream):
+    own = os.urandom(8).hex()  # other processes of this host may have any usual word
+    lists, wanted = [], f"ci %@'\"$:{own}%2F\\n $x"
+
+    def answer(handler):
+        if not handler.headers.get("Authorization"):
+            require_login(handler)
+            return
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                lists.append(path.read_bytes())
+        smart(upstream, lambda _sent: 0)(handler)
+
+    user, password = (quote(part, safe="") for part in wanted.split(":"))
+    with web(answer) as (port, requests):
+        site = cloned(f"http://{user}:{password}@127.0.0.1:{port}/upstream/.git")
+        commit = commits.resolve(site, "main")
+        export(site, commit)
+    assert {login for _path, login in requests} == {"", wanted}
+    assert any(b"ls-remote" in one for one in lists) and any(b"fetch" in one for one in lists)
+    assert not [one for one in lists if own.encode() in one]
+
+
+def test_url_that_is_none_is_explained(cloned, upstream):
+    commit = upstream.submodule("https://[x/library.git", "vendor", "1" * 40)
+    with pytest.raises(DeploymentError, match="the submodule vendor"):
+        export(cloned(upstream), commit)
 
 
 def test_redirect_to_a_file_is_not_followed(cloned, upstream, secret):
