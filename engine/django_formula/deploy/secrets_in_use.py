@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from urllib.parse import quote
 
 from django_formula.container import registry
 from django_formula.git_server import servers
@@ -85,13 +84,12 @@ class Secrets:
         self.by_name[name] = value
 
     def masked(self) -> list[str]:
-        """Return the texts that no output may contain, as they are and URL-encoded."""
+        """Return the texts that no output may contain."""
         keys = [value for name, value in self.tls.items() if name != "certificate"]
         given = filter(None, [*self.given.values(), self.deploy_key, self.hook_secret, *self._kept.values(), *keys])
         with contextlib.suppress(OSError):  # no file can be opened any more: those read before are still known
             self._fallbacks = secrets.fallbacks(self._site)
-        known = list(dict.fromkeys([*self.by_name.values(), *given, *self._fallbacks]))
-        return [*known, *(quoted for value in known if (quoted := quote(value, safe="")) != value)]
+        return list(dict.fromkeys([*self.by_name.values(), *given, *self._fallbacks]))
 
     def former_keys(self) -> list[str]:
         """Return the former secret keys that the release accepts, the last one first."""

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import functools
 import gc
+import json
 import os
 import pwd
 import re
@@ -15,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec
+from urllib.parse import quote, quote_plus
 
 from django_formula.untrusted.text import Log, shown, uncoloured
 
@@ -162,6 +164,8 @@ _POLL = 0.2
 PROGRESS = 15.0
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+#: The longest duration: the pillar has no longer one, and some centuries later the clocks of C end.
+_LONGEST = 999_999 * 86400
 #: Characters of a line of a secret that is masked without the others.
 _OWN_LINE = 16
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
@@ -297,10 +301,11 @@ def seconds(duration: str) -> float:
     Raises:
         DeploymentError: it is not a duration.
     """
-    found = re.fullmatch(r"(\d+)(ms|s|m|h|d)", str(duration))
-    if not found:
+    found = re.fullmatch(r"(\d{1,12})(ms|s|m|h|d)", str(duration))
+    length = int(found[1]) * _SECONDS[found[2]] if found else None
+    if length is None or length > _LONGEST:
         raise DeploymentError(f"{duration!r} is not a duration", hint="write a number and a unit, such as 30s or 5m")
-    return int(found[1]) * _SECONDS[found[2]]
+    return length
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
@@ -312,13 +317,15 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """Yield what a secret is in texts: as it is, shown, quoted by Python, without the line breaks around it, by lines.
+    """Yield what a secret is in texts: as it is, shown, quoted as Python, JSON and URLs do, stripped, by lines.
 
     A log has each line of a private key apart, and who reads a file leaves out the line break at its end.
     """
     lines = [line.strip() for line in secret.splitlines()]
     for text in (secret, secret.strip(), *(line for line in lines if len(line) >= _OWN_LINE)):
         yield from (text, shown(text), shown(text, lines=True), repr(text)[1:-1], ascii(text)[1:-1])
+        yield from (json.dumps(text, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False))
+        yield from (quoted(text, safe, errors="replace") for quoted in (quote, quote_plus) for safe in ("", "/"))
 
 
 def network_environment() -> dict[str, str]:

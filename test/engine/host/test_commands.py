@@ -26,7 +26,7 @@ def test_duration_is_converted_to_seconds(duration, expected):
     assert seconds(duration) == expected
 
 
-@pytest.mark.parametrize("duration", ["", "5", 5, "1.5s", "5 m", "5w", "-5s", "5s\n"])
+@pytest.mark.parametrize("duration", ["", "5", 5, "1.5s", "5 m", "5w", "-5s", "5s\n", "999999999999d", "1000000d"])
 def test_invalid_duration_is_refused(duration):
     with pytest.raises(DeploymentError, match="is not a duration"):
         seconds(duration)
@@ -39,6 +39,10 @@ def test_invalid_duration_is_refused(duration):
         ("hunter2hunter", ["hunter", "hunter2"], "********************"),
         ("an ant and more", ["an", "ant", "more"], "an ant and **********"),
         ("hunter2 is wrong", ["hunter2\n"], "********** is wrong"),
+        ("connect(database='u?password=p%40s%2Fs+1')", ["p@s/s 1"], "connect(database='u?password=**********')"),
+        ("p%40s/s%20 for p%40s%2Fs%20 and p%40s/s+", ["p@s/s "], "********** for ********** and **********"),
+        ('{"password": "hun\\"t\\u00e9r"}', ['hun"t\xe9r'], '{"password": "**********"}'),
+        ('{"password": "hun\\"t\xe9r"}', ['hun"t\xe9r'], '{"password": "**********"}'),
         ("is 'hun\\\\t\\xe9' it", ["hun\\t\xe9"], "is '**********' it"),
         (
             "12:00 -----BEGIN KEY-----\n12:00 MC4CAQAwBQYDK2Vw\n12:00 MC4CA",
