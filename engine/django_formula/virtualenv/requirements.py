@@ -43,7 +43,7 @@ _PYTHON_VERSIONS = {
 }
 #: A line for the project itself, which is never installed: its code is that of each release.
 PROJECT = re.compile(
-    r"^\s*(?:(?:-e|--editable)[\s=]+)?(?:file:)?\./?(?:\[([\w, -]+)\])?[ \t]*(?:[;#].*)?\r?$", re.MULTILINE
+    r"^\s*(?:-e[\s=]*|--editable[\s=]+)?(?:file:)?\./?(?:\[([\w, -]+)\])?[ \t]*(?:[;#].*)?\r?$", re.MULTILINE
 )
 #: The files that declare the dependencies of a project as a package.
 PACKAGING = ("pyproject.toml", "setup.py", "setup.cfg")
@@ -56,14 +56,14 @@ _MARKERS = (
 _REQUIREMENT = re.compile(r"[A-Za-z][\w.-]*(\[[\w, -]+\])?")
 #: A requirement by the URL of a repository or of an archive, the name that it may have there, and a marker by which it
 #: is not for this system.
-_URL = re.compile(r"(?:(?:-e|--editable)[\s=]+)?((?:git\+)?\w+://[^\s;]+)")
+_URL = re.compile(r"(?:-e[\s=]*|--editable[\s=]+)?((?:git\+)?\w+://[^\s;]+)")
 _EGG = re.compile(r"[#&]egg=([A-Za-z][\w.-]*(?:\[[\w, -]+\])?)")
 _OF_OTHERS = re.compile(
     r";(?!.*\bor\b).*\b(?:sys_platform|platform_system|os_name)\s*==\s*[\"'](?:win32|cygwin|nt|Windows|[Dd]arwin)[\"']"
 )
-_INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
-_LIMIT = re.compile(r"^\s*(?:-c|--constraint)[\s=]+(\S+)", re.MULTILINE)
-_REQUIRE = re.compile(r"^\s*(?:-r|--requirement)[\s=]+(\S+)", re.MULTILINE)
+_INCLUDE = re.compile(r"^\s*(?:-[rc][\s=]*|(?:--requirement|--constraint)[\s=]+)([^\s=]\S*)", re.MULTILINE)
+LIMIT = re.compile(r"^\s*(?:-c[\s=]*|--constraint[\s=]+)([^\s=]\S*)", re.MULTILINE)
+_REQUIRE = re.compile(r"^\s*(?:-r[\s=]*|--requirement[\s=]+)([^\s=]\S*)", re.MULTILINE)
 #: The ends of names of packages that are files, and such a file in a line of requirements.
 ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _ARCHIVE = re.compile(rf"(?:^|[\s:@])([\w./+-]+(?:{'|'.join(map(re.escape, ARCHIVES))}))(?=[\s;#]|$)", re.MULTILINE)
@@ -296,7 +296,7 @@ def lines(source: Path, names: Iterable[str]) -> Iterator[tuple[str, bool]]:
     """Yield the lines of requirements in files and those that they include, none of a lock; and whether they limit."""
     paths = [path for name in names for path in with_included(source, source / name, set())]
     texts = {path: host_file.decoded(path.read_bytes()) for path in paths}
-    limits = {(path.parent / one).resolve() for path, text in texts.items() for one in _LIMIT.findall(text)}
+    limits = {(path.parent / one).resolve() for path, text in texts.items() for one in LIMIT.findall(text)}
     for path, text in texts.items():
         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
             yield from ((line, path in limits) for line in _lines(path, text))

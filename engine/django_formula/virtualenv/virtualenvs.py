@@ -46,8 +46,8 @@ _EGG = re.compile(r"^([ \t]*)(git\+[^\s#;]+)#egg=([A-Za-z][\w.-]*(?:\[[\w,-]*\])
 _ARCHIVE = re.compile(r"^([ \t]*)(https?://[^\s#;]+|git\+[^\s#;]+)", re.MULTILINE)
 #: A requirement with an option after it that pip takes no notice of there, and uv refuses.
 _OPTION = re.compile(r"^(\s*[A-Za-z][^#\n]*?)[ \t]+(--(?:no|only)-binary)\b", re.MULTILINE)
-#: A file with constraints.
-_CONSTRAINT = re.compile(r"^\s*(?:-c|--constraint)[\s=]+(\S+)", re.MULTILINE)
+#: An option with its value in one word, as pip reads it and uv does not.
+_ATTACHED = re.compile(r"^([ \t]*-[rcefi])(?=[^\s=])", re.MULTILINE)
 
 
 # Which virtualenv
@@ -444,6 +444,7 @@ def _required(site: Site, work: Path, files: list[str]) -> list[str]:
     """Return the arguments of ``uv pip install`` for the project's requirements; empty if it has none."""
     limit = _limit(site, work)
     _remove_marks(work, files)
+    _rewrite(work, files, _ATTACHED, r"\1 ")
     extras = _remove_project(work, files)
     _remove_backports(site, work, files)
     _rewrite(work, files, _OPTION, r"\1\n\2")
@@ -533,7 +534,7 @@ def _lift_constraints(work: Path, paths: list[Path], packages: list[str]) -> Non
     """Remove from constraints what the pillar has in a version: uv's overrides replace requirements only."""
     for path in [one for one in paths if one.suffix in virtualenv_lock.REQUIREMENTS_SUFFIXES and one.is_file()]:
         for included in [*requirements.with_included(work, path, set())]:
-            for name in _CONSTRAINT.findall(included.read_text(errors="replace")):
+            for name in requirements.LIMIT.findall(included.read_text(errors="replace")):
                 limits = included.parent / name
                 text = limits.read_text(errors="replace") if "://" not in name else ""
                 lifted = _lines_of(packages).sub("", text)

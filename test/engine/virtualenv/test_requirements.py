@@ -193,7 +193,7 @@ def test_damaged_file_lists_no_packages(tmp_path, name, text):
     assert requirements.package_names(source, [name]) == []
 
 
-@pytest.mark.parametrize("line", ["-e .", "-e .[prod]", ".  # ours", "--editable=./"])
+@pytest.mark.parametrize("line", ["-e .", "-e.", "-e .[prod]", ".  # ours", "--editable=./"])
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 def test_packaging_of_the_project_decides_the_virtualenv(tmp_path, line, ends):
     """Of a file that Windows has written too: another `install_requires` needs another virtualenv."""

@@ -94,6 +94,7 @@ def test_key_changes_with_pyproject_of_a_lock(key, lock):
             {"requirements.txt": "-r ../../secret.txt\n"},
             r"the requirements include /.*/secret.txt, which is not in the",
         ),
+        ({"requirements.txt": "-c/etc/passwd\n"}, "the requirements include /etc/passwd, which is not in the source"),
         ({"requirements.txt": "-c /etc/passwd\n"}, "the requirements include /etc/passwd, which is not in the source"),
     ],
 )
@@ -745,6 +746,15 @@ def test_requirements_are_rewritten_whatever_their_byte_order_mark(make_site, tm
     house = "house @ git+https://git.example.org/x/house.git@v1"
     assert (work / "requirements.txt").read_text().split("\n") == ["", house, "django==5.2", "-r more.txt", ""]
     assert (work / "more.txt").read_text() == "yard @ git+https://git.example.org/x/yard.git\n"
+
+
+def test_options_with_their_value_in_one_word_are_written_as_uv_reads_them(make_site, tmp_path):
+    work = write_tree(tmp_path / "work", {"setup.py": "", "limits.txt": "", "more.txt": "-fwheels\na\n"})
+    (work / "requirements.txt").write_text("-rmore.txt\n-climits.txt\n-e.\n-egit+https://git.example.org/x.git#egg=x\n")
+    virtualenvs._required(make_site(), work, ["requirements.txt"])
+    written = ["-r more.txt", "-c limits.txt", "", "x @ git+https://git.example.org/x.git"]
+    assert (work / "requirements.txt").read_text().splitlines() == written
+    assert (work / "more.txt").read_text() == "-f wheels\na\n"
 
 
 @pytest.mark.parametrize("line", PROJECT_LINES)
