@@ -475,8 +475,8 @@ def manage(site, *command, environment_file=None, timeout="1h"):
     the first release is active, it runs in the newest one that failed; the first line of the output says so.
 
     command
-        The command and its arguments, as several words or as one string. Salt would parse options as its own; pass
-        a command with options as one string.
+        The command and its arguments, as several words or as one string. Salt would parse options as its own, and
+        reads words as YAML, ``0012`` as 12; pass a command with such ones as one string.
     environment_file
         File on the host with additional variables in systemd's format, for values that must not appear in the
         process list.

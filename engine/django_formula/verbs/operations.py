@@ -38,8 +38,15 @@ def words(command: Sequence[Any]) -> list[str]:
     """Return the words of a command that is given as several words or as one text.
 
     Raises:
-        DeploymentError: a quote in the text is not closed.
+        DeploymentError: a quote in the text is not closed, or Salt, which reads its command line as YAML, has made
+            another value of a word: False of `no`, 1.1 of `1.10`.
     """
+    for word in command:
+        if not isinstance(word, str) and (len(command) == 1 or type(word) is not int):
+            raise DeploymentError(
+                f"a word of the command was read as {word!r}, which may be another one than was written",
+                hint="write the command and its words as one text: salt-call django.manage blog 'migrate shop 0012'",
+            )
     try:
         return shlex.split(command[0]) if len(command) == 1 else [str(word) for word in command]
     except ValueError as error:

@@ -364,6 +364,14 @@ def test_a_command(two, tmp_path):
         operations.manage("blog", ["check"], "/nowhere", 60.0)
 
 
+@pytest.mark.parametrize("word", [False, None, 1.1, ["a"], {"a": None}])
+def test_word_of_a_command_that_salt_has_read_as_another_value_is_refused(word):
+    assert operations.words(["migrate", "shop", 12]) == ["migrate", "shop", "12"]
+    for command in (["flag", word], [word], ["flag", word, "x"]):
+        with pytest.raises(DeploymentError, match="a word of the command was read as"):
+            operations.words(command)
+
+
 def test_a_command_hides_secrets(two, monkeypatch):
     seen = []
     monkeypatch.setattr(project_command, "manage", lambda *arguments: seen.extend(arguments[-1]) or "")
