@@ -34,14 +34,19 @@ def write(
     """
     temporary, descriptor = _new_temporary(path)
     with open(descriptor, "wb") as file:
-        if (user, group) != ("root", "root") or not os.geteuid():  # that of a master as `salt` is its own
-            os.fchown(descriptor, users.user_id(user), users.group_id(group))
-        os.fchmod(descriptor, mode)
-        file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
-        file.flush()
-        if durable:
-            os.fsync(descriptor)
-        temporary.replace(path)
+        try:
+            if (user, group) != ("root", "root") or not os.geteuid():  # that of a master as `salt` is its own
+                os.fchown(descriptor, users.user_id(user), users.group_id(group))
+            os.fchmod(descriptor, mode)
+            file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+            file.flush()
+            if durable:
+                os.fsync(descriptor)
+            temporary.replace(path)
+        except OSError:  # a full disk, of which it would keep the rest
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
     if durable:
         sync_folder(path.parent)
 

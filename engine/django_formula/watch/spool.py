@@ -1,5 +1,8 @@
 """The folder of the watch: its state, and what waits for each channel. All of it is root's."""
 
+import contextlib
+import errno
+import json
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -19,6 +22,8 @@ SENDER = "_django-notify"
 HEARTBEAT = "_heartbeat"
 #: The most messages that wait for a channel.
 MOST = 200
+#: The file with space for what is written on a full disk, and its size.
+_SPARE, _SPARE_SIZE = ".spare", 1 << 17
 _RETRY = {"tries": int, "at": (int, float), "error": str, "kept?": (int, float)}
 
 
@@ -34,7 +39,30 @@ def state(name: str = "state.json") -> dict[str, Any]:
 
 def keep(state: Mapping[str, Any], name: str = "state.json") -> None:
     """Write what the next look, `django.notify` and the page read."""
-    file.write_json(state_path(name), state, mode=0o600, durable=False)
+    _write(state_path(name), state)
+
+
+def keep_spare(folder: Path) -> None:
+    """Allocate space for the next file of a folder, with which it is written where the disk is full by then."""
+    spare = folder / _SPARE
+    with contextlib.suppress(OSError):  # it is full already
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not spare.exists():
+            file.write(spare, bytes(_SPARE_SIZE), mode=0o600, durable=False)
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    try:
+        file.write_json(path, value, mode=0o600, durable=False)
+    except OSError as error:
+        spare = path.with_name(_SPARE)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not spare.exists():
+            raise
+        with spare.open("r+b") as own:
+            own.write(f"{json.dumps(value)}\n".encode())
+            own.truncate()
+        spare.replace(path)
+        keep_spare(path.parent)  # of what it has replaced
 
 
 def config() -> dict[str, Any]:
@@ -57,7 +85,7 @@ def put(channel: str, batch: Mapping[str, Any]) -> None:
     folder(channel).mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in batches(channel)[:-MOST]:
         path.unlink(missing_ok=True)
-    file.write_json(folder(channel) / f"{time.time_ns()}.json", batch, mode=0o600, durable=False)
+    _write(folder(channel) / f"{time.time_ns()}.json", batch)
 
 
 def batches(channel: str) -> list[Path]:

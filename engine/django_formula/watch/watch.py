@@ -42,11 +42,9 @@ def take(config: dict[str, Any]) -> int:
         messages = decide.decide(known, seen.problems, began, is_quiet) + look.told_events(state, seen, is_quiet)
         took = time.monotonic() - since
         state |= {"version": 1, "host": spool.host(), "time": began, "took": round(took, 2), "sites": seen.rows}
-        _have_sent(config, messages, began)
         if config.get("metrics"):
             _attempt("the metrics", metrics.write, config["metrics"], seen, state, began)
-        spool.keep(state)
-        _start(config)
+        _keep(config, messages, began, state)
         if config.get("page") and config.get("page_of") != "all":
             _attempt("the page", pages.of_look, seen, known, began)
         for one in messages:
@@ -61,9 +59,7 @@ def take_fleet(config: dict[str, Any]) -> int:
     """Look at the hosts of this master, and have messages sent."""
     began, state = time.time(), spool.state(FLEET)
     messages, seen = fleet.take(state, config, began)
-    _have_sent(config, messages, began)
-    spool.keep({**state, "version": 1, "time": began}, FLEET)
-    _start({**config, "heartbeat": False})
+    _keep({**config, "heartbeat": False}, messages, began, {**state, "version": 1, "time": began}, FLEET)
     if seen is not None:
         _attempt("the page", pages.of_hosts, seen, began)
     for one in messages:
@@ -77,6 +73,17 @@ def _attempt(what: str, write: Callable[..., object], *arguments: Any) -> None:
         write(*arguments)
     except Exception as error:
         tell(f"{what} could not be written: {type(error).__name__}: {error}", is_error=True)
+
+
+def _keep(config: dict[str, Any], messages: list[decide.Message], began: float, state: Any, *name: str) -> None:
+    """Have messages sent, and keep the state, also on a full disk; what waits is sent whatever cannot be kept."""
+    for folder in (spool.STATE, *map(spool.folder, config["channels"])):
+        spool.keep_spare(folder)
+    try:
+        _have_sent(config, messages, began)
+        spool.keep(state, *name)
+    finally:
+        _start(config)
 
 
 def _have_sent(config: dict[str, Any], messages: list[decide.Message], now: float) -> None:

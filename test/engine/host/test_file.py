@@ -52,6 +52,17 @@ def test_interrupted_write_leaves_the_old_file(own_host, monkeypatch, what):
     assert not os.path.lexists(new)
 
 
+@pytest.mark.parametrize("fails", ["fsync", "fchmod"])
+def test_write_that_fails_leaves_no_part_of_its_file(tmp_path, monkeypatch, fails):
+    def is_full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, fails, is_full)
+    with pytest.raises(OSError, match="No space left"):
+        host_file.write(tmp_path / "x", "y" * 100)
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_write_replaces_a_link_without_following_it(own_host):
     target = own_host / "target"
     target.write_text("untouched")

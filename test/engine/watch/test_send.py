@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from django_formula.watch import send, spool
+from django_formula.host import file
+from django_formula.watch import decide, look, send, spool, watch
+from django_formula.watch.problem import Problem
 from specimen import UNPRIVILEGED
 
 SECRET = "wh-53cr3t"
@@ -227,3 +229,40 @@ def test_heartbeat_is_a_request_whose_failure_is_kept_and_not_tried_again_later(
 
 def test_channel_that_was_taken_out_is_an_error(chat):
     assert send.main("gone") == 1
+
+
+def test_message_of_a_full_disk_is_sent_and_not_sent_again(chat, monkeypatch):
+    problems = [Problem("disk", "0 % of / is free", "df", "disk")]
+    monkeypatch.setattr(look, "examine", lambda *_arguments: look.Seen(decide.found("", problems), [], [], {}))
+    monkeypatch.setattr(look, "takes", lambda *_arguments: True)
+    monkeypatch.setattr(watch, "AGAIN", 0)
+    monkeypatch.setattr(watch.daemons, "has_systemd", lambda: True)
+    monkeypatch.setattr(watch.units, "attempt", lambda *_arguments, **_options: send.main("chat"))
+    config = {"channels": {"chat": {"format": "json"}}, "quiet": [], "heartbeat": False}
+    config["channels"]["other"] = {"format": "json"}
+    with monkeypatch.context() as before:
+        before.setattr(look, "examine", lambda *_arguments: look.Seen({}, [], [], {}))
+        watch.take(config)
+
+    def is_full(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(file, "write", is_full)
+    watch.take(config)
+    assert texts(chat) == ["0 % of / is free"] and len(spool.batches("other")) == 1
+    assert [one["text"] for one in spool.state()["known"].values()] == ["0 % of / is free"]
+
+
+def test_messages_that_wait_are_sent_by_a_look_that_can_keep_nothing(chat, monkeypatch):
+    put("waits")
+    monkeypatch.setattr(look, "examine", lambda *_arguments: look.Seen({}, [], [], {}))
+    monkeypatch.setattr(watch.daemons, "has_systemd", lambda: True)
+    monkeypatch.setattr(watch.units, "attempt", lambda *_arguments, **_options: send.main("chat"))
+
+    def fails(*_arguments, **_options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(file, "write", fails)
+    with pytest.raises(OSError, match="Read-only"):
+        watch.take({"channels": {"chat": {"format": "json"}}, "quiet": [], "heartbeat": False})
+    assert texts(chat) == ["waits"]
