@@ -361,6 +361,20 @@ def in_bash(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["bash", "-c", own + script], capture_output=True, text=True, check=False, timeout=30)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_packages_of_a_killed_run_are_known_to_the_next_and_what_others_install_is_not(tmp_path, killed):
+    stubs = f"dpkg-query() {{ sed 's/^/installed /' {tmp_path}/there; }}\n"
+    stubs += "put_back() { :; }\nnote_what_is_here() { :; }\n"
+    (tmp_path / "there").write_text("bash\n")
+    end = "kill -9 $$" if killed else "exit 7"
+    run = f"{stubs}claim() {{ echo nginx >>{tmp_path}/there; {end}; }}; serve"
+    assert in_bash(run, tmp_path).returncode == (-9 if killed else 7)
+    if not killed:
+        (tmp_path / "there").write_text("bash\nhtop\nnginx\n")
+    assert in_bash(f"{stubs}start_log", tmp_path).returncode == 0
+    assert (tmp_path / "packages").read_text() == "nginx\n"
+
+
 @pytest.mark.parametrize(
     ("databases", "clusters", "stays"),
     [

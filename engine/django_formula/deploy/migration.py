@@ -142,13 +142,17 @@ def maintenance_for(release: Release | None) -> Iterator[None]:
     closes, holds = not sites.known_maintenance(site), not proxy_maintenance.holds_workers(site)
     if closes:
         proxy_maintenance.on(site, by=f"{_CLOSED} {release.name} cannot run with")
-    proxy_maintenance.hold_workers(site)
-    workers.await_quiet(site, release.path)
+    has_begun = False
     try:
+        proxy_maintenance.hold_workers(site)
+        workers.await_quiet(site, release.path)
+        has_begun = True
         yield
     except ask.PartlyMigrated:
         raise
-    except DeploymentError:
+    except (DeploymentError, OSError) as error:
+        if has_begun and isinstance(error, OSError):
+            raise  # what was applied is not known
         if closes:
             end_maintenance(site)
         elif holds:

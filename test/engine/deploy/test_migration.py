@@ -459,6 +459,16 @@ def test_a_migration_that_fails_and_has_left_nothing(closing):
     assert closing.seen == [CLOSED] and sites.known_maintenance(closing.site) is None
 
 
+def test_the_site_is_open_where_its_workers_cannot_be_held_for_a_migration(closing, monkeypatch):
+    def is_full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(proxy_maintenance, "hold_workers", is_full)
+    with pytest.raises(DeploymentError, match="No space left"):
+        closing.apply()
+    assert closing.seen == [] and sites.known_maintenance(closing.site) is None and closing.live == ONE
+
+
 @pytest.mark.parametrize("where", ["migration", "instance"])
 def test_the_site_stays_closed_where_the_live_release_cannot_live_with_it(closing, where):
     if where == "migration":
