@@ -16,7 +16,7 @@ _REQUIREMENT = re.compile(
     re.MULTILINE,
 )
 _EGG = re.compile(r"[#&]egg=([A-Za-z][\w.-]*)")
-_LOGIN = re.compile(r"(?<=://)[^@/]*@")
+_LOGIN = re.compile(r"(?<=://)[^/\s]*@")
 _REVISION = re.compile(r"^([\w+]+://[^/]+/[^@]*|(?![\w+]+://)[^/:]+:[^@]*)@[^:@]+$")
 _HOST = re.compile(r"(?:[\w+]+://)?(?:[^@/\s]*@)?([A-Za-z0-9][\w.-]*)")
 #: A wheel for another system, which a marker leaves out here.

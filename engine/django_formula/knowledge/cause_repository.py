@@ -19,7 +19,7 @@ _SUFFIX = re.compile(r"(?:-\d[^/]*)?\.(?:zip|whl|tgz|tar\.\w+)$")
 _NAMED = re.compile(r"`([\w.-]+)(?:\[[^\]]*\])? @ git\+")
 #: A requirement of the pillar that names a version.
 _VERSION = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*[<>=!~]")
-_LOGIN = re.compile(r"(?<=://)[^/@\s]*@")
+_LOGIN = re.compile(r"(?<=://)[^/\s]*@")
 _UNREACHED = re.compile(
     r"[Cc]ould not resolve host|[Cc]ouldn't resolve|Name or service not known|name resolution|[Ff]ailed to connect"
     r"|[Cc]ouldn't connect|Connection (?:refused|timed out|reset)|Network is unreachable|No route to host"

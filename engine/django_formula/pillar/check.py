@@ -204,7 +204,7 @@ def shown(value: Any, rules: Rules | None = None) -> str:
     kind = names.get(type(value), type(value).__name__)
     if rules and rules.get("secret"):
         return f"a {kind} that is not shown"
-    text = str(value).lower() if kind == "boolean" else re.sub("//[^/@]+@", "//…@", str(value))
+    text = str(value).lower() if kind == "boolean" else re.sub(r"//[^/\s]+@", "//…@", str(value))
     text = f"{text[:SHOWN]}…" if len(text) > SHOWN else text
     return f"{json.dumps(text, ensure_ascii=not text.isprintable()) if kind == 'string' else text} ({kind})"
 

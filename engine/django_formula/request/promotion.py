@@ -25,7 +25,7 @@ from django_formula.untrusted.text import in_command
 
 #: The options by which two sites get the same packages of the same commit.
 _SAME = ("repository", "requirements", "constraints")
-_LOGIN = re.compile(r"//[^/@\s]*@")
+_LOGIN = re.compile(r"//[^/\s]*@")
 #: Seconds for the page of the other site's health check.
 _PATIENCE = 10.0
 #: Approvals that are kept, the newest ones.

@@ -1,7 +1,7 @@
 """What git leaves in a mirror when it is killed or the disk is full: locks, which stop the next one, and partial packs.
 
-Git removes neither: it cannot know whether another process still needs them. Whoever writes to a mirror holds a shared
-lock of its folder, so that they are removed only where nobody does.
+Git removes neither: it cannot know whether another process still needs them. A process that writes to a mirror holds a
+shared lock of its folder, so that they are removed only where there is no such process.
 """
 
 import contextlib

@@ -148,6 +148,11 @@ def test_variables_of_a_project_may_begin_with_ld() -> None:
     assert site(environment=environment)["environment"] == {**environment, "LISTEN_PORT": "80"}
 
 
+@pytest.mark.parametrize("login", ["ci:canary", "ci:can@ary", "canary", "ci:can@ary@"])
+def test_login_of_a_wrong_url_is_not_shown(login: str) -> None:
+    assert check.shown(f"https://{login}@git.example.org/blog") == '"https://…@git.example.org/blog" (string)'
+
+
 def test_no_secret_is_in_the_configuration() -> None:
     secrets = {"A": "canary-a", "B": {"value": "canary-b", "as": "file"}}
     key = "-----BEGIN PRIVATE KEY-----\ncanary-c\n-----END PRIVATE KEY-----\n"
