@@ -94,16 +94,18 @@ def renew(
     install = install or switch.change_certificates
     for domain in domains:
         path = certificates.path_of(domain)
-        before = file.read_text(path)
+        before, has_begun = file.read_text(path), False
         try:
             with _alone():
+                has_begun = True
                 if file.read_text(path) != before:
                     continue  # the timer, or an apply, renewed it in the meantime
                 log.info("%s: ordering a certificate for %s", site.name, domain)
                 install({path: _order(site, domain, files)})
         except (DeploymentError, OSError) as error:
             cause = _cause(site, error)
-            _record_failure(site, domain, cause)
+            if has_begun:  # else another one is under way, after which this one need not wait
+                _record_failure(site, domain, cause)
             warnings.append(f"no certificate for {domain} yet: {cause}; {_serves(domain)}")
         else:
             _failure(domain).unlink(missing_ok=True)

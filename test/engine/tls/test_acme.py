@@ -373,9 +373,11 @@ def test_order_is_skipped_when_another_process_made_it(blog, authority, monkeypa
 
 
 def test_order_times_out_while_another_process_orders(blog, authority, monkeypatch):
+    put(signed(DOMAIN, begins=-85, ends=5))
     monkeypatch.setattr(acme, "PATIENCE", 0.0)
     with acme._alone():
         assert "another order of certificates is under way" in order(blog)[1][0]
+    assert acme.due(blog) == ({DOMAIN: "5.0 days left"}, []), "no order has failed"
 
 
 # The timer
