@@ -462,11 +462,16 @@ def create_superuser(name: str, username: str, email: str, command: Sequence[str
     values = {"USERNAME": username, "EMAIL": email, "PASSWORD": password}
     variables = {f"DJANGO_SUPERUSER_{key}": value for key, value in values.items()}
     new = file.with_name(f".{file.name}")
-    host_file.write(new, environment_files.environment_file(variables), mode=0o600)
+    was_killed = new.exists()  # a call, perhaps once the user existed: its password is the one to keep
+    if not was_killed:
+        host_file.write(new, environment_files.environment_file(variables), mode=0o600)
     try:
         created_by = _created_superuser(name, command, str(new))
-    except DeploymentError:
-        new.unlink()
+    except DeploymentError as error:
+        if was_killed:
+            error.hint = f"where {username} exists, a call that was killed has created it, with the password in {new}"
+        else:
+            new.unlink()
         raise
     new.replace(file)
     return {"username": username, "password_file": str(file), **created_by}

@@ -556,6 +556,27 @@ def test_superuser_of_a_project_with_a_command_of_its_own(two, monkeypatch, comm
     assert ran == ([command[0]] if command else ["createsuperuser", "shell"])
 
 
+def test_password_of_a_superuser_whose_call_was_killed_is_kept(two, monkeypatch):
+    passwords = []
+
+    def manage(name, words, environment_file, timeout):
+        passwords.append(Path(environment_file).read_text())
+        if len(passwords) == 1:
+            raise KeyboardInterrupt
+        if len(passwords) in (2, 3):
+            raise DeploymentError("manage.py createsuperuser failed (exit 1): That username is already taken.")
+
+    monkeypatch.setattr(operations, "manage", manage)
+    with pytest.raises(KeyboardInterrupt):
+        operations.create_superuser("blog", "ada", "")
+    new = two.site.secrets / ".superuser-ada"
+    with pytest.raises(DeploymentError, match="already taken") as error:
+        operations.create_superuser("blog", "ada", "")
+    assert error.value.hint.endswith(f"with the password in {new}") and new.read_text() == passwords[0]
+    operations.create_superuser("blog", "ada", "")
+    assert (two.site.secrets / "superuser-ada").read_text() == passwords[0] and len({*passwords}) == 1
+
+
 def test_superuser_where_no_command_can_be_run(make_site, monkeypatch):
     def manage(*_arguments, **_options):
         raise DeploymentError("no sandbox")
