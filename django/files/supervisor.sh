@@ -32,11 +32,12 @@ exec >>{{ log }} 2>&1
 is_alive() { grep -qsz '^DJANGO_RELEASE={{ release.rpartition('/')[2] }}$' "/proc/$pid/environ"; }
 if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
     kill "$pid" || :
-    waited=0
+    # By force after the time that supervisor itself has for it.
+    waited=
     while is_alive; do
-        [ "$waited" -lt {{ stop_timeout * 10 }} ] || kill -KILL "$pid" || : # as supervisor does after this time
+        [ "{{ '${#waited}' }}" -lt {{ stop_timeout * 10 }} ] || kill -KILL "$pid" || :
         sleep 0.1
-        waited=$((waited + 1))
+        waited=.$waited
     done
 fi
 # Files of an earlier server are deleted.

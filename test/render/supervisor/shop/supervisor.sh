@@ -25,11 +25,12 @@ exec >>/srv/django/shop/log/0042.log 2>&1
 is_alive() { grep -qsz '^DJANGO_RELEASE=0042-3f2a9c1b77de$' "/proc/$pid/environ"; }
 if [ -f "$run/pid" ] && read -r pid <"$run/pid" && is_alive; then
     kill "$pid" || :
-    waited=0
+    # By force after the time that supervisor itself has for it.
+    waited=
     while is_alive; do
-        [ "$waited" -lt 400 ] || kill -KILL "$pid" || : # as supervisor does after this time
+        [ "${#waited}" -lt 400 ] || kill -KILL "$pid" || :
         sleep 0.1
-        waited=$((waited + 1))
+        waited=.$waited
     done
 fi
 # Files of an earlier server are deleted.
