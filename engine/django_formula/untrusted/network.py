@@ -1,7 +1,6 @@
 """What answers over the network is read by a child that is root no more, within a time and a number of bytes."""
 
 import contextlib
-import http.client
 import json
 import os
 import pwd
@@ -88,7 +87,7 @@ def _attempt(action: Callable[[], Any]) -> dict[str, Any]:
         after = error.headers.get("Retry-After", "")
         what = "redirects, which is not followed" if error.code in (301, 302, 303, 307, 308) else error.reason
         return {"error": shown(f"HTTP {error.code}: {what}")[:500], "after": int(after) if after.isdecimal() else 0}
-    except (OSError, http.client.HTTPException, ValueError, ImportError, RecursionError) as error:
+    except Exception as error:  # also that of a package that sends, which is no lack of an answer
         reason = getattr(error, "reason", None) or error
         return {"error": shown(f"{type(error).__name__}: {reason}")[:500], "after": 0}
 

@@ -12,6 +12,8 @@ from django_formula.untrusted.text import shown
 Batch = Mapping[str, Any]
 #: The most messages of a batch that a text has.
 _MOST = 30
+#: The most bytes that Teams takes.
+_OF_TEAMS = 28000
 _HEADS = {"good": "good again", "unstable": "unstable"}
 _EVENTS = {
     **{"failed": "release failed", "interrupted": "deployment interrupted", "refused": "deployment refused"},
@@ -85,8 +87,13 @@ def _discord(batch: Batch) -> Any:
 
 
 def _teams(batch: Batch) -> Any:
+    cards = (_card(batch, limit) for limit in (20000, 10000, 5000, 1800))  # of which the last one always fits
+    return next(card for card in cards if len(json.dumps(card)) <= _OF_TEAMS)
+
+
+def _card(batch: Batch, limit: int) -> Any:
     lines = [
-        {"type": "TextRun", "text": f"{line}\n", "fontType": "Monospace"} for line in text(batch, 20000).split("\n")
+        {"type": "TextRun", "text": f"{line}\n", "fontType": "Monospace"} for line in text(batch, limit).split("\n")
     ]
     head = {"type": "TextRun", "text": title(batch), "weight": "Bolder"}
     card = {

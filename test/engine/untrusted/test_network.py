@@ -14,6 +14,14 @@ def test_value_of_an_action_is_reported_whole(names):
     assert network.ask(UNPRIVILEGED, lambda: {"names": names}) == network.Answer({"names": names}, "", 0)
 
 
+@pytest.mark.parametrize("error", [KeyError("token"), TypeError("no text"), AssertionError("plugin")])
+def test_error_of_a_package_that_sends_is_reported(error):
+    def send():
+        raise error
+
+    assert network.ask(UNPRIVILEGED, send) == network.Answer(None, f"{type(error).__name__}: {error}", 0)
+
+
 def test_child_has_no_lock_of_root(tmp_path):
     lock = Lock(tmp_path / "lock", "root", busy="", timeout="0s", hint="")
 

@@ -74,5 +74,13 @@ def test_long_batch_stays_below_the_limit_of_discord():
     assert len(content["content"]) <= 2000
 
 
+@pytest.mark.parametrize("letter", ["x", "\u6d4b", "\U0001f680"])
+@pytest.mark.parametrize("size", [10, 300, 3000])
+def test_long_batch_stays_below_the_limit_of_teams(letter, size):
+    messages = [{**DOWN, "text": letter * size, "command": "salt-call", "by": "root"}] * 40
+    body = message.request({**BATCH, "messages": messages}, "teams").body
+    assert len(body) <= 28000 and letter * 10 in str(json.loads(body))
+
+
 def test_urgent_message_has_a_higher_priority():
     assert message.request({**BATCH, "messages": [DOWN]}, "ntfy").headers["Priority"] == "4"
