@@ -72,7 +72,7 @@ class Given:
                 value = references.value(value, self._sdb)
             except DeploymentError as error:
                 raise DeploymentError(f"{path}: {error.message}", hint=error.hint) from None
-        if not isinstance(value, str) or not value or value == references.MASK:
+        if not isinstance(value, str) or not value or value == secrets.MASK:
             raise DeploymentError(
                 f"{path} has no value in this minion's pillar", hint="run: salt-call saltutil.refresh_pillar"
             )

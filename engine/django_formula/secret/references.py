@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from django_formula.host.commands import DeploymentError, redact
+from django_formula.secret import secrets
 from django_formula.untrusted.text import in_command
 
 SCHEME = "sdb://"
-#: What Salt and the formula show in place of a secret.
-MASK = "**********"
 _PAGE = "docs/guides/secrets.md"
 _ENCRYPTED = "-----BEGIN PGP MESSAGE-----"
 #: How keys and certificates begin, whose line ends may be those of Windows.
@@ -53,17 +52,10 @@ def value(uri: str, get: Callable[[str], Any]) -> str:
         raise _error(uri, "it is no text", "put a number in quotes; name a key of a map as the last part")
     if _PEM.match(kept):
         kept = kept.replace("\r\n", "\n")
-    cause = "it was not decrypted" if _ENCRYPTED in kept else unusable(kept)
+    cause = "it was not decrypted" if _ENCRYPTED in kept else secrets.unusable(kept)
     if cause:
         raise _error(uri, cause, "correct it where it is kept")
     return kept
-
-
-def unusable(text: str) -> str:
-    """Return why a text can be no secret; empty where it can."""
-    if text.strip() in ("", MASK):
-        return "it is empty" if not text.strip() else "it is a mask of the value"
-    return "it has a carriage return or a NUL" if "\r" in text or "\0" in text else ""
 
 
 def _error(uri: str, cause: str, cure: str) -> DeploymentError:

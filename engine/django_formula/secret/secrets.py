@@ -17,7 +17,6 @@ from django_formula.database import databases as database_databases
 from django_formula.email import mail
 from django_formula.host import file, proc, users
 from django_formula.host.commands import DeploymentError
-from django_formula.secret import references
 from django_formula.site.sites import Site
 from django_formula.untrusted import shapes
 
@@ -25,7 +24,8 @@ from django_formula.untrusted import shapes
 _KEY_FILE = "secret_key.json"
 #: A copy of the secret key alone, for projects that read it from a file.
 _PLAIN_KEY_FILE = "secret_key"
-MASK = references.MASK
+#: What Salt and the formula show in place of a secret.
+MASK = "**********"
 #: The name of the key that the hosts of a site will sign with, and what those of the former ones begin with.
 NEXT_KEY = "secret_key.next"
 _FORMER = "secret_key.former."
@@ -108,6 +108,13 @@ def paths_of(site: Site, name: str) -> list[Path]:
     return [path_of(site, name), *plain]
 
 
+def unusable(text: str) -> str:
+    """Return why a text can be no secret; empty where it can."""
+    if text.strip() in ("", MASK):
+        return "it is empty" if not text.strip() else "it is a mask of the value"
+    return "it has a carriage return or a NUL" if "\r" in text or "\0" in text else ""
+
+
 def _read(site: Site, name: str) -> str | None:
     path = path_of(site, name)
     try:
@@ -124,7 +131,7 @@ def _read(site: Site, name: str) -> str | None:
         text = path.read_bytes().decode(errors="replace")
         if name == "secret_key":
             text = str((file.read_json(path) or {}).get("key", ""))
-        if references.unusable(text):
+        if unusable(text):
             problem = "is empty or damaged"
     if problem:
         raise DeploymentError(
