@@ -33,7 +33,7 @@ from django_formula.virtualenv import kept, managed_python, uv
 ROOT = Path(__file__).parents[2]
 GRAINS = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd", "id": "web1"}
 COMMIT = "3f2a9c1b77de4e0f8a5d6c7b8a9f0e1d2c3b4a59"
-#: A user who is not root: `nobody` where root runs the tests, and otherwise the user of the tests.
+#: An account that is not root: `nobody` if root runs the tests, else the account that runs them.
 UNPRIVILEGED = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 #: What was found in the source of a release, and what its start has answered.
 FACTS: dict[str, Any] = {
