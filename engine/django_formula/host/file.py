@@ -5,7 +5,6 @@ import errno
 import fcntl
 import hashlib
 import io
-import itertools
 import json
 import os
 import shutil
@@ -53,8 +52,10 @@ def write(
 
 def _new_temporary(path: Path) -> tuple[Path, int]:
     """Create a file next to another one, locked as long as it is open; another process may be writing the same one."""
-    for number in itertools.count():
-        temporary = path.with_name(f".{path.name}{f'.{number}' if number else ''}.new")
+    number = 0
+    while True:
+        temporary = path.with_name(f".{path.name}.{number}.new" if number else f".{path.name}.new")
+        number += 1
         if _is_in_use(temporary):
             continue
         with contextlib.suppress(FileExistsError):  # of a process that has been faster
@@ -62,7 +63,6 @@ def _new_temporary(path: Path) -> tuple[Path, int]:
             if _is_locked(descriptor, temporary):
                 return temporary, descriptor
             os.close(descriptor)
-    raise AssertionError  # the numbers do not end
 
 
 def _is_in_use(temporary: Path) -> bool:
