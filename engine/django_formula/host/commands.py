@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, NamedTuple, ParamSpec
 from urllib.parse import quote, quote_plus
 
-from django_formula.untrusted.text import Log, shown, uncoloured
+from django_formula.untrusted.text import Log, shown, uncoloured, without_logins
 
 #: Bytes of standard output that are kept of a command, and bytes of an output of which only the end is kept.
 WHOLE, END = 16 << 20, 256 << 10
@@ -162,13 +162,14 @@ _PR_SET_PDEATHSIG = 1
 _POLL = 0.2
 #: Seconds between two messages in the log about a command that is still running.
 PROGRESS = 15.0
+#: The part of a CPU below which a command does nothing, and seconds of that, without output, of which an error tells.
+_IDLE, _STILL = 0.01, 60.0
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 #: The longest duration: the pillar has no longer one, and some centuries later the clocks of C end.
 _LONGEST = 999_999 * 86400
 #: Characters of a line of a secret that is masked without the others.
 _OWN_LINE = 16
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 #: What pydantic-settings quotes of the environment, cut in the middle: parts of secrets, which no list of them has.
 _INPUT = re.compile(r"(?<=\binput_value=)(?!\*).*?(?=, input_type=|\Z)", re.DOTALL)
 #: Output of programs that fail for a reason outside of the deployment: the network, the disk, a server that is down.
@@ -313,7 +314,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     forms = {form for secret in secrets for form in _forms(secret)}
     for secret in sorted((form for form in forms if len(form) > 3), key=len, reverse=True):
         text = text.replace(secret, "**********")
-    return _INPUT.sub("**********", _CREDENTIALS.sub("**********@", text))
+    return _INPUT.sub("**********", without_logins(text, "**********@"))
 
 
 def _forms(secret: str) -> Iterator[str]:
@@ -356,6 +357,7 @@ class Command:
         folder: its working directory.
         timeout: seconds after which it is ended.
         stall: seconds without output after which it is ended earlier; 0 for none.
+        cpu: returns the seconds of CPU that its processes have used, where an error tells how long it did nothing.
         grace: seconds between SIGTERM and SIGKILL.
         stdin: its standard input: a text, or a file descriptor.
         output: a file descriptor for its standard output, none of which is returned then.
@@ -376,6 +378,7 @@ class Command:
     folder: str = "/"
     timeout: float = 60.0
     stall: float = 0
+    cpu: Callable[[], float] | None = None
     grace: float = 2.0
     stdin: str | int = ""
     output: int | None = None
@@ -396,6 +399,8 @@ class Ended(NamedTuple):
     errors: str
     #: Whether it was ended because it had printed nothing for `Command.stall` seconds.
     has_stalled: bool = False
+    #: Seconds for which it had neither used CPU nor printed anything, as far as `Command.cpu` tells.
+    still: float = 0
 
 
 _P = ParamSpec("_P")
@@ -433,6 +438,8 @@ def check(command: Command, ended: Ended) -> str:
         reason = (
             f"no progress for {command.stall:g} s" if ended.has_stalled else f"timed out after {command.timeout:g} s"
         )
+        if ended.still >= _STILL:
+            reason += f"; for the last {ended.still:.0f} s it had used no CPU and printed nothing"
         raise TimedOut(f"{command.doing}: {reason}", log=output, hint=command.hint, transient=True)
     log.info("%s failed (exit %s):\n%s", command.doing, ended.code, output)
     printed, errors = (redact(uncoloured(text), command.secrets) for text in (ended.printed, ended.errors))
@@ -459,19 +466,21 @@ def execute(command: Command) -> Ended:
         for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
             pipes.enter_context(pipe)
         output = _Output(process, command.stdin if isinstance(command.stdin, str) else "", command.only_the_end)
+        progress = _Progress(command, output)
         try:
-            has_ended = _wait(command, process, output, started + command.timeout)
+            has_ended = _wait(command, process, output, progress, started + command.timeout)
         except BaseException:
             _end(process, command.grace)
             raise
         # Before it is ended, when it may print something.
         has_stalled = not has_ended and bool(command.stall) and output.silence() >= command.stall
+        still = progress.still()
         if not has_ended or process.returncode or not command.daemon:
             _end(process, command.grace)
         output.read_rest()
     log.debug("%s took %.2f s", command.doing, time.monotonic() - started)
     code = process.returncode if has_ended else None
-    return Ended(code, output.text(process.stdout), output.text(process.stderr), has_stalled)
+    return Ended(code, output.text(process.stdout), output.text(process.stderr), has_stalled, still)
 
 
 def _start(command: Command) -> "subprocess.Popen[bytes]":
@@ -533,7 +542,9 @@ def identity(user: str | None) -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _wait(command: Command, process: "subprocess.Popen[bytes]", output: _Output, deadline: float) -> bool:
+def _wait(
+    command: Command, process: "subprocess.Popen[bytes]", output: _Output, progress: "_Progress", deadline: float
+) -> bool:
     """Read the output of a process until it ends; meanwhile the log reports its progress.
 
     Returns:
@@ -542,7 +553,6 @@ def _wait(command: Command, process: "subprocess.Popen[bytes]", output: _Output,
     Raises:
         DeploymentError: it prints more than is kept.
     """
-    progress = _Progress(command, output)
     while True:
         now = time.monotonic()
         if now >= deadline or (command.stall and output.silence() >= command.stall):
@@ -564,11 +574,15 @@ def _wait(command: Command, process: "subprocess.Popen[bytes]", output: _Output,
 
 
 class _Progress:
-    """Reports a running command to the log, with the last line of its output where that is a new one."""
+    """Reports a running command to the log, with the last line of its output where that is a new one.
+
+    It sees by the CPU that the command's processes use how long they have done nothing.
+    """
 
     def __init__(self, command: Command, output: _Output):
         self._command, self._output = command, output
-        self._started = time.monotonic()
+        self._started = self._seen = self._worked = time.monotonic()
+        self._cpu = 0.0
         self.next_time = self._started + PROGRESS
         self._reported = [""] * len(output.tails())
 
@@ -577,11 +591,24 @@ class _Progress:
         if now < self.next_time:
             return
         self.next_time = now + PROGRESS
+        self._look(now)
         lines = [_last_line(text, self._command.secrets) for text in self._output.tails()]
         new = [line for line, before in zip(lines, self._reported, strict=True) if line and line != before]
         self._reported = lines
         latest = f": {new[-1]}" if new else ""
         log.info("%s takes %.0f s so far%s", self._command.doing, now - self._started, latest)
+
+    def still(self) -> float:
+        """Return the seconds for which the command has neither used CPU nor printed anything; 0 where none knows."""
+        self._look(now := time.monotonic())
+        return now - max(self._worked, self._output.last_time) if self._command.cpu else 0
+
+    def _look(self, now: float) -> None:
+        cpu = self._command.cpu() if self._command.cpu else 0.0
+        # Less than before, where processes have ended.
+        if abs(cpu - self._cpu) > _IDLE * (now - self._seen):
+            self._worked = now
+        self._cpu, self._seen = cpu, now
 
 
 def _last_line(output: bytes, secrets: Collection[str]) -> str:

@@ -8,7 +8,7 @@ bounded, and a process that has ended is an ordinary answer. Only `untrusted.rea
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,8 +76,17 @@ def identity(pid: int) -> str:
 
 def cpu_of_tree(pid: int) -> float:
     """Return the seconds of CPU that a process and its descendants have used, with those that have ended."""
+    return _cpu(tree(pid))
+
+
+def cpu_of(uid: int) -> float:
+    """Return the seconds of CPU that the processes of a user have used, with those that they have waited for."""
+    return _cpu(pids_of(uid))
+
+
+def _cpu(pids: Iterable[int]) -> float:
     ticks = 0
-    for one in tree(pid):
+    for one in pids:
         with contextlib.suppress(OSError, IndexError, ValueError):
             ticks += sum(map(int, _read(f"{one}/stat", 4096).rpartition(b")")[2].split()[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")

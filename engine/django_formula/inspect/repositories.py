@@ -8,7 +8,7 @@ from typing import Any
 
 from django_formula.host import toml
 from django_formula.knowledge import cause_repository
-from django_formula.untrusted.text import in_pillar
+from django_formula.untrusted.text import in_pillar, without_logins
 
 #: A requirement from a repository or from an archive, as pip and uv read it.
 _REQUIREMENT = re.compile(
@@ -16,7 +16,6 @@ _REQUIREMENT = re.compile(
     re.MULTILINE,
 )
 _EGG = re.compile(r"[#&]egg=([A-Za-z][\w.-]*)")
-_LOGIN = re.compile(r"(?<=://)[^/\s]*@")
 _REVISION = re.compile(r"^([\w+]+://[^/]+/[^@]*|(?![\w+]+://)[^/:]+:[^@]*)@[^:@]+$")
 _HOST = re.compile(r"(?:[\w+]+://)?(?:[^@/\s]*@)?([A-Za-z0-9][\w.-]*)")
 #: A wheel for another system, which a marker leaves out here.
@@ -40,7 +39,7 @@ def remarks(contents: Mapping[str, str], required: Collection[str]) -> Iterator[
             how = "downloaded" if cause_repository.package_of(url) else "installed by git"
             servers.setdefault((how, host[1]), []).append(name)
     for (how, server), own in servers.items():
-        shown = ", ".join(f"{name} from {_LOGIN.sub('', found[name])}" for name in own)
+        shown = ", ".join(f"{name} from {without_logins(found[name])}" for name in own)
         has_ssh = any(not re.match("(https?|git)://", found[name]) for name in own)
         key = " over ssh, for which a build has no key" if has_ssh else ""
         yield (

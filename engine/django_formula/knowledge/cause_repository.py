@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from django_formula.knowledge import hints, package
 from django_formula.site.sites import Site
+from django_formula.untrusted.text import without_logins
 
 #: The command of uv that failed, and the requirement that it is for, which uv does not always name.
 _FETCH = re.compile(r"git fetch [^\n]*?'((?:https?|ssh|git)://[^'\s]+)'")
@@ -19,7 +20,6 @@ _SUFFIX = re.compile(r"(?:-\d[^/]*)?\.(?:zip|whl|tgz|tar\.\w+)$")
 _NAMED = re.compile(r"`([\w.-]+)(?:\[[^\]]*\])? @ git\+")
 #: A requirement of the pillar that names a version.
 _VERSION = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*[<>=!~]")
-_LOGIN = re.compile(r"(?<=://)[^/\s]*@")
 _UNREACHED = re.compile(
     r"[Cc]ould not resolve host|[Cc]ouldn't resolve|Name or service not known|name resolution|[Ff]ailed to connect"
     r"|[Cc]ouldn't connect|Connection (?:refused|timed out|reset)|Network is unreachable|No route to host"
@@ -52,16 +52,16 @@ def unfetched(text: str) -> tuple[str, str]:
     """Return the package that uv could not fetch from a repository or an archive, and its URL; empty otherwise."""
     archive = _ARCHIVE.search(text)
     if archive and "Failed to fetch" in text:
-        return archive[1], _LOGIN.sub("", archive[2])
+        return archive[1], without_logins(archive[2])
     unnamed = _UNNAMED.search(text) if "Failed to download" not in text else None
     if unnamed and package_of(unnamed[1]):
-        return package_of(unnamed[1]), _LOGIN.sub("", unnamed[1])
+        return package_of(unnamed[1]), without_logins(unnamed[1])
     command = _FETCH.search(text) if "Git operation failed" in text or "failed to fetch" in text else None
     if not command:
         return "", ""
     named = _NAMED.search(text)
     of_url = command[1].rstrip("/").rpartition("/")[2].removesuffix(".git")
-    return named[1] if named else of_url, _LOGIN.sub("", command[1])
+    return named[1] if named else of_url, without_logins(command[1])
 
 
 def of_repository(site: Site, text: str) -> str:

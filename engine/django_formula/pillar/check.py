@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from typing import Any
 
+from django_formula.untrusted.text import without_logins
+
 Rules = dict[str, Any]  # a part of the schema, its references resolved
 Path = tuple[Any, ...]  # the place of a value in the pillar: ("django", "sites", "blog", "domains", 0)
 Problem = tuple[Path, str]  # a place, and what is wrong there
@@ -204,7 +206,7 @@ def shown(value: Any, rules: Rules | None = None) -> str:
     kind = names.get(type(value), type(value).__name__)
     if rules and rules.get("secret"):
         return f"a {kind} that is not shown"
-    text = str(value).lower() if kind == "boolean" else re.sub(r"//[^/\s]+@", "//…@", str(value))
+    text = str(value).lower() if kind == "boolean" else without_logins(str(value), "…@")
     text = f"{text[:SHOWN]}…" if len(text) > SHOWN else text
     return f"{json.dumps(text, ensure_ascii=not text.isprintable()) if kind == 'string' else text} ({kind})"
 

@@ -109,6 +109,7 @@ def run_as_build_user(
         folder=folder,
         environment=environment,
         timeout=timeout,
+        cpu=lambda: proc.cpu_of(users.user_id(site.build_user)),
         secrets=secrets,
         hint=hint,
         only_the_end=True,
@@ -202,7 +203,8 @@ def _in_unit(site: Site, command: Command, writable: Sequence[str]) -> Ended:
         _stop(unit)
     found = re.findall(rf"^{mark} (\d+)$\n?", ended.errors, re.MULTILINE)
     errors = re.sub(rf"\n?^{mark} \d+$\n?", "", ended.errors, flags=re.MULTILINE)
-    return Ended(int(found[-1]) if found and ended.code is not None else ended.code, ended.printed, errors)
+    code = int(found[-1]) if found and ended.code is not None else ended.code
+    return ended._replace(code=code, errors=errors)
 
 
 def _unit(site: Site) -> str:

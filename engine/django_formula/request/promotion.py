@@ -5,7 +5,6 @@ What is known of it is in the record of the release that is active there. The ap
 """
 
 import json
-import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -21,11 +20,10 @@ from django_formula.request import queue
 from django_formula.request.queue import Place
 from django_formula.site import sites
 from django_formula.site.sites import Site
-from django_formula.untrusted.text import in_command
+from django_formula.untrusted.text import in_command, without_logins
 
 #: The options by which two sites get the same packages of the same commit.
 _SAME = ("repository", "requirements", "constraints")
-_LOGIN = re.compile(r"//[^/\s]*@")
 #: Seconds for the page of the other site's health check.
 _PATIENCE = 10.0
 #: Approvals that are kept, the newest ones.
@@ -143,7 +141,7 @@ def of_run(since: str, report: Mapping[str, Any], after: str, source: str) -> It
 
 def packages(site: Site) -> dict[str, str]:
     """Return the options by which sites get the same packages of a commit, as texts without logins."""
-    return {name: _LOGIN.sub("//", json.dumps(site.config[name], sort_keys=True)) for name in _SAME}
+    return {name: without_logins(json.dumps(site.config[name], sort_keys=True)) for name in _SAME}
 
 
 def of_packages(source: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:

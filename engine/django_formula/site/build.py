@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from django_formula.untrusted.text import without_logins
+
 #: A text that is no secret, says so where it is read, and is as long as packages require of a key.
 _NO_SECRET = "none-in-a-build".ljust(50, "-")
 #: Names of variables whose values may be secrets, and values that are none: numbers and switches, which settings parse.
 _SECRET = re.compile(r"PASS|PWD|TOKEN|SECRET|SALT|PEPPER|KEY|CREDENTIAL", re.IGNORECASE)
 _NONE = re.compile(r"|[\d.]+|true|false|yes|no|on|off|none", re.IGNORECASE)
-#: The login in a URL.
-_LOGIN = re.compile(r"(?<=://)[^/\s]*@")
 #: Words of the pillar → a value of the same kind, which settings may parse while they are imported.
 VALUES = {
     "domains": "localhost",
@@ -53,4 +53,4 @@ def _value(name: str, value: Any) -> str:
     if not isinstance(value, str):
         return json.dumps(value)
     is_secret = _SECRET.search(name) and "://" not in value and not _NONE.fullmatch(value)
-    return _NO_SECRET if is_secret else _LOGIN.sub("", value)
+    return _NO_SECRET if is_secret else without_logins(value)

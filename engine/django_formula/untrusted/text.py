@@ -29,6 +29,8 @@ class InPage(str):
 
 #: How programs colour their output.
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
+#: Login and password in URLs: of a password with an `@`, too.
+_LOGIN = re.compile(r"(?<=://)[^/\s]*@")
 #: The first character of what begins or ends a part of Jinja.
 _JINJA = re.compile(r"\{(?=[{%#])|[}%#](?=\})")
 #: Strings that YAML reads as strings without quotes, also between brackets; of ASCII alone.
@@ -72,6 +74,16 @@ def tell(text: object, *, is_error: bool = False, end: str = "\n") -> None:
 def uncoloured(text: str) -> str:
     """Return an output without the codes of colours, which are in the middle of words too."""
     return _COLOUR.sub("", text)
+
+
+def without_logins(text: str, instead: str = "") -> str:
+    """Return a text in whose URLs a text such as ``…@`` replaces logins and passwords.
+
+    Example:
+        >>> without_logins("git+https://ann:hunter2@example.org/shop.git")
+        'git+https://example.org/shop.git'
+    """
+    return _LOGIN.sub(lambda _: instead, text)
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):

@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import pwd
+import re
 import resource
 import signal
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from django_formula.host import commands
+from django_formula.host import commands, proc
 from django_formula.host.commands import Command, DeploymentError, _Progress, redact, run, seconds
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="left out: another identity is taken, which needs root")
@@ -217,6 +218,30 @@ def test_hanging_program_is_killed_with_its_children(tmp_path):
     assert (error.value.message, error.value.transient) == ("testing: timed out after 0.4 s", True)
     assert "before" in error.value.log
     assert gone(int((tmp_path / "child").read_text())) and gone(int((tmp_path / "leader").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("script", "is_told"),
+    [
+        ("sleep 60", True),
+        ("while :; do :; done", False),
+        ("while :; do echo x; sleep 0.02; done", False),
+        ("i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; sleep 60", True),
+    ],
+    ids=["idle", "busy", "printing", "idle after its work"],
+)
+def test_error_tells_how_long_a_hanging_program_did_nothing(monkeypatch, script, is_told):
+    monkeypatch.setattr(commands, "PROGRESS", 0.1)
+    monkeypatch.setattr(commands, "_STILL", 1.5)
+    with pytest.raises(commands.TimedOut) as error:
+        run(
+            ["sh", "-c", script],
+            doing="testing",
+            timeout=2.5,
+            cpu=lambda: sum(map(proc.cpu_of_tree, proc.children(os.getpid()))),
+        )
+    text = "; for the last [23] s it had used no CPU and printed nothing" if is_told else ""
+    assert re.fullmatch(rf"testing: timed out after 2\.5 s{text}", error.value.message)
 
 
 def test_hanging_program_receives_sigterm_first(tmp_path):

@@ -144,6 +144,16 @@ def test_exit_code_is_that_of_the_command(played, marked, reported, code):
     assert error.value.message == expected and "ended " not in error.value.log
 
 
+def test_error_tells_that_a_build_stood_still(played, monkeypatch):
+    monkeypatch.setattr(users, "user_id", lambda name: {"blog-build": 4711}.get(name, os.getuid()))
+    monkeypatch.setattr(proc, "cpu_of", {4711: 3.5}.__getitem__)
+    played.ends = lambda argv: Ended(None, "", "", still=1700)
+    with pytest.raises(DeploymentError) as error:
+        played.run()
+    assert error.value.message.endswith("60 s; for the last 1700 s it had used no CPU and printed nothing")
+    assert played.command.cpu() == 3.5
+
+
 def test_build_command_runs_below_the_reaper_without_systemd(played, own_host, monkeypatch):
     monkeypatch.setattr(daemons, "has_systemd", lambda: False)
     monkeypatch.setattr(commands, "locks", {77})
