@@ -221,7 +221,7 @@ def test_hanging_program_is_killed_with_its_children(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "is_told"),
+    ("script", "stood_still"),
     [
         ("sleep 60", True),
         ("while :; do :; done", False),
@@ -230,7 +230,7 @@ def test_hanging_program_is_killed_with_its_children(tmp_path):
     ],
     ids=["idle", "busy", "printing", "idle after its work"],
 )
-def test_error_tells_how_long_a_hanging_program_did_nothing(monkeypatch, script, is_told):
+def test_error_tells_how_long_a_hanging_program_did_nothing(monkeypatch, script, stood_still):
     monkeypatch.setattr(commands, "PROGRESS", 0.1)
     monkeypatch.setattr(commands, "_STILL", 1.5)
     with pytest.raises(commands.TimedOut) as error:
@@ -240,7 +240,7 @@ def test_error_tells_how_long_a_hanging_program_did_nothing(monkeypatch, script,
             timeout=2.5,
             cpu=lambda: sum(map(proc.cpu_of_tree, proc.children(os.getpid()))),
         )
-    text = "; for the last [23] s it had used no CPU and printed nothing" if is_told else ""
+    text = "; for the last [23] s it had used no CPU and printed nothing" if stood_still else ""
     assert re.fullmatch(rf"testing: timed out after 2\.5 s{text}", error.value.message)
 
 
