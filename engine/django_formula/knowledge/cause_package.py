@@ -19,6 +19,7 @@ _HEADER = re.compile(rf"(?:provides `|fatal error: )(?!{_REMOVED})([\w./+-]+\.h(
 _REQUIREMENT = r"([\w.-]+)(?:\[[^\]]*\])?(?:\{[^}]*\})?([<>=!~][\w.*<>=!~,+]*\w)"  # with extras, and with a marker
 _DEPENDS = re.compile(rf"(\S+) depends? on {_REQUIREMENT}")
 _REQUIRE = re.compile(rf"you require {_REQUIREMENT}")
+_EXCLUDED = re.compile(rf"you\s+require\s+{_REQUIREMENT}\s+and\s+{_REQUIREMENT},\s+we\s+can\s+conclude")
 #: What uv says of a version that the index does not have, be it one or a range.
 _ABSENT = re.compile(
     r"Because (?:there is no version of |only (?:the following versions of )?)([\w.-]+)[\s\S]{0,2000}?"
@@ -118,6 +119,19 @@ def of_contradiction(site: Site, text: str) -> str:
             f"{name}{required}: correct them, or set {cure}, which replaces that"
         )
         return hints.Hint(text, cure)
+    return _of_constraint(site, text)
+
+
+def _of_constraint(site: Site, text: str) -> str:
+    """Return the package that replaces what the requirements have, where a constraint of the pillar excludes it."""
+    constraints = {re.sub(r"\s", "", one): one for one in site.config["constraints"]}
+    for name, first, other, second in _EXCLUDED.findall(text):
+        own = [one for one in (f"{name}{first}", f"{other}{second}") if one in constraints]
+        if len(own) == 1 and knowledge_package.normalised(name) not in _named(site):
+            cure = hints.extended(site, "python_packages", [constraints[own[0]]])
+            required = f"{other}{second}" if own[0] == f"{name}{first}" else f"{name}{first}"
+            text = f"{own[0]} in {site.at}:constraints excludes {required}, which the requirements have"
+            return hints.Hint(f"{text}: set {cure}, which replaces it", cure)
     return ""
 
 

@@ -7,6 +7,7 @@ formula's cache and by two users that exist as long. Nothing else of the host ch
 import contextlib
 import hashlib
 import os
+import re
 import shlex
 import stat
 import sys
@@ -23,7 +24,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
 from django_formula.inspect import inspection, project
 from django_formula.inspect import report as inspect_report
-from django_formula.knowledge import hints
+from django_formula.knowledge import hints, package
 from django_formula.observe import completed, observation
 from django_formula.observe import report as observe_report
 from django_formula.observe.observation import Observation
@@ -62,6 +63,8 @@ _CURES, _BUDGET = (
 )
 #: Options that words of variables need.
 _OF_WORDS = ("secrets", "queue", "cache", "caches")
+#: A package that uv did not find.
+_UNKNOWN = re.compile(r"Because ([\w.-]+) was not found in the package registry")
 #: What of a folder stays for the next time.
 _KEPT = ("build", "virtualenvs", "kept")
 
@@ -100,10 +103,11 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
                 *trial.warnings,
                 *(f"not observed: {line}" for line in trial.without_left_out(cause).splitlines()[:12]),
             ]
-            lines = completed.cured(lines, trial.cures)
+            lines = completed.cured(trial.without_unknown(lines), trial.cures)
         else:
             told = [*trial.notes, *trial.warnings, *completed.remarks(lines, found, str(trial.source))]
-            lines = completed.lines(completed.cured(lines, trial.cures), found, options)
+            lines = completed.cured(trial.without_unknown(lines), trial.cures)
+            lines = completed.lines(lines, found, options)
         if "packages" in trial.cures:
             needed = next(line["value"] for line in lines if line["key"] == "packages")
             needed = dict.fromkeys([*needed, *trial.of_extensions(read["keys"])])
@@ -125,6 +129,7 @@ class Trial:
         warnings: those of the newest build.
         cures: the options that a failed build or start has named.
         unbuilt: the packages that cannot be built without packages of Debian, and that attempts leave out.
+        unknown: the packages that were read from modules, and that the index does not have.
     """
 
     def __init__(self, where: str, revision: str, name: str, root: Path):
@@ -135,6 +140,7 @@ class Trial:
         self.warnings: list[str] = []
         self.cures: dict[str, Any] = {}
         self.unbuilt: list[str] = []
+        self.unknown: list[str] = []
 
     def fetch(self, deploy_key: str) -> None:
         """Export the source as a release does.
@@ -185,7 +191,7 @@ class Trial:
         It gets none of the words that were read for its variables, and shows them itself. Where it does not start so,
         it is asked again with them, and may write where it has tried to. Where nothing lets it start with this host's
         Python, the pillar has another one. A package that cannot be built without packages of Debian is left out, so
-        that all that are needed are named at once.
+        that all that are needed are named at once; and one that was read from a module and that the index lacks.
 
         Returns:
             What it answers, and the options that the words of its variables need.
@@ -202,6 +208,9 @@ class Trial:
                 python = python or {key: value for key, value in error.options.items() if key == "python"}
                 if self._cure(error.offered or error.options, keys, until):
                     self.notes.append(f"{error.message}: asked again with {hints.flow(self.cures)}")
+                elif name := self._unknown_of(error, keys):
+                    keys = {**keys, "python_packages": self._known_of(keys["python_packages"])}
+                    self.notes.append(f"asked without {name}, which the package index does not have")
                 elif not self._leave_out(error, until):
                     self.cures = python or hints.merged(self.cures, error.options)
                     raise
@@ -266,6 +275,27 @@ class Trial:
         self.cures = hints.merged(self.cures, {"packages": error.options["packages"]})
         self.notes.append(f"asked without {name}, which cannot be built here: {error.hint}")
         return True
+
+    def _unknown_of(self, error: DeploymentError, keys: Mapping[str, Any]) -> str:
+        """Return the package of the options that the index lacks, which is left out from then on; empty for none."""
+        found = _UNKNOWN.search(error.log)
+        name = package.normalised(found[1]) if found else ""
+        if name not in requirements.without_extras(keys.get("python_packages", [])):
+            return ""
+        self.unknown.append(name)
+        return name
+
+    def _known_of(self, packages: list[str]) -> list[str]:
+        """Return the packages of a pillar without those that the index lacks."""
+        return [one for one in packages if requirements.without_extras([one]).isdisjoint(self.unknown)]
+
+    def without_unknown(self, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the lines of a pillar without the packages that the index lacks."""
+        changed = [
+            {**line, "value": self._known_of(line["value"])} if line["key"] == "python_packages" else line
+            for line in lines
+        ]
+        return [line for line in changed if line.get("value") != [] or line["key"] != "python_packages"]
 
     def _without_unbuilt(self, packages: list[str]) -> list[str]:
         """Return the packages of a pillar by which those that cannot be built are left out."""

@@ -216,6 +216,30 @@ def test_command_that_makes_migrations_has_what_the_settings_read():
     )
 
 
+@pytest.mark.parametrize(
+    ("required", "packages", "cure"),
+    [
+        ("django==4.2.22 and django<4.0", [], ["django<4.0"]),
+        ("django<4.0 and django>=4.2", ["asgiref"], ["asgiref", "django<4.0"]),
+        ("numpy==2.2.0\n  and numpy<2,", [], []),
+        ("django==4.2.22 and django<4.0", ["django~=4.2"], []),
+    ],
+    ids=["pinned", "bound", "not of the pillar", "replaced already"],
+)
+def test_package_that_a_constraint_of_the_pillar_excludes_is_replaced(required, packages, cure):
+    site = configured(constraints=["django < 4.0"], python_packages=packages)
+    text = (
+        f"error: No solution found\n  cause: Because you require {required}, we can conclude that your requirements are"
+    )
+    found = knowledge_cause.hint(site, text, building=True)
+    other = required.replace("django<4.0", "").replace(" and ", "")
+    wanted = [one.replace("<", " < ") for one in cure]
+    text = f"django<4.0 in django:sites:blog:constraints excludes {other}, which the requirements have: set "
+    text += f"django:sites:blog:python_packages: {hints.flow(wanted)}, which replaces it"
+    assert found == (text if cure else "")
+    assert not cure or found.options == {"python_packages": wanted}
+
+
 def test_packages_of_a_hint_include_those_of_the_pillar():
     """So that the line can be pasted; what the pillar has already is no cure."""
     site = configured(packages=["gettext", "libpq5"], python="/usr/bin/python3.12")

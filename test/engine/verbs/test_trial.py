@@ -162,6 +162,23 @@ def test_all_packages_of_debian_are_named_by_one_inspection(inspected, monkeypat
     assert ["apt-get", "install", *pillar["packages"]] in printed.call_args.args[2]
 
 
+@pytest.mark.parametrize("more", [["django~=2.2.0"], []])
+def test_a_package_that_was_read_from_a_module_and_that_no_index_has_is_left_out(inspected, monkeypatch, more):
+    """It is once: where a file requires it too, the failure says so."""
+    print_pillar, tried = inspected
+    value = [*more, "django-Made_up[all]"]
+    lines = [{"key": key, "value": one, "remark": ""} for key, one in (("python_packages", value), ("shared", ["logs"]))]
+    monkeypatch.setattr(
+        trial.Trial, "read", lambda _trial: {"keys": {"python_packages": value}, "lines": lines, "remarks": []}
+    )
+    absent = DeploymentError("installing packages failed (exit 1)")
+    absent.log = "  cause: Because django-made-up was not found in the package registry and you require django-made-up"
+    for ends in ([absent, observed("done", "URL")], [absent, absent]):
+        tried.clear()
+        assert print_pillar(*ends).get("python_packages", []) == more
+        assert [one["python_packages"] for one in tried] == [value, more]
+
+
 def test_what_ends_a_start_without_packages_is_cured_but_for_modules_that_are_missing(inspected):
     print_pillar, tried = inspected
     ended = [observed("setup", "URL")._replace(error=error) for error in ("logs", "No module named 'pything'")]
