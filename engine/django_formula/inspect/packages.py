@@ -34,7 +34,12 @@ def add(report: Report, tree: Path, folder: str, host: str) -> tuple[list[str], 
     if of_image:
         report.set("requirements", of_image, f"{place} installs them, and not {files[0]}")
         files = of_image
-    return files, _requirements(report, tree, folder, files, host) if files else _pipfile(report, tree, folder)
+    required = [] if files else _pipfile(report, tree, folder)
+    if not files and not required:
+        files = virtualenv_requirements.named_for_others(tree)
+        if files:
+            report.set("requirements", files, "found: no other file lists Django")
+    return files, _requirements(report, tree, folder, files, host) if files else required
 
 
 def _pipfile(report: Report, tree: Path, folder: str) -> list[str]:

@@ -32,8 +32,10 @@ _OTHER = re.compile(r"(^|[/._-])(requirements|reqs?|requires)([/._-]|$)", re.IGN
 #: Words in names of files with requirements that are not those of a site.
 NOT_FOR_SITES = re.compile(
     r"(^|[/._-])(dev\w*|tests?|testing|docs?|lint\w*|ci|local|build|optional|extras?|style|typing)([/._-]|$)"
-    r"|\.(egg|dist)-info/"  # of a package: not in the form of requirements
+    r"|\.(egg|dist)-info/"
 )
+#: Files of an installed package, which are not in the form of requirements.
+_OF_PACKAGE = re.compile(r"\.(egg|dist)-info/")
 _BEST = (r"pro|prod\w*|live|online|release", r"deploy\w*|server|web|main|default|all")
 _PYTHON_VERSIONS = {
     "uv.lock": r'^requires-python = "([^"]+)"',
@@ -183,8 +185,14 @@ def _otherwise_named(source: Path, folders: list[Path], package: str = "") -> li
     return [name for name in inner if _lists_packages(source, name, "django")][:1]
 
 
-def _named(source: Path, top: Path, patterns: Iterable[str]) -> list[str]:
-    """Return the files below a folder that are named for requirements, the best one first."""
+def named_for_others(source: Path) -> list[str]:
+    """Return the best file that lists Django of those that are named for other uses, as docs/ and dev; or none."""
+    found = _named(source, source, ("*", "*/*", "*/*/*"), of_sites=False)
+    return [name for name in found if not _OF_PACKAGE.search(name) and _lists_packages(source, name, "django")][:1]
+
+
+def _named(source: Path, top: Path, patterns: Iterable[str], *, of_sites: bool = True) -> list[str]:
+    """Return the files below a folder that are named for requirements, of sites or for other uses, the best first."""
     paths = (
         path
         for pattern in patterns
@@ -192,7 +200,8 @@ def _named(source: Path, top: Path, patterns: Iterable[str]) -> list[str]:
         if path.suffix in lock.REQUIREMENTS_SUFFIXES and path.is_file()
     )
     found = {str(path.relative_to(source)) for path in paths}
-    return sorted((name for name in found if _OTHER.search(name) and not NOT_FOR_SITES.search(name)), key=_rank)
+    wanted = (name for name in found if _OTHER.search(name) and bool(NOT_FOR_SITES.search(name)) != of_sites)
+    return sorted(wanted, key=_rank)
 
 
 def _lacks_all(source: Path, name: str) -> bool:

@@ -167,7 +167,9 @@ def test_a_package_that_was_read_from_a_module_and_that_no_index_has_is_left_out
     """It is once: where a file requires it too, the failure says so."""
     print_pillar, tried = inspected
     value = [*more, "django-Made_up[all]"]
-    lines = [{"key": key, "value": one, "remark": ""} for key, one in (("python_packages", value), ("shared", ["logs"]))]
+    lines = [
+        {"key": key, "value": one, "remark": ""} for key, one in (("python_packages", value), ("shared", ["logs"]))
+    ]
     monkeypatch.setattr(
         trial.Trial, "read", lambda _trial: {"keys": {"python_packages": value}, "lines": lines, "remarks": []}
     )
