@@ -696,11 +696,14 @@ def remove_leftovers() -> None:
 
 
 def remove(label: str) -> None:
+    """Remove the hosts and networks of a label; those that take too long, as on a slow disk, stay for the next run."""
     containers = podman("ps", "--all", "--quiet", f"--filter=label={label}").stdout.split()
-    if containers:
-        podman("rm", "--force", "--volumes", "--time=0", *containers, check=False)
-    for network in podman("network", "ls", "--quiet", f"--filter=label={label}").stdout.split():
-        podman("network", "rm", "--force", network, check=False)
+    networks = podman("network", "ls", "--quiet", f"--filter=label={label}").stdout.split()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        if containers:
+            podman("rm", "--force", "--volumes", "--time=0", *containers, check=False)
+        for network in networks:
+            podman("network", "rm", "--force", network, check=False)
 
 
 @functools.cache
