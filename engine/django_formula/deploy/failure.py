@@ -5,16 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from django_formula.container import images
+from django_formula.database import databases
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.inspect import advice as inspect_advice
-from django_formula.inspect import dependency
+from django_formula.inspect import data, dependency
 from django_formula.knowledge import hints
 from django_formula.observe import observation
 from django_formula.project import failure as project_failure
 from django_formula.project import page
 from django_formula.release import health, instances, releases
 from django_formula.release.releases import Release
+from django_formula.untrusted.text import in_command
 from django_formula.virtualenv import virtualenvs
 
 #: The steps in which the project starts: where another one fails, its settings were imported before.
@@ -41,8 +43,9 @@ def advice(release: Release, step: str, error: DeploymentError, masked: list[str
     lacking = inspect_advice.not_in_pillar(*about, step, error.hint, has_page=has_page, routes=routes)
     pages = "" if "health:path: " in lacking else page.named(routes)
     variables = _variables(release, error) if has_page and step in _STARTS else ""
+    rows = _rows(release) if error.hint.startswith(health.GENERAL) else ""
     error.options = hints.merged(error.options, lacking, pages, variables)
-    return "\n".join(filter(None, [lacking, pages, variables]))
+    return "\n".join(filter(None, [lacking, pages, variables, rows]))
 
 
 def _variables(release: Release, error: DeploymentError) -> str:
@@ -52,6 +55,20 @@ def _variables(release: Release, error: DeploymentError) -> str:
     observed = observation.needed(release.site, release.path, inspect_advice.own(release.path, release.facts))
     unnamed = [one for one in observed if one.name not in error.hint]
     return project_failure.set_variables(release.site, [], observed) if unnamed else ""
+
+
+def _rows(release: Release) -> str:
+    """Return how a site that was never released gets the rows of the database that is in its source."""
+    site = release.site
+    is_sqlite = site.config["databases"].get("default", {}).get("engine") == "sqlite"
+    if not is_sqlite or releases.has_released(site):
+        return ""
+    path = inspect_advice.committed_database(site, release.path, release.facts)
+    source, own = f"{release.path}/source/{path}", str(databases.sqlite_path(site, "default"))
+    command = in_command(*data.copy_of_database(site.user, source, own)) if path else ""
+    if not command:
+        return ""
+    return f"its database is empty, and {path} in the source has one; copy it if the page needs its rows: {command}"
 
 
 def clear_away(release: Release, live: Release | None, record: Mapping[str, Any], *, is_transient: bool) -> list[str]:

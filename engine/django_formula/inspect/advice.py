@@ -19,6 +19,7 @@ from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.inspect import (
     code,
+    data,
     dependency,
     environment,
     imports,
@@ -379,6 +380,15 @@ def _loaded(function: ast.FunctionDef) -> list[str]:
     calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
     words = [[argument.value for argument in one.args if isinstance(argument, ast.Constant)] for one in calls]
     return [word for one in words if one[:1] == ["loaddata"] for word in one[1:] if isinstance(word, str)]
+
+
+def committed_database(site: Site, release: Path, facts: Mapping[str, Any]) -> str:
+    """Return the SQLite file of the project's own database that is in the source; empty without one."""
+    return _asked(site, release, _committed, str, own(release, facts)) or ""
+
+
+def _committed(source: Path, facts: Mapping[str, Any]) -> str:
+    return data.committed_database(_settings(source, facts)[1], source)
 
 
 def not_in_pillar(

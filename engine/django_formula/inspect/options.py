@@ -57,12 +57,8 @@ _OF_PYTHON_2 = re.compile(
 )
 #: Commands for a new site that a remark proposes at most.
 _SINGLE = 6
-#: The command by which rows of a database are dumped; the program that copies the rows of a SQLite file.
+#: The command by which rows of a database are dumped.
 _DUMP = "manage.py dumpdata --exclude contenttypes --exclude auth.permission --output rows.json"
-_COPY = (
-    'import sqlite3 as s; s.connect("file:/srv/django/SITE/current/source/{}?immutable=1", uri=True)'
-    '.backup(s.connect("/srv/django/SITE/database/db.sqlite3"))'
-)
 
 
 def add(report: Report, tree: Path, project: str, domain: str, host: str) -> None:
@@ -613,9 +609,10 @@ def _copy_of_database(path: str, engine: str) -> list[str | list[str]]:
             [*_DUMP.split()],
             ["salt-call", "django.manage", "SITE", "loaddata /srv/django/SITE/shared/rows.json"],
         ]
+    own = "/srv/django/SITE/database/db.sqlite3"
     return [
         f"{path} has a database, and the site begins with an empty one; copy it after the first release:",
-        ["runuser", "-u", "SITE", "--", "python3", "-c", _COPY.format(urllib.parse.quote(path))],
+        data.copy_of_database("SITE", f"/srv/django/SITE/current/source/{path}", own),
         "and apply the migrations that it lacks: salt-call django.release SITE",
     ]
 

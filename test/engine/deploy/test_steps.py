@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import sqlite3
 import stat
 import subprocess
@@ -392,6 +393,33 @@ def test_variable_that_a_page_lacks_is_named_where_nothing_else_is_known(world, 
     with pytest.raises(DeploymentError) as error:
         world.apply()
     assert error.value.hint.splitlines()[0] == (found if general and found else hint)
+
+
+def test_rows_that_a_first_page_may_need_are_copied_by_a_command(world, monkeypatch):
+    """A project that commits its database may have no page without rows; a site that was released has rows."""
+    monkeypatch.setattr(advice, "not_in_pillar", lambda *about, **more: "")
+    monkeypatch.setattr(advice, "committed_database", lambda site, release, facts: "data/x y.sqlite3")
+    world.options = {"database": {"engine": "sqlite"}}
+    hint = "correct the project, or set django:sites:blog:health (path)"
+
+    def fails(*_arguments):
+        raise DeploymentError("health check failed: GET / returned 500", hint=hint)
+
+    for released in (False, True):
+        with monkeypatch.context() as patched, pytest.raises(DeploymentError) as error:
+            patched.setattr(health, "check", fails)
+            world.apply()
+        told = [line for line in error.value.hint.splitlines() if line.startswith("its database is empty")]
+        assert len(told) == (not released)
+        if not released:
+            (release,) = world.site.releases.iterdir()
+            words = shlex.split(told[0].partition("rows: ")[2])
+            assert words[:4] == ["runuser", "-u", world.site.user, "--"]
+            assert f'"file:{release}/source/data/x%20y.sqlite3?' in words[-1]
+            assert f'"{world.site.database.top}/db.sqlite3"' in words[-1]
+            world.push("two")
+            world.apply()
+            world.push("three")
 
 
 def test_package_that_breaks_a_page_on_this_python_is_named(world, monkeypatch):

@@ -112,6 +112,22 @@ def test_fixtures_that_make_the_rows_which_a_page_asks_for_are_in_the_hint(relea
     assert advice.with_fixtures(configured(), release, FACTS, "correct it") == "correct it"
 
 
+@pytest.mark.parametrize(
+    ("setting", "start", "expected"),
+    [
+        ("'data/x.sqlite3'", "SQLite format 3\0", "data/x.sqlite3"),
+        ("'data/x.sqlite3'", "version https://git-lfs", ""),
+        ("'/var/lib/x.sqlite3'", "SQLite format 3\0", ""),
+    ],
+    ids=["a database", "a pointer to one", "elsewhere"],
+)
+def test_database_that_is_in_the_source_is_found(release, setting, start, expected):
+    engine = "django.db.backends.sqlite3"
+    text = f"DATABASES = {{'default': {{'ENGINE': '{engine}', 'NAME': {setting}}}}}\n"
+    write_tree(release / "source", {"blog/settings.py": text, "data/x.sqlite3": start})
+    assert advice.committed_database(configured(), release, FACTS) == expected
+
+
 @pytest.mark.parametrize("name", ["x'; touch here; '.json", "-f.json", "a b.json", "$(id).json"])
 def test_a_fixture_whose_name_is_more_than_a_name_is_in_no_command(release, name):
     """The hint is pasted into a shell, and people who may push name the files."""
