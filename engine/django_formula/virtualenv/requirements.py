@@ -47,6 +47,8 @@ _PYTHON_VERSIONS = {
 PROJECT = re.compile(
     r"^\s*(?:-e[\s=]*|--editable[\s=]+)?(?:file:)?\./?(?:\[([\w, -]+)\])?[ \t]*(?:[;#].*)?\r?$", re.MULTILINE
 )
+#: A requirement in quotes, as a shell needs it for `<` and `>`, and no requirements file.
+QUOTED = re.compile(r"^([ \t]*)(?P<quote>[\"'])([A-Za-z][^\"'\n]*)(?P=quote)(?=[ \t]*(?:#.*)?\r?$)", re.MULTILINE)
 #: The files that declare the dependencies of a project as a package.
 PACKAGING = ("pyproject.toml", "setup.py", "setup.cfg")
 #: Keys of an entry in a Pipfile that are conditions, as the words of a marker.
@@ -304,7 +306,7 @@ def _packages(path: Path) -> list[str]:
 def lines(source: Path, names: Iterable[str]) -> Iterator[tuple[str, bool]]:
     """Yield the lines of requirements in files and those that they include, none of a lock; and whether they limit."""
     paths = [path for name in names for path in with_included(source, source / name, set())]
-    texts = {path: host_file.decoded(path.read_bytes()) for path in paths}
+    texts = {path: _text(path) for path in paths}
     limits = {(path.parent / one).resolve() for path, text in texts.items() for one in LIMIT.findall(text)}
     for path, text in texts.items():
         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -319,8 +321,13 @@ def _lines(path: Path, text: str) -> list[str]:
     return _of_setup(path, text) if path.name in PACKAGING else text.splitlines()
 
 
-def _listed(path: Path) -> list[str]:
+def _text(path: Path) -> str:
     text = host_file.decoded(path.read_bytes())
+    return QUOTED.sub(r"\1\3", text) if path.suffix in lock.REQUIREMENTS_SUFFIXES else text
+
+
+def _listed(path: Path) -> list[str]:
+    text = _text(path)
     if path.name == "Pipfile.lock":
         return [*json.loads(text).get("default", {})]
     if path.suffix == ".lock":
@@ -457,7 +464,7 @@ def contents(source: Path, names: list[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for name in names:
         for path in with_included(source, source / name, done):
-            texts[str(path.relative_to(source.resolve()))] = host_file.decoded(path.read_bytes())
+            texts[str(path.relative_to(source.resolve()))] = _text(path)
         pyproject = (source / name).with_name("pyproject.toml")
         if name.endswith(("uv.lock", "poetry.lock", "pdm.lock")) and pyproject.is_file():
             texts[str(pyproject.relative_to(source))] = host_file.decoded(pyproject.read_bytes())

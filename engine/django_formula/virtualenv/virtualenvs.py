@@ -444,6 +444,7 @@ def _required(site: Site, work: Path, files: list[str]) -> list[str]:
     """Return the arguments of ``uv pip install`` for the project's requirements; empty if it has none."""
     limit = _limit(site, work)
     _remove_marks(work, files)
+    _rewrite(work, files, requirements.QUOTED, r"\1\3")
     _rewrite(work, files, _ATTACHED, r"\1 ")
     extras = _remove_project(work, files)
     _remove_backports(site, work, files)

@@ -149,6 +149,7 @@ def test_names_that_are_no_files_are_no_requirements(tmp_path, target):
         ("requirements.txt", "house; sys_platform == 'win32'\nyard; sys_platform == 'linux'\n", ["yard"]),
         ("requirements.txt", 'house; os_name == "nt" or python_version < "4"\n', ["house"]),
         ("requirements.txt", "-c limits.txt\n--requirement more.in\nhouse\n", ["house", "yard"]),
+        ("requirements.txt", '"house[a]>=4.2,<4.3"\r\n \'yard\' # ours\n"shed\n', ["house[a]", "yard"]),
         (
             "pyproject.toml",
             "[tool.poetry]\n[tool.poetry.dependencies]\npython = '^3.12'\nhouse = {version = '*', extras = ['a']}\n"

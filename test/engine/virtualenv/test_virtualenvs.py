@@ -561,6 +561,23 @@ def test_a_backport_that_python_has_is_not_required(make_site, tmp_path, monkeyp
     assert (work / "base.txt").read_text() == (written or text)
 
 
+def test_a_requirement_in_quotes_is_one_without(make_site, uv, tmp_path, monkeypatch):
+    """As a shell needs it for pip; a requirement for another system has quotes of its own."""
+    text = "\"django>=4.2,<4.3\"\na==1 ; sys_platform == 'win32'\n  'b<2'  # ours\n"
+    found, run = [], uv.run
+
+    def reading(site, argv, **options):
+        if "install" in argv and "--requirement" in argv:
+            found.append(Path(argv[argv.index("--requirement") + 1]).with_name("base.txt").read_text())
+        return run(site, argv, **options)
+
+    monkeypatch.setattr(build_user, "run_as_build_user", reading)
+    source = write_tree(tmp_path / "source", {"requirements.txt": "-r base.txt\n", "base.txt": text})
+    virtualenvs.build(make_site(), source, ["requirements.txt"], "key")
+    assert found and {*found} == {"django>=4.2,<4.3\na==1 ; sys_platform == 'win32'\n  b<2  # ours\n"}
+    assert (source / "base.txt").read_text() == text
+
+
 def test_an_option_of_pip_after_a_requirement_is_one_of_all(tmp_path):
     text = "a==1\npsycopg2==2.8.5 --no-binary psycopg2  # https://example.org/--no-binary\nb==1\n"
     work = write_tree(tmp_path / "work", {"requirements.txt": "-r base.txt\n", "base.txt": text})
