@@ -22,6 +22,8 @@ from huey.utils import load_class
 
 #: Seconds between two looks at whether all of the consumer's threads or processes still run.
 HEALTH = 10
+#: Minutes by which a clock is set back; a minute that is further ahead was written while the clock was wrong.
+SET_BACK = 60
 
 
 def instance(given):
@@ -158,7 +160,7 @@ def is_new_minute(path):
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         found = re.match(r"\d+", file.read(20))
-        if found and int(found.group()) >= minute:
+        if found and minute <= int(found.group()) < minute + SET_BACK:
             return False
         file.truncate(0)
         file.write(str(minute))

@@ -106,6 +106,28 @@ def test_killed_beat_sends_nothing_again(lab):
     assert ticks(lab) == 1
 
 
+AHEAD = """
+import datetime, shelve
+with shelve.open({!r}, writeback=True) as schedule:
+    for entry in schedule["entries"].values():
+        entry.last_run_at += datetime.timedelta(days=365)
+"""
+
+
+def test_a_clock_that_was_ahead_for_a_moment_ends_no_task(lab):
+    """As that of a host which begins in a year to come; the schedule outlives releases and restarts."""
+    release(lab, "0001")
+    lab.activate("0001")
+    first = beat(lab, "0001").ready()
+    until(lambda: ticks(lab) >= 1)
+    first.stop()
+    assert first.wait() == 0
+    lab.shell("0001", AHEAD.format(str(lab.folder / "beat/schedule")))
+    before = ticks(lab)
+    beat(lab, "0001").ready()
+    until(lambda: ticks(lab) > before)
+
+
 def test_beat_of_the_former_release_goes_on_when_a_switch_is_undone(lab):
     for number in ("0001", "0002"):
         release(lab, number)

@@ -1,5 +1,6 @@
 """The program of huey's consumers, with real huey and Redis: what becomes of tasks when releases change."""
 
+import time
 from typing import Any
 
 import pytest
@@ -163,3 +164,14 @@ def test_periodic_tasks_are_enqueued_by_the_active_release_and_once_in_a_minute(
     until(lambda: "minute" in (lab.log.read_text() if lab.log.exists() else ""))
     lines = [line.split()[1:] for line in lab.log.read_text().splitlines()]
     assert ["0002", "minute"] not in lines and len(lines) <= 2
+
+
+def test_a_clock_that_was_wrong_for_a_moment_ends_no_periodic_task(lab):
+    """As that of a host which begins in a year to come; its minute outlives releases and restarts."""
+    release(lab, "0001")
+    lab.activate("0001")
+    (lab.folder / "beat").mkdir()
+    (lab.folder / "beat/huey-shop").write_text(str(int(time.time()) // 60 + 365 * 24 * 60))
+    huey(lab, "0001").ready()
+    until(lambda: "minute" in (lab.log.read_text() if lab.log.exists() else ""))
+    assert int((lab.folder / "beat/huey-shop").read_text()) <= time.time() // 60
