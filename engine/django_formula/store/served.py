@@ -112,7 +112,7 @@ def _refuse_taken_port(pending: Pending) -> None:
         DeploymentError: one does.
     """
     server = pending.server
-    if not (pending.starts and server.service):
+    if not (pending.starts and server.service) or store_service.answers(server):
         return
     listener = ports.listener(server.service.port)
     if listener:

@@ -221,8 +221,9 @@ def _control(verb: str, server: OwnServer) -> None:
     if daemons.pid(daemons.SUPERVISOR) is None:
         daemons.start(daemons.SUPERVISOR)
     commands.run(["supervisorctl", "update", server.unit], doing=doing)
-    if verb != "enable":
-        commands.run(["supervisorctl", verb, server.unit], doing=doing)
+    # An update starts what is new, and not what was stopped.
+    own = "start" if verb == "enable" else verb
+    commands.run(["supervisorctl", own, server.unit], doing=doing, hint=where_the_log_is(server))
 
 
 def _wait(server: OwnServer) -> None:

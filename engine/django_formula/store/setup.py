@@ -68,10 +68,11 @@ def _pending(kind: ServerStore, server: OwnServer, templates: Mapping[str, str])
     restarts = _restart_mark(server).exists()
     restarts = restarts or any(_fixed(kind, before[path] or "") != _fixed(kind, text) for path, text in files.items())
     folders = [str(one.path) for one in service.folders(server) if host_folders.problem(one)]
-    starts = not service.is_enabled(server) or not service.answers(server)
+    runs = service.answers(server)
+    starts, restarts = not (runs and service.is_enabled(server)), restarts and runs
     settings, busy = ({}, "") if starts else _differences(kind, server)
     settings = {} if restarts else settings
-    return Pending(kind, server, files, folders, settings, starts, restarts and not starts, busy)
+    return Pending(kind, server, files, folders, settings, starts, restarts, busy)
 
 
 def _differences(kind: ServerStore, server: OwnServer) -> tuple[dict[str, str], str]:
@@ -150,6 +151,8 @@ def apply(found: Pending) -> str:
         service.reload(server)
     if found.starts:
         service.start(server)
+        if not found.restarts:  # it has begun with the files that are there
+            _restart_mark(server).unlink(missing_ok=True)
     if found.settings and not former:
         found.kind.change(server, found.settings)
     return f"{server.unit} keeps {former} until a later apply: {obstacle}" if obstacle else ""

@@ -250,6 +250,9 @@ def test_port_of_another_program_is_named_with_the_key(site: Any, monkeypatch: p
         expected = rf"{needs}, is taken by .+ \(pid {os.getpid()}\)"
         with pytest.raises(DeploymentError, match=expected) as refused:
             store_served._refuse_taken_port(starting)
+        with monkeypatch.context() as running:  # it is the server itself, which would not start at boot
+            running.setattr(store_service, "answers", lambda _server: True)
+            store_served._refuse_taken_port(starting)
     assert refused.value.hint == "set django:sites:blog:queue:port to another one"
 
 

@@ -83,6 +83,44 @@ def test_server_whose_files_a_killed_deployment_has_changed_is_restarted(queue, 
     assert pending(queue) == []
 
 
+def test_server_that_is_started_with_its_new_files_is_not_restarted_next(queue, host, monkeypatch):
+    """As after a restart that has failed: the next apply, with a pillar that is mended, starts it."""
+    (contract.folder(queue) / "queue.sh").write_text("of an older version\n")
+    (one,) = pending(queue)
+    setup.apply(one)  # what restarts it next fails
+    with monkeypatch.context() as stopped:
+        stopped.setattr(service, "answers", lambda _server: False)
+        (one,) = pending(queue)
+        stopped.setattr(service, "answers", lambda _server: True)
+        setup.apply(one)
+    assert one.starts and not one.restarts
+    assert pending(queue) == []
+
+
+def test_server_that_was_stopped_by_hand_is_started(queue, host, monkeypatch):
+    """supervisorctl update starts no program that it knows."""
+    monkeypatch.setattr(service, "answers", lambda _server: "supervisorctl start django-blog-queue" in host.did)
+    (one,) = pending(queue)
+    setup.apply(one)
+    assert pending(queue) == []
+
+
+def test_server_that_runs_and_would_not_after_a_boot_is_restarted_with_its_new_files(queue, host):
+    service._program(service_of(queue)).unlink()
+    (contract.folder(queue) / "queue.sh").write_text("of an older version\n")
+    (one,) = pending(queue)
+    assert one.starts and one.restarts
+    setup.apply(one)
+    setup.restart(one.server)
+    assert host.did[-1] == "supervisorctl restart django-blog-queue"
+    assert pending(queue) == []
+
+
+def service_of(site):
+    ((_kind, server),) = stores.own_servers(site)
+    return server
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_server_that_the_site_keeps_busy_delays_no_deployment(queue, host, monkeypatch, ends):
     """It is restarted at most once, with its new files."""
