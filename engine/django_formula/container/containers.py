@@ -14,6 +14,7 @@ from django_formula.container import engine as container_engine
 from django_formula.container.engine import ENGINES, Engine
 from django_formula.host import file as host_file
 from django_formula.host import users
+from django_formula.kind import kinds
 from django_formula.site.sites import RUNTIME, Site
 from django_formula.untrusted import shapes
 
@@ -206,7 +207,8 @@ def record(container: Container) -> dict[str, Any]:
 
 def _stores(site: Site) -> list[Path]:
     """Return the sockets of the servers that a site has for its queue and caches on this host."""
-    return [Path(f"/run/django-{site.name}-{name}/socket") for name in site.stores]
+    parts = (kinds.store_part(options["engine"], name) for name, options in site.stores.items())
+    return [Path(f"/run/django-{site.name}-{part}/socket") for part in parts]
 
 
 def _files_of_databases(site: Site) -> list[Mapping[str, Any]]:

@@ -91,17 +91,19 @@ class StoreKind(NamedTuple):
         title: as its makers write it, for people.
         port: where a server of it listens unless it is configured otherwise; 0 for what is no server.
         keeps_queue: whether tasks can be queued in it.
+        cache: what its caches are called in the names of units: ``cache`` or ``cache_<alias>`` begins so.
     """
 
     title: str
     port: int = 0
     keeps_queue: bool = False
+    cache: str = "cache"
 
 
 #: Every kind of store, by its name in the pillar.
 STORES = {
     "redis": StoreKind("Redis", 6379, keeps_queue=True),
-    "memcached": StoreKind("Memcached", 11211),
+    "memcached": StoreKind("Memcached", 11211, cache="memcached"),
     "database": StoreKind("Django's database cache"),
 }
 
@@ -114,6 +116,16 @@ def own_stores(site: Mapping[str, Any]) -> list[str]:
     """
     entries = [*([site["queue"]] if site.get("queue") else []), *(site.get("caches") or {}).values()]
     return sorted({entry["engine"] for entry in entries if STORES[entry["engine"]].port and not entry["host"]})
+
+
+def store_part(kind: str, name: str) -> str:
+    """Return what the name of the unit of a store of a site's own ends with.
+
+    Args:
+        name: the store in `Site.stores`: ``queue``, ``cache`` or ``cache_<alias>``.
+    """
+    word, mark, alias = name.partition("_")
+    return f"{STORES[kind].cache}{mark}{alias}" if word == "cache" else name
 
 
 #: The templates of the site's own servers of stores, by process manager.

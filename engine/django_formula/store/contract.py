@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from django_formula.host.commands import size
+from django_formula.kind import kinds
 from django_formula.site.sites import Site
 
 RUN = Path("/run")
@@ -147,9 +148,9 @@ class ServerStore(Store):
     NOTIFIES: ClassVar[bool] = False
     CHANGEABLE: ClassVar[re.Pattern[str]]
 
-    @abstractmethod
     def part(self, name: str) -> str:
         """Return the name of a store in its unit's name."""
+        return kinds.store_part(self.KIND, name)
 
     @abstractmethod
     def url(self, address: Mapping[str, Any]) -> str:

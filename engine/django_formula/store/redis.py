@@ -50,9 +50,6 @@ class RedisStore(ServerStore):
         """Return redis-py, and for a Django without a cache of its own for it django-redis."""
         return "redis>=4.5" if django_version >= (4, 0) else "django-redis>=5.0"
 
-    def part(self, name: str) -> str:
-        return name
-
     def url(self, address: Mapping[str, Any]) -> str:
         if address.get("socket"):
             return f"unix://{address['socket']}"

@@ -148,9 +148,6 @@ class MemcachedStore(ServerStore):
         """Return pymemcache, which Django supports since 3.2."""
         return "pymemcache>=3.4"
 
-    def part(self, name: str) -> str:
-        return name.replace("cache", "memcached", 1)
-
     def url(self, address: Mapping[str, Any]) -> str:
         if address.get("socket"):
             return f"unix:{address['socket']}"

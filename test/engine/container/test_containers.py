@@ -23,6 +23,7 @@ from django_formula.process import container as process_container
 from django_formula.process import contract, supervisor, systemd, transient
 from django_formula.process.command import ProjectCommand
 from django_formula.release import disk, instances, releases
+from django_formula.store import stores
 from django_formula.verbs import status
 from specimen import FACTS, formula_templates
 
@@ -84,6 +85,21 @@ def test_a_command_runs_locked_down_with_the_paths_and_limits_of_its_site(site, 
     assert f"--volume={site.media}:{site.media}:rw" in argv
     assert f"--volume={release}/source:{release}/source:ro" not in argv  # it is the image's
     assert not [word for word in argv if word.startswith("--env-file")]
+
+
+def test_containers_reach_each_server_that_the_site_has_for_its_queue_and_caches(make_site, release, monkeypatch):
+    caches = {"default": {"engine": "memcached"}, "pages": {"engine": "memcached"}, "sessions": {"engine": "redis"}}
+    site = make_site(container={}, queue={"engine": "redis"}, caches=caches)
+    monkeypatch.setattr(containers, "_existing", lambda _site, _release, paths: [*map(str, paths)])
+    _properties, argv = process_container.confined(
+        command(site, release), containers.of_release(release), "django-blog-task"
+    )
+    servers = [server for _kind, server in stores.own_servers(site)]
+    assert {server.unit for server in servers} == {
+        *("django-blog-queue", "django-blog-memcached", "django-blog-memcached_pages", "django-blog-cache_sessions")
+    }
+    for server in servers:
+        assert f"--volume={server.socket.parent}:{server.socket.parent}:ro" in argv
 
 
 def test_a_command_may_write_only_what_it_names(site, release):
