@@ -32,6 +32,7 @@ class WorkerKind(NamedTuple):
         parks_unknown: whether a task that a release does not know waits for one that does, instead of failing.
         broker: the word of ``environment`` for the queue that tasks are sent to; in upper case it is the variable by
             which its client finds the queue. Empty where the project's settings have it.
+        sorted_sets: patterns of the sorted sets in which Redis has tasks that wait: by priority, or for their time.
     """
 
     templates: tuple[str, ...]
@@ -40,6 +41,7 @@ class WorkerKind(NamedTuple):
     takes_tasks: bool = False
     parks_unknown: bool = False
     broker: str = ""
+    sorted_sets: tuple[str, ...] = ()
 
 
 #: Programs next to those of every kind of worker: two that these import, and one that reads their queues.
@@ -63,8 +65,13 @@ WORKERS = {
         has_schedule=True,
         broker="celery_broker_url",
     ),
-    "rq": WorkerKind(("django_formula_rq.py", *_WORKER_PROGRAMS), takes_tasks=True),
-    "huey": WorkerKind(("django_formula_huey.py", *_WORKER_PROGRAMS), has_schedule=True, takes_tasks=True),
+    "rq": WorkerKind(("django_formula_rq.py", *_WORKER_PROGRAMS), takes_tasks=True, sorted_sets=("rq:scheduled:*",)),
+    "huey": WorkerKind(
+        ("django_formula_huey.py", *_WORKER_PROGRAMS),
+        has_schedule=True,
+        takes_tasks=True,
+        sorted_sets=("huey.redis.*", "huey.schedule.*"),
+    ),
     "command": WorkerKind(("django_formula_command.py", *_WORKER_PROGRAMS)),
 }
 

@@ -8,12 +8,19 @@ from typing import Any
 from urllib.parse import quote
 
 from django_formula.host.commands import DeploymentError, size
+from django_formula.kind import kinds
 from django_formula.secret import secrets
 from django_formula.store import client
 from django_formula.store.contract import OwnServer, ServerStore, Service, Usage
 
-#: The hash of the messages that workers of Celery have taken and not acknowledged.
+#: The hash of the messages that workers of Celery have taken and not acknowledged; a project may have set a prefix.
 UNACKED = "unacked"
+#: The keys that have tasks, as SCAN finds them, and the command that counts those in one.
+_TASKS = (
+    ("TYPE", "list", "LLEN"),
+    ("MATCH", f"*{UNACKED}", "TYPE", "hash", "HLEN"),
+    *(("MATCH", one, "TYPE", "zset", "ZCARD") for kind in kinds.WORKERS.values() for one in kind.sorted_sets),
+)
 #: Keys that one SCAN looks at, and the most characters of the names of all lists.
 _BATCH, _NAMES = 1000, 4 << 20
 #: The user of a server that may change its settings; everybody else who may connect is `default`.
@@ -141,7 +148,7 @@ class RedisStore(ServerStore):
         return Usage(int(_info(server, "memory").get("used_memory", 0)), size(server.options["memory"]))
 
     def waiting(self, server: OwnServer) -> int:
-        """Return the number of messages in its lists, and of those that a worker of Celery has not acknowledged."""
+        """Return the number of tasks that wait, and of the messages that a worker of Celery has not acknowledged."""
         return sum(lengths(server).values())
 
 
@@ -238,25 +245,34 @@ def _await_rewrite(server: OwnServer, deadline: float) -> None:
 
 
 def lengths(server: OwnServer) -> dict[str, int]:
-    """Return the length of each list in the server's first database, and of Celery's unacknowledged messages.
+    """Return how many tasks each key of the server's first database has, of Celery's unacknowledged messages the sum.
 
     Raises:
         DeploymentError: the server does not answer in time, or has too many lists.
     """
-    names: set[str] = set()
-    cursor, deadline = "0", time.monotonic() + client.PATIENCE
-    while True:
-        scan = ["SCAN", cursor, "COUNT", str(_BATCH), "TYPE", "list"]
-        ((cursor, found),) = _until(deadline, server, [scan])
-        names |= {*found}
-        if sum(map(len, names)) > _NAMES:
+    deadline = time.monotonic() + client.PATIENCE
+    counts = [(command, name) for command, names in _keys(deadline, server) for name in names]
+    found: dict[str, int] = {}
+    for (command, name), count in zip(counts, _until(deadline, server, [[*one] for one in counts]), strict=True):
+        key = UNACKED if command == "HLEN" else name
+        if count:
+            found[key] = found.get(key, 0) + int(count)
+    return found
+
+
+def _keys(deadline: float, server: OwnServer) -> list[tuple[str, list[str]]]:
+    """Return the names of the keys that have tasks, next to the command that counts those in one."""
+    found: list[set[str]] = [set() for _one in _TASKS]
+    cursors = dict.fromkeys(range(len(_TASKS)), "0")
+    while cursors:
+        scans = [["SCAN", cursors[one], "COUNT", str(_BATCH), *_TASKS[one][:-1]] for one in cursors]
+        for one, (cursor, names) in zip([*cursors], _until(deadline, server, scans), strict=True):
+            found[one] |= {*names}
+            cursors[one] = cursor
+        if sum(len(name) for names in found for name in names) > _NAMES:
             raise DeploymentError(f"{server.unit} has more lists than are counted")
-        if cursor == "0":
-            break
-    lists = sorted(names)
-    answers = _until(deadline, server, [*(["LLEN", name] for name in lists), ["HLEN", UNACKED]])
-    counted = dict(zip([*lists, UNACKED], answers, strict=True))
-    return {name: int(count) for name, count in counted.items() if count}
+        cursors = {one: cursor for one, cursor in cursors.items() if cursor != "0"}
+    return [(row[-1], sorted(names)) for row, names in zip(_TASKS, found, strict=True)]
 
 
 def _until(deadline: float, server: OwnServer, commands: list[list[str]]) -> list[Any]:

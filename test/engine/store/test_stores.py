@@ -263,6 +263,24 @@ def test_waiting_tasks_are_counted_in_lists_and_in_what_celery_has_not_acknowled
     assert REDIS.waiting(queue.own) == 5
 
 
+def test_messages_of_a_celery_with_a_prefix_of_its_own_are_counted(start):
+    """The project's global_keyprefix: without it a queue was removed with what its workers had in hand."""
+    queue = start(queue={"engine": "redis"})
+    queue("HSET", "shop:unacked", "tag", "message", "other", "message")
+    queue("HSET", "unacked", "tag", "message")
+    queue("HSET", "shop:unacked_held:worker", "tag", "0")
+    assert redis.lengths(queue.own) == {"unacked": 3} and setup.taken(queue.own) == 3
+
+
+def test_tasks_that_wait_for_their_time_or_by_priority_are_counted(start):
+    queue = start(queue={"engine": "redis"})
+    for key in ("huey.schedule.blog", "huey.redis.blog", "rq:scheduled:default"):
+        queue("ZADD", key, "1", "one", "2", "other")
+    queue("ZADD", "rq:finished:default", "1", "done")  # what has ended waits for nothing
+    queue("ZADD", "unacked_index", "1", "tag")
+    assert REDIS.waiting(queue.own) == 6
+
+
 @pytest.mark.slow
 def test_no_list_is_missed_among_many_keys(start):
     queue = start(queue={"engine": "redis"})
