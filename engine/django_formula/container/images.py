@@ -6,6 +6,7 @@ An image lives as long as the folder that it is made of, and is made again from 
 import fnmatch
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from django_formula.host import folders, users
 from django_formula.host.commands import DeploymentError
 from django_formula.site.sites import Site
 
+#: The server and the workers of a release start at once, and a build ends another one of its site.
+_making = threading.Lock()
 _DEPENDENCIES = """\
 FROM {base}
 LABEL {labels}
@@ -180,8 +183,11 @@ def require(site: Site, release: Path) -> None:
         DeploymentError: it cannot be made.
     """
     container = container_containers.of_release(release)
-    if container and not container.engine.image(container.image):
-        _make(site, release, os.path.basename(os.readlink(release / "virtualenv")), container)
+    if not container:
+        return
+    with _making:
+        if not container.engine.image(container.image):
+            _make(site, release, os.path.basename(os.readlink(release / "virtualenv")), container)
 
 
 def used(site: Site) -> list[Engine]:
@@ -261,16 +267,21 @@ def save_archive(site: Site, release: Path, file: Path) -> list[str]:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # podman would make it readable for all
     except FileExistsError:
         raise DeploymentError(f"{file} exists", hint="remove it, or name another file") from None
+    try:
+        return [_save(site, release, container, file)]
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+
+
+def _save(site: Site, release: Path, container: Container, file: Path) -> str:
     engine, (image, name) = container.engine, _image(site, release, container)
     engine.run("tag", image, name, doing=f"naming the image {name}")
     try:
         engine.run("save", "--output", str(file), name, doing=f"writing {file}", timeout=_TIMEOUT)
-    except DeploymentError:
-        file.unlink(missing_ok=True)
-        raise
     finally:
         engine.forget(name)
-    return [name]
+    return name
 
 
 def load_archive(site: Site, file: Path) -> list[str]:

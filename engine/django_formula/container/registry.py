@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from django_formula.site.sites import Site
 
 #: Seconds to pull or push an image.
 _TIMEOUT = 1800
-#: How engines report that a registry has no such image.
+#: How engines report that a registry has no such image; the last one is of Docker 29.
 _UNKNOWN = re.compile(
     r"manifest unknown|name unknown|manifest for \S+ not found|repository name not known"
     r"|(artifact|repository) \S+ not found"
+    r'|failed to resolve reference "\S+": (\S+: )?not found'
 )
 #: The name by which Docker looks up a login at Docker Hub.
 _DOCKER_HUB = "https://index.docker.io/v1/"
@@ -51,7 +53,8 @@ def login(site: Site) -> Iterator[dict[str, str]]:
     if not known or not value:
         yield {}
         return
-    folder = site.secrets / f".registry-{os.getpid()}"
+    # Units of a release start at once, and each may need its image.
+    folder = site.secrets / f".registry-{threading.get_native_id()}-{os.getpid()}"
     host_file.remove_tree(folder)
     folder.mkdir(mode=0o700)
     try:

@@ -6,6 +6,8 @@ import pwd
 import shlex
 import shutil
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -565,6 +567,27 @@ def test_a_removed_image_is_made_again_from_its_release(site, release, engine, m
     container_images.require(site, release)
     container_images.require(site, release)
     assert [tag for tag, *_rest in engine.built] == ["localhost/django/blog-deps:abc", f"localhost/django/blog:{NAME}"]
+
+
+def test_a_removed_image_is_made_once_where_the_parts_of_a_release_start_at_once(site, release, engine, monkeypatch):
+    """A build ends what is left in the slice of its site: it would be the build for another part."""
+    (release / "virtualenv").symlink_to("../../virtualenvs/abc")
+    made, build = Container(engine, f"localhost/django/blog:{NAME}", "localhost/base"), engine.build
+    monkeypatch.setattr(container_images.container_containers, "of_release", lambda _release: made)
+    running, seen = [], []
+
+    def slowly(*arguments, **options):
+        running.append(arguments)
+        seen.append(len(running))
+        time.sleep(0.1)
+        build(*arguments, **options)
+        running.pop()
+
+    monkeypatch.setattr(engine, "build", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        for one in [pool.submit(container_images.require, site, release) for _part in range(3)]:
+            one.result()
+    assert seen == [1, 1]
 
 
 # Docker on this host

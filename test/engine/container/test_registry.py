@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ class Played(Engine):
     ran: list[tuple[str, ...]] = dataclasses.field(default_factory=list)
     logins: list[object] = dataclasses.field(default_factory=list)
     problem: list[str] = dataclasses.field(default_factory=list)
+    unknown: list[str] = dataclasses.field(default_factory=lambda: ["reading manifest in {}: manifest unknown"])
 
     def run(self, *arguments: str, doing: str, variables=None, hint="", **_how) -> str:
         self.ran.append(arguments)
@@ -49,9 +51,7 @@ class Played(Engine):
                 raise DeploymentError(f"{doing} failed (exit 125)", log=self.problem[0], hint=hint)
         if verb == "pull":
             if name not in self.registry:
-                raise DeploymentError(
-                    f"{doing} failed (exit 125)", log=f"reading manifest in {name}: manifest unknown", hint=hint
-                )
+                raise DeploymentError(f"{doing} failed (exit 125)", log=self.unknown[0].format(name), hint=hint)
             self.images[name] = self.registry[name]
         elif verb == "push":
             self.registry[name] = self.images[name]
@@ -153,9 +153,24 @@ def test_the_login_is_in_a_folder_of_roots_while_an_engine_needs_it(site_with, e
     assert not folder.exists()
 
 
+def test_each_of_the_parts_that_start_at_once_has_its_login(site_with):
+    site, _release = site_with(login=LOGIN)
+    container_registry.PASSWORD.keep(site, "s3cret")
+
+    def end_another():
+        with container_registry.login(site):
+            pass
+
+    with container_registry.login(site) as variables:
+        other = threading.Thread(target=end_another)
+        other.start()
+        other.join()
+        assert Path(variables["REGISTRY_AUTH_FILE"]).exists()
+
+
 def test_the_login_that_a_killed_deployment_has_left_is_removed(site_with):
     site, _release = site_with(login=LOGIN)
-    gone, running = site.secrets / ".registry-4194305", site.secrets / ".registry-1"
+    gone, running = site.secrets / ".registry-7-4194305", site.secrets / ".registry-1"
     for folder in (gone, running):
         folder.mkdir()
     with container_registry.login(site) as variables:
@@ -291,7 +306,18 @@ def test_a_virtualenv_that_could_not_be_pushed_is_pushed_by_the_next_apply(site_
     assert len(engine.registry) == 1
 
 
-def test_the_first_host_builds_and_pushes_and_the_others_pull(site_with, engine):
+#: How Docker reports that a registry has no such image: since 29, or before, and of a repository that is missing.
+UNKNOWN = (
+    "Error response from daemon: manifest for {0} not found: manifest unknown: manifest unknown",
+    'Error response from daemon: failed to resolve reference "{0}": {0}: not found',
+    'failed to resolve reference "{0}": not found',
+    "Error response from daemon: name unknown: repository name not known to registry",
+)
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN)
+def test_the_first_host_builds_and_pushes_and_the_others_pull(site_with, engine, unknown):
+    engine.unknown[0] = unknown
     site, release = site_with(file="Dockerfile", share=f"{REGISTRY}/blog")
     container_file.make(site, release, engine, OWN, again=False, aside=False)
     assert verbs(engine) == ["pull", "build", "push"] and [*engine.images] == [OWN]
@@ -407,6 +433,18 @@ def test_the_image_of_a_dockerfile_is_taken_from_an_archive_by_its_commit(site_w
     engine.ran.clear()
     container_file.make(site, release, engine, OWN, again=False, aside=False)
     assert verbs(engine) == ["build"] and [*engine.images] == [OWN]
+
+
+def test_an_archive_that_could_not_be_written_leaves_no_file(site_with, engine, monkeypatch, tmp_path):
+    """It would be refused the next time: it exists."""
+    site, release = site_with()
+    (release / "virtualenv").symlink_to("../../virtualenvs/abc")
+    container = containers.Container(engine, "x", "localhost/django/base:gone")
+    monkeypatch.setattr(containers, "of_release", lambda _release: container)
+    monkeypatch.setattr(container_images.folders, "refuse_unsafe_parents", lambda _path: None)
+    with pytest.raises(DeploymentError, match="no longer has the image localhost/django/base:gone"):
+        container_images.save_archive(site, release, tmp_path / "a.tar")
+    assert not (tmp_path / "a.tar").exists()
 
 
 def test_an_archive_where_others_may_write_is_refused(site_with, engine, monkeypatch):
