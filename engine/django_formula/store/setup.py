@@ -20,6 +20,8 @@ from django_formula.store.contract import OwnServer, ServerStore, Usage
 _LIMIT = re.compile(r"(?m)^MemoryMax=(\d+)$")
 #: Its lines with the hosts that may connect, which `store.service.let_in` changes.
 _CLIENTS = re.compile(r"(?m)^IPAddressAllow=.*\n")
+#: Its comments, and its line that has an effect when it stops.
+_AT_ITS_END = re.compile(r"(?m)^(#|RuntimeDirectoryPreserve=).*\n")
 
 
 class Pending(NamedTuple):
@@ -86,7 +88,8 @@ def _differences(kind: ServerStore, server: OwnServer) -> tuple[dict[str, str], 
 def _fixed(kind: ServerStore, text: str) -> str:
     """Return a file of a server without what the server can change while it runs, and what decides if it starts."""
     startable = sandbox.without_lines(text, sandbox.MAY_BE_REFUSED)
-    return _CLIENTS.sub("", _LIMIT.sub("", kind.CHANGEABLE.sub("", startable)))
+    changeable = kind.CHANGEABLE.sub("", startable)
+    return _AT_ITS_END.sub("", _CLIENTS.sub("", _LIMIT.sub("", changeable)))
 
 
 def _restart_mark(server: OwnServer) -> Path:

@@ -199,6 +199,26 @@ def test_server_that_uses_more_keeps_its_limit_until_a_later_apply(cache, host):
     assert cache("64M") == ("", 2 * 64 + 128)
 
 
+def test_containers_keep_the_folder_of_a_server_that_is_stopped_and_started(host, make_site, tmp_path, monkeypatch):
+    """They have it as a mount. A server that was set up with another line is not restarted for it."""
+    (tmp_path / "units").mkdir()
+    monkeypatch.setattr(service, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(service, "is_enabled", lambda _server: True)
+    site = make_site(queue={"engine": "redis"}, container={})
+    contract.folder(site).mkdir(parents=True)
+    (one,) = pending(site)
+    setup.apply(one)
+    setup.restart(one.server)
+    unit = tmp_path / "units/django-blog-queue.service"
+    text = unit.read_text()
+    assert "\nRuntimeDirectoryPreserve=yes\n" in text
+    unit.write_text(text.replace("Preserve=yes", "Preserve=restart").replace("# Containers", "# Once containers"))
+    (one,) = pending(site)
+    assert [*one.files] == [unit] and not one.starts and not one.restarts
+    setup.apply(one)
+    assert pending(site) == [] and unit.read_text() == text
+
+
 @pytest.fixture
 def programs(tmp_path, make_site):
     """The programs of Redis, and of Valkey as the platform's; a site with these is returned by the function."""
