@@ -60,6 +60,7 @@ class Plan:
         driver: packages that the compose files need in addition: server, driver of the database, client of Redis.
         options: the site's options: what inspection has found, and over it what was given.
         engine: the database: ``sqlite``, ``postgres`` or ``mysql``.
+        version: the first two numbers of Django's version; 99 where it is not known.
         open: required variables whose values are not known.
         notes: what is not in the compose files, or has to be completed.
         email: the address for Let's Encrypt; empty where there are no certificates.
@@ -81,6 +82,7 @@ class Plan:
     driver: list[str]
     options: dict[str, Any]
     engine: str
+    version: tuple[int, ...]
     open: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     email: str = ""
@@ -212,6 +214,7 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
         driver=[],
         options=options,
         engine=engine,
+        version=_version(contents),
         open=[*report.open_variables, *_given_secrets(options)],
         email=str(given.get("email") or ""),
         dockerfile=_dockerfile(Foreign(tree)),
@@ -308,18 +311,21 @@ def _added(plan: Plan, required: list[str], contents: Mapping[str, str]) -> list
     """Return the packages that the compose files need and the project does not require."""
     listed = [*required, *virtualenv_requirements.names(plan.options.get("python_packages", []))]
     names = {re.sub(r"\[.*", "", name).lower().replace("_", "-") for name in listed}
-    version = inspect_requirements.versions(dict(contents)).get("django", "99")
-    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     of_server = gunicorn if plan.interface == "wsgi" else uvicorn
     added = [one for any_of, pins in of_server.REQUIREMENTS.items() if not names & {*any_of} for one in pins]
     engine = engines.ENGINES[plan.engine]
     if engine.is_server and not {name.replace("-", "_") for name in names} & engine.drivers:
-        added.append(engine.driver_requirement(numbers))
+        added.append(engine.driver_requirement(plan.version))
     for kind in sorted({plan.queue, plan.cache} & {*store_stores.STORES}):
-        clients = store_stores.STORES[kind].CLIENTS
+        clients = store_stores.STORES[kind].clients(plan.version if kind == plan.cache else ())
         if clients and not clients & {name.replace("-", "_") for name in names}:
-            added.append(store_stores.STORES[kind].requirement(numbers))
+            added.append(store_stores.STORES[kind].requirement(plan.version))
     return added
+
+
+def _version(contents: Mapping[str, str]) -> tuple[int, ...]:
+    version = inspect_requirements.versions(dict(contents)).get("django", "99")
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def _notes(plan: Plan, settings: Settings, tree: Path) -> list[str]:

@@ -1,6 +1,8 @@
 """The settings modules of the containers: those of the project, and over them where everything is."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import PurePath
 
 from django_formula.compose.plan import Plan
@@ -96,12 +98,38 @@ def url(kind: str, service: str) -> str:
     return f"redis://{service}:6379/0" if kind == "redis" else f"{service}:11211"
 
 
+#: The backend of each kind of cache, and what is only in the paths of backends for it.
+_BACKENDS = {
+    "redis": ("django.core.cache.backends.redis.RedisCache", re.compile("redis|valkey", re.IGNORECASE)),
+    "memcached": (
+        "django.core.cache.backends.memcached.PyMemcacheCache",
+        re.compile("memcache|pylibmc", re.IGNORECASE),
+    ),
+}
+_WITHOUT_CACHES = """\
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}"""
+
+
+def _caches(plan: Plan) -> Iterator[str]:
+    """Yield the lines for the caches; the project's own backend stays where it is one for such a server."""
+    servers = {alias: str(one["engine"]) for alias, one in plan.caches.items() if one["engine"] in _BACKENDS}
+    if servers and "CACHES" not in plan.settings.values:
+        yield "CACHES = {}" if "default" in servers else _WITHOUT_CACHES
+    for alias, engine in servers.items():
+        usual, is_for_it = _BACKENDS[engine]
+        if engine == "redis" and () < plan.version < (4, 0):
+            usual = "django_redis.cache.RedisCache"
+        own, address = plan.settings.get("CACHES", alias, "BACKEND"), url(engine, "cache")
+        if isinstance(own, str) and is_for_it.search(own):
+            yield f'CACHES["{alias}"]["LOCATION"] = "{address}"'
+        else:
+            rest = "" if isinstance(own, str) else f'**CACHES.get("{alias}", {{}}), '
+            yield f'CACHES["{alias}"] = {{"BACKEND": "{usual}", {rest}"LOCATION": "{address}"}}'
+
+
 def _stores(plan: Plan) -> list[str]:
     """Return the lines for caches and the queue, where the project has them in its code."""
-    lines = []
-    for alias, cache in plan.caches.items():
-        if cache["engine"] != "database" and "CACHES" in plan.settings.values:
-            lines.append(f'CACHES["{alias}"]["LOCATION"] = "{url(cache["engine"], "cache")}"')
+    lines = [*_caches(plan)]
     if plan.queue != "redis":
         return lines
     queue = url("redis", "queue")

@@ -581,6 +581,76 @@ def test_the_options_of_a_site_replace_what_is_found(tmp_path, monkeypatch):
     assert 'ALLOWED_HOSTS = ["a.example.org"]' in (folder / "compose/settings_production.py").read_text()
 
 
+LOCMEM = 'CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "TIMEOUT": 5}}\n'
+MEMCACHED = LOCMEM.replace("locmem.LocMemCache", "memcached.PyLibMCCache")
+CORE, PYMEMCACHE = (f"django.core.cache.backends.{one}" for one in ("redis.RedisCache", "memcached.PyMemcacheCache"))
+LOCATION = "redis://cache:6379/0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "django", "caches", "expected"),
+    [
+        ("", "django==5.2.8", {"default": "redis"}, {"default": {"BACKEND": CORE, "LOCATION": LOCATION}}),
+        (LOCMEM, "django==5.2.8", {"default": "redis"}, {"default": {"BACKEND": CORE, "LOCATION": LOCATION}}),
+        (
+            LOCMEM,
+            "django==3.2.25\nredis==5.0.0",
+            {"default": "redis"},
+            {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": LOCATION}},
+        ),
+        (
+            LOCMEM,
+            "django==5.2.8",
+            {"sessions": "memcached"},
+            {
+                "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "TIMEOUT": 5},
+                "sessions": {"BACKEND": PYMEMCACHE, "LOCATION": "cache:11211"},
+            },
+        ),
+        (
+            "",
+            "django==5.2.8",
+            {"sessions": "redis"},
+            {
+                "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+                "sessions": {"BACKEND": CORE, "LOCATION": LOCATION},
+            },
+        ),
+        (
+            MEMCACHED,
+            "django==5.2.8",
+            {"default": "memcached"},
+            {
+                "default": {
+                    "BACKEND": "django.core.cache.backends.memcached.PyLibMCCache",
+                    "TIMEOUT": 5,
+                    "LOCATION": "cache:11211",
+                }
+            },
+        ),
+    ],
+)
+def test_caches_of_a_site_are_on_their_server_whatever_the_project_has(
+    tmp_path, monkeypatch, settings, django, caches, expected
+):
+    """A cache in the memory of each process has the sessions of that alone."""
+    folder = project("sqlite", tmp_path)
+    (module,) = folder.rglob("settings.py")
+    module.write_text(module.read_text() + settings)
+    (folder / "requirements.txt").write_text(django + "\n")
+    site = configured(caches={alias: {"engine": engine} for alias, engine in caches.items()})
+    monkeypatch.setattr(compose_project.sites, "find", lambda _name: site)
+    compose_project.write_compose_files("blog", str(folder))
+    for kind in ("production", "local"):
+        written = (folder / f"compose/settings_{kind}.py").read_text()
+        found: dict[str, Any] = {}
+        exec(settings, found)
+        exec("\n".join(line for line in written.splitlines() if line.startswith("CACHES")), found)
+        assert found["CACHES"] == expected
+    uses_django_redis = "django_redis" in str(expected)
+    assert ("django-redis" in (folder / "Dockerfile").read_text()) is uses_django_redis
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
