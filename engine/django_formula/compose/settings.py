@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
+from typing import Any
 
 from django_formula.compose.plan import Plan
 from django_formula.database import engines
 from django_formula.knowledge.rows import rows
 from django_formula.site import domains
+from django_formula.store import stores as store_stores
 
 
 def overlay(plan: Plan, kind: str) -> str:
@@ -98,33 +100,30 @@ def url(kind: str, service: str) -> str:
     return f"redis://{service}:6379/0" if kind == "redis" else f"{service}:11211"
 
 
-#: The backend of each kind of cache, and what is only in the paths of backends for it.
-_BACKENDS = {
-    "redis": ("django.core.cache.backends.redis.RedisCache", re.compile("redis|valkey", re.IGNORECASE)),
-    "memcached": (
-        "django.core.cache.backends.memcached.PyMemcacheCache",
-        re.compile("memcache|pylibmc", re.IGNORECASE),
-    ),
-}
 _WITHOUT_CACHES = """\
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}"""
 
 
 def _caches(plan: Plan) -> Iterator[str]:
     """Yield the lines for the caches; the project's own backend stays where it is one for such a server."""
-    servers = {alias: str(one["engine"]) for alias, one in plan.caches.items() if one["engine"] in _BACKENDS}
+    kinds = {row["engine"]: row for row in rows("caches")}
+    servers = {alias: kinds[one["engine"]] for alias, one in plan.caches.items() if one["engine"] in kinds}
     if servers and "CACHES" not in plan.settings.values:
         yield "CACHES = {}" if "default" in servers else _WITHOUT_CACHES
-    for alias, engine in servers.items():
-        usual, is_for_it = _BACKENDS[engine]
-        if engine == "redis" and () < plan.version < (4, 0):
-            usual = "django_redis.cache.RedisCache"
-        own, address = plan.settings.get("CACHES", alias, "BACKEND"), url(engine, "cache")
-        if isinstance(own, str) and is_for_it.search(own):
+    for alias, row in servers.items():
+        usual = row.get("below_4", row["backend"]) if plan.version < (4, 0) else row["backend"]
+        own, address = plan.settings.get("CACHES", alias, "BACKEND"), url(row["engine"], "cache")
+        if isinstance(own, str) and _is_backend(own, row):
             yield f'CACHES["{alias}"]["LOCATION"] = "{address}"'
         else:
             rest = "" if isinstance(own, str) else f'**CACHES.get("{alias}", {{}}), '
             yield f'CACHES["{alias}"] = {{"BACKEND": "{usual}", {rest}"LOCATION": "{address}"}}'
+
+
+def _is_backend(name: str, row: Mapping[str, Any]) -> bool:
+    """Return whether a backend is for a kind of server: a known one, or one that has the name of a client of it."""
+    clients = store_stores.STORES[row["engine"]].CLIENTS
+    return bool(re.fullmatch(row["match"], name)) or any(client in name.lower() for client in clients)
 
 
 def _stores(plan: Plan) -> list[str]:

@@ -97,7 +97,7 @@ def test_server_that_is_started_with_its_new_files_is_not_restarted_next(queue, 
     assert pending(queue) == []
 
 
-def test_server_that_was_stopped_by_hand_is_started(queue, host, monkeypatch):
+def test_server_that_was_stopped_on_the_command_line_is_started(queue, host, monkeypatch):
     """supervisorctl update starts no program that it knows."""
     monkeypatch.setattr(service, "answers", lambda _server: "supervisorctl start django-blog-queue" in host.did)
     (one,) = pending(queue)
