@@ -158,6 +158,7 @@ def options_of_site(config: Mapping[str, Any]) -> dict[str, Any]:
         **({"python": version[1]} if version else {}),
         **({"server": {"kind": "gunicorn"}} if config["server"]["kind"] in ("uwsgi", "gunicorn", "mod_wsgi") else {}),
         **({"path": config["path"]} if config["path"] != "/" else {}),
+        **({"mail": config["email"]["host"]} if config.get("email") else {}),
     }
 
 
@@ -333,6 +334,11 @@ def _notes(plan: Plan, settings: Settings, tree: Path) -> list[str]:
     notes = [f"set {name} in .envs/production and .envs/local: the project requires it" for name in plan.open]
     if plan.options.get("path"):
         notes.append(f"the site is served below {plan.options['path']}, the containers serve it at /")
+    if plan.options.get("mail"):
+        notes.append(
+            f"the site sends its mail by {plan.options['mail']}: set EMAIL_HOST and the like in "
+            "compose/settings_production.py"
+        )
     databases = settings.get("DATABASES")
     others = sorted({*databases} - {"default"}) if isinstance(databases, dict) else []
     if others:

@@ -123,6 +123,7 @@ def _write(folder: Path, name: str, given: dict[str, Any]) -> list[str]:
     if named != user and "APP_USER=" not in ((top / ".env").text() or ""):
         own_user = f"APP_USER={user[0]}:{user[1]}"
         lines.append(f"the compose files are for uid {named[0]}, and .envs is of {user[0]}: add {own_user} to .env")
+    lines += [f"set {name} in .envs/production and .envs/local" for name in compose_secrets.missing(plan)]
     return [*lines, *plan.notes]
 
 

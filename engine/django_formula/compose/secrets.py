@@ -42,6 +42,13 @@ def variables(plan: Plan, key: str, password: str) -> dict[str, str]:
     return {**dict.fromkeys(plan.open, ""), **found}
 
 
+def missing(plan: Plan) -> list[str]:
+    """Return the variables that take what the containers do not know, such as the mail server of the site."""
+    known = _words(plan, "", "")
+    values = plan.options.get("environment", {}).items()
+    return [name for name, value in values if _word(value) and _word(value) not in known]
+
+
 def _own_host(plan: Plan, name: str, value: Any) -> Any:
     """Return the value of a variable; instead of a server of this host its service."""
     package = environment.server_on_this_host(name, value)

@@ -581,6 +581,28 @@ def test_the_options_of_a_site_replace_what_is_found(tmp_path, monkeypatch):
     assert 'ALLOWED_HOSTS = ["a.example.org"]' in (folder / "compose/settings_production.py").read_text()
 
 
+def test_variables_of_what_the_containers_do_not_know_are_to_be_set(tmp_path, monkeypatch):
+    """They were empty, and nothing said so: mails went to the container itself."""
+    folder = project("sqlite", tmp_path)
+    site = configured(
+        queue={"engine": "redis"},
+        email={"host": "mail.example.org", "from": "blog@example.org"},
+        environment={
+            "EMAIL_URL": {"from": "email_url"},
+            "QUEUE": {"from": "queue_socket"},
+            "REDIS_URL": {"from": "queue_url"},
+            "COMMIT": {"from": "commit"},
+        },
+    )
+    monkeypatch.setattr(compose_project.sites, "find", lambda _name: site)
+    lines = compose_project.write_compose_files("blog", str(folder))
+    assert [line for line in lines if line.startswith("set ")] == [
+        f"set {name} in .envs/production and .envs/local" for name in ("EMAIL_URL", "QUEUE")
+    ]
+    mail = "the site sends its mail by mail.example.org: set EMAIL_HOST and the like in compose/settings_production.py"
+    assert mail in lines
+
+
 LOCMEM = 'CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "TIMEOUT": 5}}\n'
 MEMCACHED = LOCMEM.replace("locmem.LocMemCache", "memcached.PyLibMCCache")
 CORE, PYMEMCACHE = (f"django.core.cache.backends.{one}" for one in ("redis.RedisCache", "memcached.PyMemcacheCache"))
