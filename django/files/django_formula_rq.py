@@ -4,6 +4,7 @@ Runs workers of RQ, which take jobs only while they may: processes that are fork
 Each job runs in a process of its own, which RQ forks. On SIGTERM a worker finishes the job that it has in hand.
 """
 
+import contextlib
 import functools
 import os
 import sys
@@ -30,7 +31,8 @@ def waiting(base):
 
         def execute_job(self, job, queue):
             name = name_of(job)
-            self.formula_report.write(False, active=1, reserved=0, done=self.formula_done, tasks=[name])
+            with contextlib.suppress(OSError):  # a full /run: the job is taken already, and would be lost
+                self.formula_report.write(False, active=1, reserved=0, done=self.formula_done, tasks=[name])
             super().execute_job(job, queue)
             self.formula_done += 1
             self.formula_outcomes.ended(name)

@@ -96,6 +96,17 @@ def test_stopped_worker_ends_the_job_in_hand_and_takes_no_other(lab):
     assert lab.counts("end") == {0: 1} and lab.redis("LLEN", "rq:queue:default") == "2"
 
 
+def test_job_that_was_taken_runs_where_its_worker_can_report_nothing(lab):
+    """As in a full /run, which processes of another site may fill: the job was in no queue any more."""
+    release(lab, "0001")
+    lab.activate("0001")
+    worker = rq(lab, "0001", processes=1).ready()
+    until(lambda: worker.is_fetching)
+    (worker.run / "state-0.new").mkdir()  # it cannot be opened for writing
+    send(lab, "0001", "default.enqueue(old, 1)")
+    until(lambda: lab.counts("end") == {1: 1})
+
+
 def test_process_that_is_killed_is_replaced(lab):
     release(lab, "0001")
     lab.activate("0001")
