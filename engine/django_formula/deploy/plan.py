@@ -114,9 +114,9 @@ def _aside(deployment: Deployment) -> Iterator[Release]:
 
 
 def _build(deployment: Deployment, release: Release) -> None:
-    """Export and build the source; hold the lock while what releases share (mirror, virtualenvs) is changed.
+    """Export and build the source; hold the lock while what releases share is used: mirror, virtualenvs, build user.
 
-    The virtualenv is kept: the release will have the same.
+    The virtualenv is kept: the release will have the same. Builds end all processes of the build user.
     """
     site = deployment.site
     deployment.begin(release)
@@ -125,8 +125,8 @@ def _build(deployment: Deployment, release: Release) -> None:
     found = project.find(site, release.path / "source")
     release.update(name=release.name, facts={"commit": deployment.findings.commit, **found})
     list(step_build.virtualenv(deployment))
-    deployment.lock.release()
     list(step_build.build(deployment))
+    deployment.lock.release()
 
 
 def _packages(live: Release, release: Release) -> Plan:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import stat
@@ -10,6 +11,7 @@ from django_formula.deploy import preflight as deploy_preflight
 from django_formula.deploy import steps
 from django_formula.host import commands, file, proc
 from django_formula.host.commands import DeploymentError
+from django_formula.process import build_user as process_build_user
 from django_formula.release import releases
 from django_formula.secret import secrets
 from django_formula.source import commits
@@ -198,6 +200,26 @@ def test_plan_gives_a_project_only_its_own_secrets(pushed, monkeypatch):
     deploy_plan.make("blog")
     assert len(asked) == 2 and "index-password" not in json.dumps(asked)
     assert asked[0]["secrets"] == [secrets.values(pushed.site, {})["secret_key"]]
+
+
+def test_no_release_builds_next_to_a_plan(pushed, monkeypatch):
+    """A build ends all processes of the build user, and so those of the other build."""
+    pushed.options = pushed.options | {"build": ["npm ci"], "timeouts": {"lock": "0s"}}
+    list(steps.site(pushed.deployment()))
+    refused = []
+    own = process_build_user.end_processes
+
+    def ends(site):
+        with contextlib.suppress(DeploymentError):
+            with pushed.site.lock("a test").held():
+                refused.append("free")
+            return
+        refused.append("held")
+        own(site)
+
+    monkeypatch.setattr(process_build_user, "end_processes", ends)
+    deploy_plan.make("blog")
+    assert refused and {*refused} == {"held"}
 
 
 @pytest.mark.parametrize(
