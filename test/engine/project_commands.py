@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from django_formula.host import commands
+from django_formula.host import commands, locks
 from django_formula.process import transient
 
 
@@ -28,4 +28,5 @@ def project_commands(monkeypatch):
     fake = FakeManager()
     monkeypatch.setattr(transient, "run_command", fake.run)
     monkeypatch.setattr(commands, "identity", lambda user: {})
+    monkeypatch.setattr(locks, "holds", lambda _path: True)  # as a deployment does
     return fake

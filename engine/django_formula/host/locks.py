@@ -156,6 +156,15 @@ def _recorded_holder(descriptor: int) -> str:
     return os.pread(descriptor, 4096, 0).decode(errors="replace").partition("\n")[0].strip() or "a process"
 
 
+def holds(path: Path) -> bool:
+    """Return whether this process holds the lock of a path."""
+    try:
+        wanted = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return any(os.path.samestat(os.fstat(one), wanted) for one in [*commands.locks])
+
+
 def runs(recorded: str) -> bool:
     """Return whether the process runs that has recorded itself in a lock file, without a try to take the lock.
 

@@ -1,6 +1,7 @@
 """A command of a project, and what its release records about how it is run."""
 
 import dataclasses
+import os
 import re
 import shlex
 import types
@@ -8,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import file
+from django_formula.host import file, locks
 from django_formula.kind import kinds
 from django_formula.site.sites import Site
 
@@ -19,6 +20,8 @@ _RECORDED = {
     "keepalive?": (bool, int, types.NoneType),
     "proves?": bool,
 }
+#: The name of the commands of a deployment.
+DEPLOYMENT = "task"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,8 @@ class ProjectCommand:
         stdin: its standard input.
         secrets: texts that are masked in errors and logs.
         task: the name of the command. A deployment's commands share ``task``: one that outlived its deployment is
-            ended before the next starts. Commands that may run at the same time have names of their own.
+            ended before the next starts. Commands that may run at the same time have names of their own, as one of a
+            process that does not hold the site's lock.
         environment_file: a file with additional variables, in systemd's format.
         errors_too: whether its standard error is part of the returned output.
         only_the_end: whether only the end of its output is returned; otherwise too much of it is an error.
@@ -49,11 +53,15 @@ class ProjectCommand:
     writable: Sequence[Path] = ()
     stdin: str = dataclasses.field(default="", repr=False)
     secrets: Sequence[str] = dataclasses.field(default=(), repr=False)
-    task: str = "task"
+    task: str = DEPLOYMENT
     environment_file: str | None = None
     errors_too: bool = False
     only_the_end: bool = False
     closed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.task == DEPLOYMENT and not locks.holds(self.site.lock_file):
+            object.__setattr__(self, "task", f"{DEPLOYMENT}-{os.getpid()}")
 
     def options(self) -> dict[str, Any]:
         """Return the arguments of `host.commands.run` that are the same however it is run."""

@@ -17,7 +17,7 @@ from django_formula.host.commands import Command, DeploymentError
 from django_formula.process import command as process_command
 from django_formula.process import sandbox
 from django_formula.process import trial as process_trial
-from django_formula.process.command import ProjectCommand
+from django_formula.process.command import DEPLOYMENT, ProjectCommand
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log
@@ -62,7 +62,7 @@ def _run(
 ) -> str:
     """Run a command of a project in a transient unit of a name, and return its output."""
     mounts = [("RequiresMountsFor", str(command.site.media))] if sites.is_media_shared(command.site) else []
-    if command.task == "task":
+    if command.task == DEPLOYMENT:
         end(name)
     start_bus()
     began = time.time()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.host.commands import DeploymentError, seconds
-from django_formula.process.command import ProjectCommand
+from django_formula.process.command import DEPLOYMENT, ProjectCommand
 from django_formula.project import ask
 from django_formula.project.ask import ProjectError
 from django_formula.release import instances
@@ -34,7 +34,7 @@ def start(
     secrets: list[str],
     *,
     write_ahead: bool = False,
-    task: str = "task",
+    task: str = DEPLOYMENT,
 ) -> dict[str, Any]:
     """Start Django once as the instance will: import, collect static files, list pending migrations, read the settings.
 

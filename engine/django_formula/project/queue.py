@@ -8,7 +8,7 @@ from typing import Any
 
 from django_formula.host.commands import seconds
 from django_formula.kind import kinds
-from django_formula.process.command import ProjectCommand
+from django_formula.process.command import DEPLOYMENT, ProjectCommand
 from django_formula.project import program
 from django_formula.site.sites import Site
 from django_formula.untrusted import shapes
@@ -36,7 +36,7 @@ def read(
     names: bool = False,
     give_back: bool = False,
     drop: str = "",
-    task: str = "task",
+    task: str = DEPLOYMENT,
 ) -> dict[str, dict[str, Any]]:
     """Return what is in the queues of the workers of a release: queue → ``waiting``, and with Celery ``parked``.
 

@@ -496,7 +496,7 @@ def test_a_command_below_supervisor_ends_with_its_container(supervised, release,
 
     monkeypatch.setattr(supervisor.commands, "run", run)
     manager = supervisor.MANAGER
-    with pytest.raises(DeploymentError, match="timed out"):
+    with supervised.lock("a test").held(), pytest.raises(DeploymentError, match="timed out"):
         manager.run(command(supervised, release))
     ((argv, how),) = ran
     assert argv[:2] == ["/usr/bin/podman", "--events-backend=none"] and argv[-2:] == ["manage.py", "check"]

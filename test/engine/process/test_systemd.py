@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import socket
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from django_formula.host import commands as host_commands
-from django_formula.host import units
+from django_formula.host import locks, units
 from django_formula.host.commands import DeploymentError, Ended, TimedOut
 from django_formula.host.units import Overdue
 from django_formula.process import contract, sandbox, systemd, transient
@@ -345,6 +346,13 @@ def play(monkeypatch):
     return play
 
 
+@pytest.fixture
+def deployment(monkeypatch):
+    """Have this process hold the lock of each site, as a deployment does."""
+    monkeypatch.setattr(locks, "holds", lambda _path: True)
+
+
+@pytest.mark.usefixtures("deployment")
 def test_command_runs_in_transient_unit(monkeypatch, play):
     ran = []
     play(lambda argv, **options: ran.append((argv, options)) or "output")
@@ -398,6 +406,27 @@ def test_command_may_write_the_given_folders():
     ]
 
 
+def test_command_of_a_process_without_the_lock_ends_none_of_a_deployment(monkeypatch, play, make_site):
+    """As a page that `django.doctor` asks for while a release migrates."""
+    ran = []
+    play(lambda argv, **_options: ran.append(argv) or "")
+    monkeypatch.setattr(transient, "_is_loaded", lambda unit: True)
+    monkeypatch.setattr(transient, "_BUS", Path("/"))
+    site = make_site()
+
+    def units_of_a_command():
+        ran.clear()
+        systemd.MANAGER.run(ProjectCommand(site, RELEASE, FACTS, ["x"], doing="x", timeout=1.0))
+        return {
+            word.removeprefix("--unit=") for argv in ran for word in argv if "django-blog" in word and "=/" not in word
+        }
+
+    assert units_of_a_command() == {f"django-blog-task-{os.getpid()}.service"}
+    with site.lock("a test").held():
+        assert units_of_a_command() == {"django-blog-task.service"}
+
+
+@pytest.mark.usefixtures("deployment")
 @pytest.mark.parametrize(("task", "stops"), [("task", 2), ("manage-1", 1)])
 def test_failed_command_leaves_no_unit(monkeypatch, play, task, stops):
     stopped = []
