@@ -32,7 +32,8 @@ class WorkerKind(NamedTuple):
         parks_unknown: whether a task that a release does not know waits for one that does, instead of failing.
         broker: the word of ``environment`` for the queue that tasks are sent to; in upper case it is the variable by
             which its client finds the queue. Empty where the project's settings have it.
-        sorted_sets: patterns of the sorted sets in which Redis has tasks that wait: by priority, or for their time.
+        by_priority: patterns of the sorted sets in which Redis has tasks that wait by their priority.
+        scheduled: patterns of those with tasks that wait for their time.
     """
 
     templates: tuple[str, ...]
@@ -41,7 +42,8 @@ class WorkerKind(NamedTuple):
     takes_tasks: bool = False
     parks_unknown: bool = False
     broker: str = ""
-    sorted_sets: tuple[str, ...] = ()
+    by_priority: tuple[str, ...] = ()
+    scheduled: tuple[str, ...] = ()
 
 
 #: Programs next to those of every kind of worker: two that these import, and one that reads their queues.
@@ -65,12 +67,13 @@ WORKERS = {
         has_schedule=True,
         broker="celery_broker_url",
     ),
-    "rq": WorkerKind(("django_formula_rq.py", *_WORKER_PROGRAMS), takes_tasks=True, sorted_sets=("rq:scheduled:*",)),
+    "rq": WorkerKind(("django_formula_rq.py", *_WORKER_PROGRAMS), takes_tasks=True, scheduled=("rq:scheduled:*",)),
     "huey": WorkerKind(
         ("django_formula_huey.py", *_WORKER_PROGRAMS),
         has_schedule=True,
         takes_tasks=True,
-        sorted_sets=("huey.redis.*", "huey.schedule.*"),
+        by_priority=("huey.redis.*",),
+        scheduled=("huey.schedule.*",),
     ),
     "command": WorkerKind(("django_formula_command.py", *_WORKER_PROGRAMS)),
 }

@@ -4,7 +4,7 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from django_formula.host.commands import DeploymentError, size
@@ -15,11 +15,30 @@ from django_formula.store.contract import OwnServer, ServerStore, Service, Usage
 
 #: The hash of the messages that workers of Celery have taken and not acknowledged; a project may have set a prefix.
 UNACKED = "unacked"
-#: The keys that have tasks, as SCAN finds them, and the command that counts those in one.
+#: What `lengths` has for the tasks that wait for their time; no list has this name.
+SCHEDULED = "\0scheduled"
+
+
+class _Tasks(NamedTuple):
+    """Keys that have tasks.
+
+    Attributes:
+        scan: how SCAN finds them.
+        count: the command that counts the tasks of one.
+        total: the name that `lengths` has for the sum of them; empty where it has each.
+    """
+
+    scan: tuple[str, ...]
+    count: str
+    total: str = ""
+
+
+_KINDS = kinds.WORKERS.values()
 _TASKS = (
-    ("TYPE", "list", "LLEN"),
-    ("MATCH", f"*{UNACKED}", "TYPE", "hash", "HLEN"),
-    *(("MATCH", one, "TYPE", "zset", "ZCARD") for kind in kinds.WORKERS.values() for one in kind.sorted_sets),
+    _Tasks(("TYPE", "list"), "LLEN"),
+    _Tasks(("MATCH", f"*{UNACKED}", "TYPE", "hash"), "HLEN", UNACKED),
+    *(_Tasks(("MATCH", one, "TYPE", "zset"), "ZCARD") for kind in _KINDS for one in kind.by_priority),
+    *(_Tasks(("MATCH", one, "TYPE", "zset"), "ZCARD", SCHEDULED) for kind in _KINDS for one in kind.scheduled),
 )
 #: Keys that one SCAN looks at, and the most characters of the names of all lists.
 _BATCH, _NAMES = 1000, 4 << 20
@@ -245,34 +264,35 @@ def _await_rewrite(server: OwnServer, deadline: float) -> None:
 
 
 def lengths(server: OwnServer) -> dict[str, int]:
-    """Return how many tasks each key of the server's first database has, of Celery's unacknowledged messages the sum.
+    """Return how many tasks each key of the server's first database has; under `UNACKED` and `SCHEDULED` a sum of some.
 
     Raises:
         DeploymentError: the server does not answer in time, or has too many lists.
     """
     deadline = time.monotonic() + client.PATIENCE
-    counts = [(command, name) for command, names in _keys(deadline, server) for name in names]
+    keys = [(row, name) for row, names in zip(_TASKS, _names_of_keys(deadline, server), strict=True) for name in names]
+    counts = _until(deadline, server, [[row.count, name] for row, name in keys])
     found: dict[str, int] = {}
-    for (command, name), count in zip(counts, _until(deadline, server, [[*one] for one in counts]), strict=True):
-        key = UNACKED if command == "HLEN" else name
+    for (row, name), count in zip(keys, counts, strict=True):
         if count:
+            key = row.total or name
             found[key] = found.get(key, 0) + int(count)
     return found
 
 
-def _keys(deadline: float, server: OwnServer) -> list[tuple[str, list[str]]]:
-    """Return the names of the keys that have tasks, next to the command that counts those in one."""
-    found: list[set[str]] = [set() for _one in _TASKS]
+def _names_of_keys(deadline: float, server: OwnServer) -> list[list[str]]:
+    """Return the names of the keys that have tasks, for each of `_TASKS`."""
+    found: list[set[str]] = [set() for _row in _TASKS]
     cursors = dict.fromkeys(range(len(_TASKS)), "0")
     while cursors:
-        scans = [["SCAN", cursors[one], "COUNT", str(_BATCH), *_TASKS[one][:-1]] for one in cursors]
+        scans = [["SCAN", cursors[one], "COUNT", str(_BATCH), *_TASKS[one].scan] for one in cursors]
         for one, (cursor, names) in zip([*cursors], _until(deadline, server, scans), strict=True):
             found[one] |= {*names}
             cursors[one] = cursor
         if sum(len(name) for names in found for name in names) > _NAMES:
             raise DeploymentError(f"{server.unit} has more lists than are counted")
         cursors = {one: cursor for one, cursor in cursors.items() if cursor != "0"}
-    return [(row[-1], sorted(names)) for row, names in zip(_TASKS, found, strict=True)]
+    return [sorted(names) for names in found]
 
 
 def _until(deadline: float, server: OwnServer, commands: list[list[str]]) -> list[Any]:

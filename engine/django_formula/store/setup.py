@@ -229,15 +229,14 @@ def usage(site: Site) -> Iterator[tuple[OwnServer, Usage | None, dict[str, int]]
 def summary(site: Site) -> str:
     """Return what the site's own servers use, for people: ``queue 12M of 256M, 14 tasks wait; cache 3M of 64M``.
 
-    Tasks that a worker of Celery has taken and not acknowledged are named next to them.
+    Tasks that a worker of Celery has taken and not acknowledged, and those that wait for their time, are next to them.
     """
     parts = []
     for server, found, waiting in usage(site):
         text = f"{found.used / (1 << 20):.0f}M of {found.limit >> 20}M" if found else NO_ANSWER
-        taken = waiting.get(redis.UNACKED, 0)
-        tasks = sum(waiting.values()) - taken
-        wait = f", {tasks} tasks wait" if tasks else ""
-        parts.append(f"{server.name} {text}{wait}{f', {taken} unacknowledged' if taken else ''}")
+        taken, later = (waiting.get(key, 0) for key in (redis.UNACKED, redis.SCHEDULED))
+        counts = {"tasks wait": sum(waiting.values()) - taken - later, "unacknowledged": taken, "scheduled": later}
+        parts.append(", ".join([f"{server.name} {text}", *(f"{n} {what}" for what, n in counts.items() if n)]))
     return "; ".join(parts)
 
 

@@ -16,6 +16,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.release import settings
 from django_formula.secret import secrets as secret_secrets
 from django_formula.store import client, contract, redis, setup, stores
+from django_formula.watch import problem
 from specimen import FACTS, configured
 
 RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
@@ -278,7 +279,12 @@ def test_tasks_that_wait_for_their_time_or_by_priority_are_counted(start):
         queue("ZADD", key, "1", "one", "2", "other")
     queue("ZADD", "rq:finished:default", "1", "done")  # what has ended waits for nothing
     queue("ZADD", "unacked_index", "1", "tag")
-    assert REDIS.waiting(queue.own) == 6
+    queue("RPUSH", "celery", "a")
+    assert REDIS.waiting(queue.own) == 7
+    assert redis.lengths(queue.own) == {"celery": 1, "huey.redis.blog": 2, redis.SCHEDULED: 4}
+    text = setup.summary(queue.own.site)
+    assert text.endswith(", 3 tasks wait, 4 scheduled"), "a queue of tasks for later is not one that does not shrink"
+    assert problem.waiting({"stores": text}) == 3
 
 
 @pytest.mark.slow
