@@ -24,6 +24,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 with open(os.path.join(HERE, "granian.json"), encoding="utf-8") as file:
     GIVEN = json.load(file)
 IMPORTED = os.path.join(GIVEN["run"], "imported")
+MODE = 0o660  # of the socket: the proxy's group connects to it
 SETTINGS = {**GIVEN["settings"], **GIVEN["options"]}
 
 
@@ -47,6 +48,8 @@ def report_ready(server):
         if os.path.exists(IMPORTED):
             try:
                 django_formula_ready.connect(GIVEN["address"])
+                if GIVEN["address"][0] == "/":
+                    os.chmod(GIVEN["address"], MODE)  # older ones do not
                 break
             except OSError:
                 pass
@@ -62,7 +65,9 @@ def main():
         sys.exit(f"granian {granian.__version__} has no setting {', '.join(unknown)} (server:options)")
     address = GIVEN["address"]
     if address[0] == "/":
-        binds = {"uds": pathlib.Path(address), "uds_permissions": 0o660}
+        if "uds" not in known:
+            sys.exit(f"granian {granian.__version__} has no unix sockets: require 2.5, or set server:bind to a port")
+        binds = {"uds": pathlib.Path(address), **({"uds_permissions": MODE} if "uds_permissions" in known else {})}
         if os.path.lexists(address):
             os.unlink(address)
     else:

@@ -313,3 +313,54 @@ def say(listener, answer):
         while isinstance(answer, bytes):
             connection.sendall(answer)
         connection.sendall(json.dumps(answer).encode())
+
+
+OLD_GRANIAN = """
+import os, socket, time
+
+__version__ = "2.0"
+
+
+class Granian:
+    respawn_failed_workers = False
+
+    def __init__(self, target, interface, workers, PATHaddress=None):
+        self.path = str(locals().get("uds"))
+
+    def serve(self, target_loader, wrap_loader):
+        os.umask(0o027)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self.path)
+        listener.listen()
+        open(os.path.join(os.environ["RUN"], "imported"), "w").close()
+        while not os.path.exists(os.path.join(os.environ["RUN"], "ready")):
+            time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("has_sockets", [True, False])
+def test_older_granian_has_a_socket_for_the_proxy_or_says_what_it_lacks(tmp_path, has_sockets):
+    """It has unix sockets since 2.5, and their mode some versions later: the release failed, or the proxy got 502."""
+    program = shutil.copy(ROOT / "django/files/django_formula_granian.py", tmp_path)
+    for name in ("application", "ready", "unread"):
+        shutil.copy(ROOT / f"django/files/django_formula_{name}.py", tmp_path)
+    (tmp_path / "granian/utils").mkdir(parents=True)
+    (tmp_path / "granian/utils/__init__.py").write_text("proxies = None\n")
+    text = OLD_GRANIAN.replace("PATH", "uds=None, " if has_sockets else "")
+    (tmp_path / "granian/__init__.py").write_text(text)
+    folder = Path(tempfile.mkdtemp(prefix="granian-"))
+    address = folder / "server.sock"
+    settings = {"interface": "asgi", "workers": 2, "log_access": False}
+    given = {"module": "x", "folder": "/", "settings": settings, "options": {}, "trusted": [], "run": str(folder)}
+    (tmp_path / "granian.json").write_text(json.dumps({**given, "address": str(address)}))
+    try:
+        environment = {**os.environ, "RUN": str(folder), "NOTIFY_SOCKET": ""}
+        ended = subprocess.run(
+            [sys.executable, program], env=environment, capture_output=True, text=True, timeout=30, check=False
+        )
+        if has_sockets:
+            assert (ended.returncode, address.stat().st_mode & 0o777) == (0, 0o660), ended.stderr
+        else:
+            assert ended.stderr == "granian 2.0 has no unix sockets: require 2.5, or set server:bind to a port\n"
+    finally:
+        shutil.rmtree(folder)
