@@ -5,7 +5,6 @@ It loads the project and reports that it is ready. It begins when its release is
 before has ended: two at once would send each task twice, and a schedule that began anew would forget what is due.
 """
 
-import datetime
 import fcntl
 import os
 import time
@@ -15,8 +14,8 @@ import django_formula_celery_app
 import django_formula_worker
 from celery.beat import PersistentScheduler, Service
 
-#: By how much a clock is set back; what was sent later than that from now was sent while it was wrong.
-SET_BACK = datetime.timedelta(hours=1)
+#: Seconds by which a clock is set back; what was sent later than that from now was sent while it was wrong.
+SET_BACK = 3600
 
 
 class Beat:
@@ -49,9 +48,8 @@ class Beat:
         """Have what was sent while the clock of the host was ahead be due again; else it is not until that time."""
         is_own = isinstance(self.scheduler, PersistentScheduler)
         for entry in self.scheduler.schedule.values() if is_own else ():
-            now = self.app.now()
-            if entry.last_run_at > now + SET_BACK:
-                entry.last_run_at = now
+            if entry.last_run_at.timestamp() > time.time() + SET_BACK:
+                entry.last_run_at = self.app.now()
 
     def tick(self):
         """Send what is due; what takes longer than a look goes on in the next one."""
