@@ -6,6 +6,7 @@ docs/decisions/0167.
 """
 
 import contextlib
+import fcntl
 import os
 import threading
 import time
@@ -35,6 +36,8 @@ _LEASE, _RENEWED = 10.0, 2.5
 #: The names of this host for what connects to it.
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _SHAPE = {"until": float, "since": str, "by": str}
+#: How no name begins of what closes a way.
+_NOTHING = "\0"
 _SOCKET = """\
 [Unit]
 Description=Requests that wait for the Django site {site}
@@ -121,7 +124,7 @@ def apply(site: Site) -> None:
     """
     changes = pending(site)
     if changes.pop("way", ""):
-        open_way(site)
+        open_left(site)
     if not is_wanted(site):
         remove(site)
     elif changes:
@@ -178,8 +181,12 @@ def _record(site: Site) -> Path:
     return RELAY.folder / f"{site.name}.json"
 
 
+def _lock_file(site: Site) -> Path:
+    return RELAY.folder / f".{site.name}.lock"
+
+
 def _more(site: Site) -> list[Path]:
-    return [_program(site), _record(site)]
+    return [_program(site), _record(site), _lock_file(site)]
 
 
 def _supervised() -> list[Path]:
@@ -260,13 +267,13 @@ def close_way(site: Site, release: Path, by: str, until: float) -> None:
         release: the folder of the active release.
         until: when they do not any more, without `open_way`, by the monotonic clock.
     """
-    RELAY.folder.mkdir(mode=0o755, exist_ok=True)
-    _write(site, by, clock.now(), until)
-    link, own = release / "socket", str(socket(site))
-    target = os.readlink(link)
-    if target != own:
-        file.link(release / relay.HELD, target, durable=False)
-        file.link(link, own, durable=False)
+    with _moving(site):
+        _write(site, by, clock.now(), until)
+        link, own = release / "socket", str(socket(site))
+        target = os.readlink(link)
+        if target != own:
+            file.link(release / relay.HELD, target, durable=False)
+            file.link(link, own, durable=False)
     lease.end(site)  # visitors of another release wait too
 
 
@@ -275,14 +282,42 @@ def _write(site: Site, by: str, since: str, until: float) -> None:
     file.write_json(_record(site), record, durable=False)
 
 
-def open_way(site: Site) -> None:
-    """Have requests reach the site, those that wait first; nothing happens where they do."""
+def open_way(site: Site, *, of: str = "") -> None:
+    """Have requests reach the site, those that wait first; nothing happens where they do.
+
+    Args:
+        of: how the name begins of what has closed the way: if something else has closed it since, it stays closed.
+    """
+    with _moving(site):
+        found = closed(site)
+        if not found or found["by"].startswith(of):
+            _open(site)
+
+
+def open_left(site: Site) -> None:
+    """Have requests reach the site where the time is over for which its way was closed."""
+    open_way(site, of=_NOTHING)
+
+
+def _open(site: Site) -> None:
     _record(site).unlink(missing_ok=True)
     for release in site.releases.iterdir():
         held = release / relay.HELD
         if held.is_symlink():  # whose target is missing while the server is stopped
             file.link(release / "socket", os.readlink(held), durable=False)
             held.unlink()
+
+
+@contextlib.contextmanager
+def _moving(site: Site) -> Iterator[None]:
+    """Let no other process close or open the way within a block; nothing is written, which a full disk would refuse."""
+    RELAY.folder.mkdir(mode=0o755, exist_ok=True)
+    descriptor = os.open(_lock_file(site), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Hold:
@@ -304,7 +339,7 @@ class Hold:
         if not self._ended.is_set():
             self._ended.set()
             self._renewal.join()
-            open_way(self.site)
+            open_way(self.site, of=self._by)
 
 
 def begin(site: Site, live: Release, by: str) -> Hold | None:

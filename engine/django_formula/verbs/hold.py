@@ -38,7 +38,7 @@ def hold(name: str, lasts: str = "", asked_by: str = _OWN) -> dict[str, Any]:
             transient=True,
         )
     if lasts == "off":
-        waiting.open_way(site)
+        waiting.open_way(site, of=_OWN)
         return {"requests": f"reach {name}"}
     waiting.refuse_impossible(site, live)
     until = time.monotonic() + _seconds(site, lasts)
@@ -47,7 +47,7 @@ def hold(name: str, lasts: str = "", asked_by: str = _OWN) -> dict[str, Any]:
     proof = state.current(site)
     both = {live.name, proof.release, proof.old} if proof else {live.name}
     if left := sum(instances.drain(site, site.releases / name) for name in sorted(both)):
-        waiting.open_way(site)
+        waiting.open_way(site, of=asked_by)
         raise DeploymentError(
             f"{left} requests to {name} did not end within {site.config['releases']['drain']}, so that none wait",
             hint=f"raise {site.at}:releases:drain, or restart the site: what it has in hand is lost then",
@@ -84,6 +84,6 @@ def _open_in_time(site: Site) -> None:
             while (found := waiting.closed(site)) and found["by"].startswith(_OWN):
                 time.sleep(_PAUSE)
             if not found:
-                waiting.open_way(site)
+                waiting.open_left(site)
     finally:
         os._exit(0)

@@ -1,5 +1,6 @@
 """The relay of a site as files, and its way: closed, opened, and found open again after what closed it was killed."""
 
+import multiprocessing
 import os
 import time
 import types
@@ -165,6 +166,44 @@ def test_what_is_closed_twice_is_opened_once(blog):
     waiting.close_way(blog.site, blog.release, "two", time.monotonic() + 5)
     waiting.open_way(blog.site)
     assert link(blog) == "/run/django/blog/0042.sock"
+
+
+def test_way_is_opened_by_several_processes_at_once(blog):
+    """A hold that is ended by a command meets the process that ends it in time."""
+    failed = multiprocessing.Value("i", 0)
+
+    def open_often():
+        try:
+            for _ in range(300):
+                waiting.close_way(blog.site, blog.release, "one", time.monotonic() + 5)
+                waiting.open_way(blog.site)
+        except OSError:
+            failed.value += 1
+
+    processes = [multiprocessing.Process(target=open_often) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert failed.value == 0
+    waiting.open_way(blog.site)
+    assert link(blog) == "/run/django/blog/0042.sock" and not os.path.lexists(blog.release / relay.HELD)
+
+
+def test_way_that_something_else_has_closed_since_stays_closed(blog):
+    waiting.close_way(blog.site, blog.release, "state.apply", time.monotonic() + 5)
+    for open_ in (lambda: waiting.open_way(blog.site, of="django.hold"), lambda: waiting.open_left(blog.site)):
+        open_()
+        assert link(blog) == str(waiting.socket(blog.site)) and waiting.closed(blog.site)["by"] == "state.apply"
+    waiting.open_way(blog.site, of="state.apply")
+    assert link(blog) == "/run/django/blog/0042.sock"
+
+
+def test_deployment_leaves_requests_waiting_for_a_hold_that_has_begun_since(blog):
+    own = waiting.begin(blog.site, blog.live, "state.apply")
+    waiting.close_way(blog.site, blog.release, "django.hold by root", time.monotonic() + 5)
+    own.end()
+    assert waiting.closed(blog.site)["by"] == "django.hold by root" and link(blog) == str(waiting.socket(blog.site))
 
 
 @pytest.mark.parametrize("lasts", ["0", "21", "21s", "1m"])
