@@ -141,5 +141,10 @@ def _shell(site: Site) -> str:
     return " ".join(_command(site)).replace("%", "%%")
 
 
+def service_name(site: Site) -> str:
+    """Return the name of the program's unit."""
+    return f"django-{site.name}-proof.service"
+
+
 def _service(site: Site) -> Path:
-    return daemons.UNITS / f"django-{site.name}-proof.service"
+    return daemons.UNITS / service_name(site)

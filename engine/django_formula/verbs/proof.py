@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from django_formula.deploy import proof_begin, proof_end
+from django_formula.host import daemons
 from django_formula.host.commands import DeploymentError
 from django_formula.proof import state, unit
 from django_formula.proof.state import Proof
@@ -22,6 +23,8 @@ _BY_HAND = -1
 _COOKIE = "django_release"
 #: Seconds between two looks at a proof that is waited for.
 _LOOK = 0.5
+#: Seconds for which no process may carry a proof on that is waited for: one that ends is started again within a second.
+_PATIENCE = 60.0
 
 
 def _running(site: Site) -> Proof:
@@ -183,15 +186,31 @@ def wait(name: str) -> dict[str, Any]:
     """Wait until the proof of a site has ended, without the bake; return how.
 
     Raises:
-        DeploymentError: the release was taken back, or given up.
+        DeploymentError: the release was taken back, or given up, or no process carries its proof on.
     """
     site = sites.find(name)
     proof = state.last(site)
+    before, seen = "", time.monotonic()
     while proof and not proof.outcome and proof.phase == state.CANARY:
         time.sleep(_LOOK)
-        proof = state.last(site)
+        now = unit.run_lock(site).holder() or site.lock("").holder()
+        if now and now == before:  # one that fails at its start is another one each time
+            seen = time.monotonic()
+        elif time.monotonic() - seen > _PATIENCE:
+            raise _abandoned(site, proof)
+        before, proof = now, state.last(site)
     if proof and proof.outcome not in ("", state.ACTIVE):
         raise DeploymentError(
             f"{proof.release} was not activated: {proof.why}", hint=f"{proof.old} serves all visitors"
         )
     return {"canary": proof.why or f"{proof.release} is active"} if proof else {}
+
+
+def _abandoned(site: Site, proof: Proof) -> DeploymentError:
+    starts = in_command("salt-call", "django.canary", site.name)
+    log = f"; journalctl -u {unit.service_name(site)} has why it ends" if daemons.has_systemd() else ""
+    return DeploymentError(
+        f"the proof of {proof.release} does not go on: its program has not run for {_PATIENCE:.0f} s; "
+        f"{proof.old} is active",
+        hint=f"{starts} starts it{log}",
+    )

@@ -193,6 +193,33 @@ def test_program_that_was_ended_is_started_on_request(site):
     assert site.started == ["blog"] and "problem" not in verbs.show("blog") and proven(site).share == 10
 
 
+@pytest.mark.parametrize("holders", [[""], ["a proof, pid 1", "", "a proof, pid 2", ""]], ids=["dead", "fails anew"])
+def test_wait_for_a_proof_that_no_process_carries_on_ends(site, monkeypatch, holders):
+    site.apply()
+    monkeypatch.setattr(verbs, "_LOOK", 0.01)
+    monkeypatch.setattr(verbs, "_PATIENCE", 0.2)
+    found = itertools.cycle(holders)
+    monkeypatch.setattr(unit, "run_lock", lambda _site: SimpleNamespace(holder=lambda: next(found)))
+    with pytest.raises(DeploymentError, match="does not go on: its program has not run for 0 s; 0001-") as failed:
+        verbs.wait("blog")
+    assert failed.value.hint.startswith("salt-call django.canary blog starts it")
+
+
+def test_wait_for_a_proof_that_goes_on_lasts_as_long_as_it(site, monkeypatch):
+    site.apply()
+    known, started = proven(site), time.monotonic()
+    monkeypatch.setattr(verbs, "_LOOK", 0.01)
+    monkeypatch.setattr(verbs, "_PATIENCE", 0.2)
+
+    def holder():
+        if time.monotonic() - started > 1:
+            state.end(site.site, known, state.ACTIVE, "it is active")
+        return "a proof, pid 1"
+
+    monkeypatch.setattr(unit, "run_lock", lambda _site: SimpleNamespace(holder=holder))
+    assert verbs.wait("blog") == {"canary": "it is active"} and time.monotonic() - started > 1
+
+
 def test_requests_that_are_held_wait_for_both_releases(site, monkeypatch):
     site.apply()
     run = proof_run._Run.__new__(proof_run._Run)
