@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from django_formula.host import commands, file, users
+from django_formula.host import commands, file, rights, users
 from django_formula.host.commands import Command, DeploymentError
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate, shapes
@@ -111,11 +111,7 @@ def _problem(site: Site, path: Path) -> str:
         return f"the file system of {folder} is read-only"
     if folder in {own.path for own in site.folders()}:
         return ""  # the step `site` has just corrected its owner and mode
-    status, user = folder.stat(), users.find_user(site.user)
-    groups = os.getgrouplist(user.pw_name, user.pw_gid) if user else [status.st_gid]
-    mine = status.st_mode & 0o200 and status.st_uid == users.user_id(site.user)
-    ours = status.st_mode & 0o020 and status.st_gid in groups
-    return "" if mine or ours or status.st_mode & 0o002 else f"{site.user} cannot write in {folder}"
+    return "" if rights.may(rights.WRITE, folder, site.user) else f"{site.user} cannot write in {folder}"
 
 
 def copy_command(site: Site, source: Path, target: Path) -> InCommand:

@@ -10,7 +10,7 @@ from typing import Any
 from django_formula.backup import backups
 from django_formula.container import registry
 from django_formula.deploy.deployment import Changes, Deployment
-from django_formula.host import file, users
+from django_formula.host import file, rights, users
 from django_formula.host import folders as host_folders
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
@@ -95,13 +95,13 @@ def refuse_closed_parents(site: Site) -> None:
     Raises:
         DeploymentError: it cannot.
     """
-    group = users.group_id(site.proxy_group)
+    user, group = site.platform["nginx"]["user"], users.group_id(site.proxy_group)
     for parent in reversed(site.root.parents):
         try:
             status = os.stat(parent)
         except FileNotFoundError:
             return
-        if not status.st_mode & 0o001 and not (status.st_gid == group and status.st_mode & 0o010):
+        if not rights.may(rights.ENTER, parent, user, [group]):
             mode = f"{users.owner_of(status)} {status.st_mode & 0o7777:04o}"
             raise DeploymentError(
                 f"{site.proxy_group} cannot traverse {parent} ({mode}), which is above {site.root}",

@@ -1,8 +1,6 @@
 """The links of a site on its host: release, process, socket, Django, and the database with stores and workers."""
 
-import grp
 import os
-import pwd
 import re
 import stat
 import time
@@ -15,7 +13,7 @@ from django_formula.container import containers
 from django_formula.database import databases, engines, sqlite
 from django_formula.database import setup as database_setup
 from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, to_start
-from django_formula.host import daemons, users
+from django_formula.host import daemons, rights, users
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.process import contract
@@ -152,25 +150,13 @@ def socket(visit: Visit) -> str:
     user = site.platform["nginx"]["user"]
     for folder in [*reversed(Path(where).parents), *reversed(live.path.parents)]:
         found = os.stat(folder)
-        if not may(user, found, stat.S_IXOTH):
+        if not rights.may(rights.ENTER, folder, user):
             command = in_command("chmod", "a+x", str(folder))
             raise Broken(f"{user} cannot traverse {folder} ({ownership(found)})", command)
-    if not may(user, os.lstat(where), stat.S_IWOTH):
+    if not rights.may(rights.WRITE, Path(where), user, status=os.lstat(where)):
         restart = instances.process_manager(site, live.path).way_to_start(site, live.path)
         raise Broken(f"{user} may not connect to {where} ({ownership(os.lstat(where))})", restart)
     return f"{proxy.KIND.title} may connect to {where}"
-
-
-def may(user: str, found: os.stat_result, right: int) -> bool:
-    """Return whether the rights of others, of the group or of the owner give a user that right of a file.
-
-    Args:
-        right: as others have it.
-    """
-    own = pwd.getpwnam(user)
-    groups = {own.pw_gid, *(one.gr_gid for one in grp.getgrall() if user in one.gr_mem)}
-    shift = 6 if found.st_uid == own.pw_uid else 3 if found.st_gid in groups else 0
-    return bool(found.st_mode & (right << shift))
 
 
 def ownership(found: os.stat_result) -> str:
@@ -287,10 +273,9 @@ def _of_sqlite(visit: Visit, alias: str, path: Path) -> Broken | None:
         return _lost(visit, alias, f"the database {path} is missing")
     if stat.S_ISLNK(found.st_mode):
         return None
-    mine = users.user_id(site.user)
     for one, status in ((path.parent, os.lstat(path.parent)), (path, found)):
-        rights = 0o300 if stat.S_ISDIR(status.st_mode) else 0o600
-        if status.st_uid != mine or status.st_mode & rights != rights:
+        needed = rights.WRITE | (rights.ENTER if stat.S_ISDIR(status.st_mode) else rights.READ)
+        if not rights.may(needed, one, site.user, status=status):
             owner = in_command("chown", "--no-dereference", f"{site.user}:{site.user}", str(one))
             text = f"{site.user} may not write to {one} ({ownership(status)})"
             return Broken(text, f"{owner} && {in_command('chmod', 'u+rwX', str(one))}")

@@ -5,6 +5,7 @@ import re
 import shlex
 import sqlite3
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,20 @@ def test_parent_folder_closed_to_the_proxy_is_refused(open_folder, monkeypatch, 
     owner = users.owner_of(home.stat())
     assert error.value.message == f"www-data cannot traverse {home} ({owner} {mode:04o}), which is above {site.root}"
     assert error.value.hint == f"chmod o+x {home}, or set django:sites:blog:root to another folder"
+
+
+def test_parent_folder_that_an_acl_opens_to_the_proxy_is_none_to_refuse(open_folder, monkeypatch):
+    """As after ``setfacl -m u:www-data:x /home/ann``."""
+    home = open_folder / "home"
+    home.mkdir()
+    home.chmod(0o710)
+    uid, nothing = users.user_id("www-data"), 0xFFFFFFFF
+    entries = [(1, 7, nothing), (2, 1, uid), (4, 0, nothing), (16, 1, nothing), (32, 0, nothing)]
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in entries)
+    monkeypatch.setattr(os, "getxattr", lambda path, *_arguments, **_options: value if path == home else b"")
+    site = configured()
+    site.root = home / "site/blog"
+    refuse_closed_parents(site)
 
 
 OF_WORKERS = {"django_formula_celery_app", "django_formula_huey"}
