@@ -13,6 +13,7 @@ import os
 import pwd
 import re
 import select
+import signal
 import socket
 import sys
 import time
@@ -36,6 +37,8 @@ _SHORT, _LONG = 0.02, 0.2
 #: Seconds without a connection after which a relay that systemd starts again ends, and for which a visitor that was
 #: refused is listened to.
 _IDLE, _LINGER = 60.0, 10.0
+#: Seconds in which a relay that is stopped passes on what it has, and those for the answers of what it cannot.
+_ENDS, _ANSWERS = 7.0, 1.0
 #: Bytes that are relayed at once, and those of a request in which the header of a check is.
 _BLOCK, _HEAD = 1 << 16, 1 << 13
 _FIRST_FD = 3
@@ -92,15 +95,15 @@ class Relay:
         self._seconds, self._most, self._idle = seconds, most, idle
         self._waiting: deque[Waiting] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._down_since = 0.0
+        self._down_since = self._ends = 0.0
 
     async def run(self) -> None:
-        """Relay until there has been no connection for the time of `idle`."""
+        """Relay until there has been no connection for the time of `idle`, or until `stop`."""
         self._arrived, loop = asyncio.Event(), asyncio.get_running_loop()
         self._listening.setblocking(False)
         loop.add_reader(self._listening, self._accept)
         last, pause = time.monotonic(), _SHORT
-        while self._is_busy() or self._idle is None or time.monotonic() - last < self._idle:
+        while self._goes_on(last):
             last = time.monotonic() if self._is_busy() else last
             if not self._waiting:
                 self._notice_server()
@@ -115,6 +118,21 @@ class Relay:
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.3, _LONG)
         loop.remove_reader(self._listening)
+        while self._waiting:
+            self._answer(self._waiting.popleft(), self._late())
+        if self._ends and self._tasks:
+            await asyncio.wait(self._tasks, timeout=_ANSWERS)
+
+    def stop(self) -> None:
+        """Accept no more connections; `run` returns once those that there are have ended, or some seconds later."""
+        asyncio.get_running_loop().remove_reader(self._listening)
+        self._ends = self._ends or time.monotonic() + _ENDS
+        self._arrived.set()
+
+    def _goes_on(self, last: float) -> bool:
+        if self._ends:
+            return self._is_busy() and time.monotonic() < self._ends
+        return self._is_busy() or self._idle is None or time.monotonic() - last < self._idle
 
     def _is_busy(self) -> bool:
         return bool(self._waiting or self._tasks)
@@ -320,5 +338,10 @@ def main(path: str, current: str, seconds: str, page: str, user: str, group: str
         _IDLE if is_passed else None,
         late,
     )
-    asyncio.run(relay.run())
+    asyncio.run(_run(relay))
     return 0
+
+
+async def _run(relay: Relay) -> None:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, relay.stop)
+    await relay.run()

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 import selectors
+import signal
 import socket
 import sys
 import time
@@ -187,8 +188,12 @@ def _send(connection: socket.socket, answer: Answer) -> None:
         connection.sendall(head.encode() + body)
 
 
-def serve(hook: Hook, listener: socket.socket, idle: float = _IDLE) -> None:
-    """Answer connections until there is none for some seconds; systemd starts the program for the next one."""
+def serve(hook: Hook, listener: socket.socket, idle: float = _IDLE, stop: socket.socket | None = None) -> None:
+    """Answer connections until there is none for some seconds; systemd starts the program for the next one.
+
+    Args:
+        stop: what can be read once no more connections are to be accepted; those that are open are answered before.
+    """
     waiting: dict[socket.socket, Request] = {}  # the oldest first
     last = time.monotonic()
     with selectors.DefaultSelector() as selector:
@@ -201,11 +206,17 @@ def serve(hook: Hook, listener: socket.socket, idle: float = _IDLE) -> None:
                 _send(connection, answer)
 
         selector.register(listener, selectors.EVENT_READ)
+        if stop:
+            selector.register(stop, selectors.EVENT_READ, stop)
         while waiting or time.monotonic() < last + idle:
             wakes = min((request.until for request in waiting.values()), default=last + idle)
             for key, _events in selector.select(max(wakes - time.monotonic(), 0.0)):
                 last, connection = time.monotonic(), key.data
-                if connection is None:
+                if connection is stop and stop:
+                    selector.unregister(listener)
+                    selector.unregister(stop)
+                    idle = 0.0
+                elif connection is None:
                     connection, _address = listener.accept()
                     selector.register(connection, selectors.EVENT_READ, connection)
                     waiting[connection] = Request()
@@ -229,6 +240,11 @@ def _late(waiting: Mapping[socket.socket, Request]) -> list[socket.socket]:
 def main() -> int:
     """Serve the socket that systemd has opened; the configuration is the standard input."""
     hook = Hook(json.load(sys.stdin))
-    with socket.socket(fileno=3) as listener:
-        serve(hook, listener)
+    stop, signalled = socket.socketpair()
+    signalled.setblocking(False)
+    with socket.socket(fileno=3) as listener, stop, signalled:
+        signal.set_wakeup_fd(signalled.fileno())
+        signal.signal(signal.SIGTERM, lambda *_: None)  # else a delivery in flight is lost: few servers send it again
+        serve(hook, listener, stop=stop)
+        signal.set_wakeup_fd(-1)
     return 0

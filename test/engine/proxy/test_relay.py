@@ -32,9 +32,13 @@ class Place:
             idle,
             lambda: relay.response("503 Service Unavailable", b"late"),
         )
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.relay.run()))
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self.thread.start()
         self.order: list[bytes] = []
+
+    async def _run(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        await self.relay.run()
 
     def serve(self, count: int) -> threading.Thread:
         listening = socket.socket(socket.AF_UNIX)
@@ -137,6 +141,29 @@ def test_what_has_waited_for_too_long_is_answered(place):
     here = place(seconds=0.5)
     began = time.monotonic()
     assert here.ask(b"G001")().startswith(b"HTTP/1.1 503 ") and 0.4 < time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("comes", [True, False], ids=["in time", "too late"])
+def test_what_waits_is_answered_before_a_relay_that_is_stopped_ends(place, monkeypatch, comes):
+    """As where an apply starts its unit anew: what comes then waits in the socket, for the next one."""
+    monkeypatch.setattr(relay, "_ENDS", 20.0 if comes else 0.5)
+    here = place(idle=60)
+    waits = here.ask(b"G001")
+    time.sleep(0.3)
+    here.loop.call_soon_threadsafe(here.relay.stop)
+    time.sleep(0.2)
+    following = socket.socket(socket.AF_UNIX)
+    following.connect(str(here.own))
+    if comes:
+        here.serve(1)
+    found = waits()
+    assert found == b"whole G001" if comes else found.startswith(b"HTTP/1.1 503 ")
+    here.thread.join(15)
+    assert not here.thread.is_alive()
+    with following:
+        following.settimeout(0.1)
+        with contextlib.suppress(ConnectionResetError), pytest.raises(TimeoutError):
+            following.recv(1)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,16 @@
 """The webhook: what each git server sends, forged and malformed requests, and what it asks of the unit of requests."""
 
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import json
+import os
 import socket
+import struct
+import subprocess
+import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -204,6 +210,42 @@ def test_program_answers_and_exits_when_idle(folder, door, capsys):
     assert capsys.readouterr().out == (
         "202 queued 3f2a9c1b77de as 18ab\n400 this is no delivery of a git server that is known\n"
     )
+
+
+def test_delivery_in_flight_is_answered_before_the_program_ends(folder, door):
+    """As where an apply starts the unit anew; the next connection waits in the socket of systemd's."""
+    data = request(signed(PUSH), PUSH)
+    config = {"site": "blog", "ref": "refs/heads/main", "secret": SECRET, "former": "", "until": 0}
+    program = "import os, sys; from django_formula.request import hook; os.dup2(int(sys.argv[1]), 3)\n"
+    program += "hook.Hook.__init__.__defaults__ = (sys.argv[2],); hook.main()"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("")
+        listener.listen()
+        argv = [sys.executable, "-c", program, str(listener.fileno()), str(folder)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(hook.__file__).parents[2])}
+        options = {"stdin": subprocess.PIPE, "pass_fds": [listener.fileno()], "env": environment}
+        with subprocess.Popen(argv, **options) as process, socket.socket(socket.AF_UNIX) as client:
+            process.stdin.write(json.dumps(config).encode())
+            process.stdin.close()
+            client.connect(listener.getsockname())
+            client.sendall(data[:-10])
+            is_accepted(client)
+            process.terminate()
+            time.sleep(0.5)
+            with socket.socket(socket.AF_UNIX) as following:
+                following.connect(listener.getsockname())
+                client.sendall(data[-10:])
+                assert answer(client) == hook.Answer(202, "queued 3f2a9c1b77de as 18ab")
+                assert process.wait(30) == 0
+                assert listener.accept()
+
+
+def is_accepted(client):
+    """Wait until the program has read what was sent."""
+    deadline = time.monotonic() + 60
+    while struct.unpack("i", fcntl.ioctl(client, termios.TIOCOUTQ, b"\0" * 4))[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_slow_sender_delays_no_other(folder, door):
