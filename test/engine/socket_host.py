@@ -29,7 +29,7 @@ def socket_host(monkeypatch: pytest.MonkeyPatch, own_host: Path) -> types.Simple
 
     stop: Callable[..., None] = lambda *words, units, **_: calls.append(" ".join([*words, *units]))  # noqa: E731
     monkeypatch.setattr(commands, "run", run)
-    monkeypatch.setattr(archive, "install", lambda _module, path: path.write_text("program"))
+    monkeypatch.setattr(archive, "install", lambda _module, path: path.write_bytes(b"PK\5\6" + bytes(18)))
     monkeypatch.setattr(units, "stop", stop)
     monkeypatch.setattr(users, "find_user", known.get)
     return types.SimpleNamespace(calls=calls, users=known, root=own_host)

@@ -88,6 +88,8 @@ def apply(wanted: Mapping[str, Any], salt_call: list[str], *, test: bool) -> Out
         str(path): "changed" for path, (text, _mode) in files.items() if file.read_text(path) not in (None, text)
     }
     changes |= {str(path): "new" for path in files if not path.exists()}
+    if PROGRAM in files and not archive.is_whole(ARCHIVE):
+        changes[str(ARCHIVE)] = "changed" if ARCHIVE.exists() else "new"
     gone = [path for path in (CONFIG, KEYS, SUDOERS, PROGRAM, ARCHIVE) if path.exists() and path not in files]
     gone = [path for path in gone if path != ARCHIVE or PROGRAM not in files]
     changes |= {str(path): "removed" for path in gone}
@@ -103,7 +105,7 @@ def apply(wanted: Mapping[str, Any], salt_call: list[str], *, test: bool) -> Out
         _remove_user()
     if wanted["keys"]:
         _make_user(is_new=not has_user)
-    if str(PROGRAM) in changes and PROGRAM in files:
+    if PROGRAM in files and {str(PROGRAM), str(ARCHIVE)} & {*changes}:
         ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
         archive.install(MODULE, ARCHIVE)
     for path, (text, mode) in files.items():

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import re
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,13 +81,17 @@ def install(module: str, path: Path) -> None:
     Raises:
         DeploymentError: Python cannot compile it.
     """
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    file.write(new, packed(module), mode=0o644)  # it is our code alone
-    commands.run([str(PYTHON), "-I", "-c", _COMPILE, str(new), str(path)], doing=f"compiling {path.name}", timeout=120)
-    file.sync_content(new)
-    new.replace(path)
-    file.sync_folder(path.parent)
+    with tempfile.TemporaryDirectory(prefix="django-formula-") as folder:  # another apply may install the same one
+        new = Path(folder) / path.name
+        new.write_bytes(packed(module))
+        argv = [str(PYTHON), "-I", "-c", _COMPILE, str(new), str(path)]
+        commands.run(argv, doing=f"compiling {path.name}", timeout=120)
+        file.write(path, new.read_bytes(), mode=0o644)  # it is our code alone
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a program is there, to its end."""
+    return zipfile.is_zipfile(path)
 
 
 def _path(name: str) -> Path:

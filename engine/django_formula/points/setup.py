@@ -103,7 +103,7 @@ def ensure(wanted: Mapping[str, Any] | None, servers: Sequence[Mapping[str, Any]
         str(path): "changed" if path.exists() else "new" for path in files if file.read_text(path) != files[path]
     }
     version = host_archive.version(MODULE)
-    changes |= {str(PROGRAM): "new"} if state["program"] != version or not PROGRAM.exists() else {}
+    changes |= {str(PROGRAM): "new"} if state["program"] != version or not host_archive.is_whole(PROGRAM) else {}
     changes |= {"drill": wanted["drill"]} if state.get("drill") != wanted["drill"] else {}
     statements = {one.stanza: _statements(one, facts) for one, facts in found}
     for one, facts in found:
@@ -264,7 +264,7 @@ def _write(files: Mapping[Path, str], wanted: Mapping[str, Any]) -> None:
 
 
 def _install(state: dict[str, Any], version: str) -> None:
-    if state["program"] != version or not PROGRAM.exists():
+    if state["program"] != version or not host_archive.is_whole(PROGRAM):
         PROGRAM.parent.mkdir(parents=True, exist_ok=True)
         host_archive.install(MODULE, PROGRAM)
         state["program"] = version

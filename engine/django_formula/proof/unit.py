@@ -56,7 +56,7 @@ def start(site: Site) -> None:
         DeploymentError: systemd does not start it.
     """
     program, made_of = _program(site), archive.version(MODULE)
-    if not program.exists() or file.read_text(_version(site)) != made_of:
+    if not archive.is_whole(program) or file.read_text(_version(site)) != made_of:
         archive.install(MODULE, program)
         file.write(_version(site), made_of, mode=0o600)
     if not daemons.has_systemd():

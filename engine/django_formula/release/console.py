@@ -240,7 +240,7 @@ def install(*, test: bool) -> Outcome:
         DeploymentError: Python cannot compile it.
     """
     text = _script()
-    if file.read_text(PROGRAM) == text and ARCHIVE.exists():
+    if file.read_text(PROGRAM) == text and archive.is_whole(ARCHIVE):
         return Outcome("django-shell is installed")
     changes = {str(PROGRAM): "changed" if PROGRAM.exists() else "new"}
     if test:

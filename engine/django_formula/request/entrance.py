@@ -102,7 +102,7 @@ def pending(site: Site, salt_call: Sequence[str]) -> dict[str, str]:
     }
     if not os.path.lexists(_link(site)):
         changes.setdefault(str(_units(site)[0]), "disabled")
-    if not _program(site).exists() or not unit.is_prepared(site, salt_call):
+    if not archive.is_whole(_program(site)) or not unit.is_prepared(site, salt_call):
         changes[str(queue.folder(site))] = "changed" if queue.folder(site).exists() else "new"
     if not _has_group(site):
         changes[f"group {group(site)}"] = "new"

@@ -98,8 +98,8 @@ def pending(site: Site) -> dict[str, str]:
         found[str(repository(site))] = "damaged" if repository(site).exists() else "new"
     if not os.path.lexists(_link(site)):
         found.setdefault(str(_units(site)[1]), "disabled")
-    if not _ARCHIVE.exists():
-        found[str(_ARCHIVE)] = "new"
+    if not archive.is_whole(_ARCHIVE):
+        found[str(_ARCHIVE)] = "changed" if _ARCHIVE.exists() else "new"
     return found
 
 

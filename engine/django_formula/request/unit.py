@@ -57,7 +57,7 @@ def prepare(site: Site, salt_call: Sequence[str]) -> None:
     folders.make(Folder(top, "root", "root", 0o700))
     with queue.lock(site).held():
         before = file.read_json(top / "config.json", CONFIGURATION) or {}
-        if before.get("program") != values["program"] or not _program(site).exists():
+        if before.get("program") != values["program"] or not archive.is_whole(_program(site)):
             archive.install(MODULE, _program(site))
         if daemons.has_systemd():
             _enable(site)
@@ -67,7 +67,7 @@ def prepare(site: Site, salt_call: Sequence[str]) -> None:
 
 def is_prepared(site: Site, salt_call: Sequence[str]) -> bool:
     """Return whether there is nothing for `prepare` to do."""
-    is_made = _program(site).exists() and not (daemons.has_systemd() and _changed(site))
+    is_made = archive.is_whole(_program(site)) and not (daemons.has_systemd() and _changed(site))
     return is_made and file.read_json(queue.folder(site) / "config.json") == _configuration(salt_call)
 
 

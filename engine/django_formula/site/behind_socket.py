@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from django_formula.host import commands, daemons, file, units, unix_sockets, users
+from django_formula.host import archive, commands, daemons, file, units, unix_sockets, users
 from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import Files
 from django_formula.site.sites import Site
@@ -100,7 +100,8 @@ class Behind(NamedTuple):
 
     def lacks(self, site: Site) -> dict[str, str]:
         """Return what is missing of it on this host but its files: path → in what way."""
-        changes = {} if self.program.exists() else {str(self.program): "new"}
+        is_there = self.program.exists()
+        changes = {} if archive.is_whole(self.program) else {str(self.program): "changed" if is_there else "new"}
         if not self.has_user(site):
             changes[f"user {self.user(site)}"] = "new"
         if daemons.has_systemd() and not os.path.lexists(self.link(site)):

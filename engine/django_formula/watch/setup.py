@@ -211,7 +211,7 @@ def watch(wanted: Mapping[str, Any] | None, secrets: Mapping[str, Mapping[str, A
     if secrets and not users.find_user(spool.SENDER):
         changes[f"user {spool.SENDER}"] = "new"
     program = archive.version(MODULE)
-    if not PROGRAM.exists() or spool.config().get("program") != program:
+    if not archive.is_whole(PROGRAM) or spool.config().get("program") != program:
         changes[str(PROGRAM)] = "changed" if PROGRAM.exists() else "new"
     if daemons.has_systemd() and not _is_enabled(wanted):
         changes[TIMER] = "enabled"

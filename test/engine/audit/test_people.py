@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from django_formula.audit import chain, ops, people
-from django_formula.host import users
+from django_formula.host import archive, users
 from django_formula.host.commands import DeploymentError
 from specimen import ROOT
 
@@ -34,7 +34,7 @@ def host(own_host, monkeypatch):
         return ""
 
     monkeypatch.setattr(people.commands, "run", run)
-    monkeypatch.setattr(people.archive, "install", lambda _module, path: path.write_bytes(b"archive"))
+    monkeypatch.setattr(people.archive, "install", lambda _module, path: path.write_bytes(b"PK\5\6" + bytes(18)))
     return SimpleNamespace(root=own_host, ran=ran, user=user)
 
 
@@ -52,6 +52,17 @@ def test_key_runs_one_program_and_nothing_else(host):
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (people.CONFIG, people.SUDOERS, people.KEYS)}
     assert [*modes.values()] == [0o600, 0o440, 0o644]
     assert "support" not in people.KEYS.read_text() + people.SUDOERS.read_text()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\3\4 to the middle"], ids=["missing", "empty", "torn"])
+def test_program_that_is_not_whole_is_made_again(host, content):
+    apply()
+    people.ARCHIVE.unlink()
+    if content is not None:
+        people.ARCHIVE.write_bytes(content)
+    found = {str(people.ARCHIVE): "new" if content is None else "changed"}
+    assert apply(test=True).changes == found and apply().changes == found
+    assert archive.is_whole(people.ARCHIVE) and not apply().changes
 
 
 def test_person_who_is_removed_has_no_key_and_no_right(host):

@@ -1,8 +1,10 @@
 """Programs as archives: that one which is installed is on disk whole before a record says so."""
 
+import multiprocessing
 import os
 import zipfile
 
+import pytest
 from django_formula.host import archive
 
 
@@ -22,3 +24,32 @@ def test_program_is_on_disk_whole_once_it_is_installed(tmp_path, monkeypatch):
         assert "django_formula/request/ask.pyc" in members.namelist() and members.testzip() is None
     folder = os.stat(tmp_path)
     assert (path.stat().st_ino, path.stat().st_size) in synced and synced[-1][0] == folder.st_ino
+
+
+def test_program_that_several_applies_install_at_once_is_whole(tmp_path):
+    """Sites whose requests are worked off at one time have the program of a relay in common."""
+    path = tmp_path / "ask.pyz"
+    processes = [multiprocessing.Process(target=_install, args=(path,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    with zipfile.ZipFile(path) as members:
+        names = members.namelist()
+        assert members.testzip() is None and len(names) == len({*names})
+    assert [process.exitcode for process in processes] == [0] * 4 and os.listdir(tmp_path) == ["ask.pyz"]
+
+
+def _install(path):
+    for _ in range(3):
+        archive.install("django_formula.request.ask", path)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.999])
+def test_program_that_was_cut_off_is_not_whole(tmp_path, part):
+    path = tmp_path / "ask.pyz"
+    assert not archive.is_whole(path)
+    archive.install("django_formula.request.ask", path)
+    assert archive.is_whole(path)
+    os.truncate(path, int(path.stat().st_size * part))
+    assert not archive.is_whole(path)

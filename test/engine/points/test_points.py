@@ -518,7 +518,7 @@ def host(monkeypatch, tmp_path, store, versioned):
     versioned["realpath"] = str(tmp_path / "waiting")
     monkeypatch.setattr(postgres, "ask", ask)
     monkeypatch.setattr(setup, "_are_installed", lambda: True)
-    monkeypatch.setattr(setup.host_archive, "install", lambda _module, path: path.write_text("program"))
+    monkeypatch.setattr(setup.host_archive, "install", lambda _module, path: path.write_bytes(b"PK\5\6" + bytes(18)))
     monkeypatch.setattr(setup.daemons, "has_systemd", lambda: True)
     monkeypatch.setattr(setup.daemons, "is_running", lambda _daemon: True)
     monkeypatch.setattr(setup.daemons, "restart", restart)

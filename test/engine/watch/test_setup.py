@@ -12,7 +12,7 @@ WANTED = {"every": 60, "deploys": [], "channels": {}, "page": False}
 def host(monkeypatch, tmp_path):
     """A host without systemd and cron."""
     monkeypatch.setattr(daemons, "has_systemd", lambda: False)
-    monkeypatch.setattr(archive, "install", lambda _module, path: path.write_text("program"))
+    monkeypatch.setattr(archive, "install", lambda _module, path: path.write_bytes(b"PK\5\6" + bytes(18)))
     monkeypatch.setattr(setup, "UNITS", tmp_path / "units")
     monkeypatch.setattr(setup, "CRON", tmp_path / "etc/cron.d/django-watch")
     monkeypatch.setattr(setup, "PROGRAM", tmp_path / "lib/watch.pyz")
