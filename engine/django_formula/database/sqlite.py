@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from django_formula.host import commands, file, rights, users
+from django_formula.host import commands, file, users
 from django_formula.host.commands import Command, DeploymentError
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate, shapes
@@ -111,7 +111,7 @@ def _problem(site: Site, path: Path) -> str:
         return f"the file system of {folder} is read-only"
     if folder in {own.path for own in site.folders()}:
         return ""  # the step `site` has just corrected its owner and mode
-    return "" if rights.may(rights.WRITE, folder, site.user) else f"{site.user} cannot write in {folder}"
+    return "" if users.may(users.WRITE, folder, site.user) else f"{site.user} cannot write in {folder}"
 
 
 def copy_command(site: Site, source: Path, target: Path) -> InCommand:

@@ -10,7 +10,7 @@ from typing import Any
 from django_formula.backup import backups
 from django_formula.container import registry
 from django_formula.deploy.deployment import Changes, Deployment
-from django_formula.host import file, rights, users
+from django_formula.host import file, users
 from django_formula.host import folders as host_folders
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
@@ -101,7 +101,7 @@ def refuse_closed_parents(site: Site) -> None:
             status = os.stat(parent)
         except FileNotFoundError:
             return
-        if not rights.may(rights.ENTER, parent, user, [group]):
+        if not users.may(users.ENTER, parent, user, [group]):
             mode = f"{users.owner_of(status)} {status.st_mode & 0o7777:04o}"
             raise DeploymentError(
                 f"{site.proxy_group} cannot traverse {parent} ({mode}), which is above {site.root}",

@@ -13,7 +13,7 @@ from django_formula.container import containers
 from django_formula.database import databases, engines, sqlite
 from django_formula.database import setup as database_setup
 from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, to_start
-from django_formula.host import daemons, rights, users
+from django_formula.host import daemons, users
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.process import contract
@@ -150,10 +150,10 @@ def socket(visit: Visit) -> str:
     user = site.platform["nginx"]["user"]
     for folder in [*reversed(Path(where).parents), *reversed(live.path.parents)]:
         found = os.stat(folder)
-        if not rights.may(rights.ENTER, folder, user):
+        if not users.may(users.ENTER, folder, user):
             command = in_command("chmod", "a+x", str(folder))
             raise Broken(f"{user} cannot traverse {folder} ({ownership(found)})", command)
-    if not rights.may(rights.WRITE, Path(where), user, status=os.lstat(where)):
+    if not users.may(users.WRITE, Path(where), user, status=os.lstat(where)):
         restart = instances.process_manager(site, live.path).way_to_start(site, live.path)
         raise Broken(f"{user} may not connect to {where} ({ownership(os.lstat(where))})", restart)
     return f"{proxy.KIND.title} may connect to {where}"
@@ -274,8 +274,8 @@ def _of_sqlite(visit: Visit, alias: str, path: Path) -> Broken | None:
     if stat.S_ISLNK(found.st_mode):
         return None
     for one, status in ((path.parent, os.lstat(path.parent)), (path, found)):
-        needed = rights.WRITE | (rights.ENTER if stat.S_ISDIR(status.st_mode) else rights.READ)
-        if not rights.may(needed, one, site.user, status=status):
+        needed = users.WRITE | (users.ENTER if stat.S_ISDIR(status.st_mode) else users.READ)
+        if not users.may(needed, one, site.user, status=status):
             owner = in_command("chown", "--no-dereference", f"{site.user}:{site.user}", str(one))
             text = f"{site.user} may not write to {one} ({ownership(status)})"
             return Broken(text, f"{owner} && {in_command('chmod', 'u+rwX', str(one))}")

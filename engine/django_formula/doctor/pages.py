@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from django_formula.doctor import application
 from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, to_start
-from django_formula.host import proc, rights, template, users
+from django_formula.host import proc, template, users
 from django_formula.host.commands import DeploymentError
 from django_formula.release import http as release_http
 from django_formula.release import static as release_static
@@ -187,9 +187,9 @@ def _serve(visit: Visit, target: str, path: Path) -> None:
             is_changed = any(Path(drifted) == one for drifted in visit.drifted())
             todo = f"correct the name in the project, or have {visit.site.at}:build create it"
             raise Broken(f"{text}: {one} is missing", missing if is_changed else "", todo) from None
-        right = rights.ENTER if stat.S_ISDIR(found.st_mode) else rights.READ
+        right = users.ENTER if stat.S_ISDIR(found.st_mode) else users.READ
         user = visit.site.platform["nginx"]["user"]
-        if not rights.may(right, one, user):
+        if not users.may(right, one, user):
             command = in_command("chmod", "a+rX", str(one))
             raise Broken(f"{text}: {user} cannot read {one} ({application.ownership(found)})", command)
     raise _of_proxy(visit, f"{text}{_logged(visit, target, begins)}")

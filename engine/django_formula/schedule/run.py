@@ -52,7 +52,8 @@ def main(name: str, schedule: str) -> int:
             return 0
         result = run_schedule(site, schedule, by=BY_TIMER)
     except (DeploymentError, OSError) as error:
-        tell(error, is_error=True)
+        full = f"{schedule} of {name} does not run: " if isinstance(error, OSError) else ""
+        tell(f"{full}{error}", is_error=True)
         return 1
     tell(result["output"], end="")
     if result.get("error"):
@@ -147,7 +148,10 @@ def _recorded(release: Release, name: str, definition: Mapping[str, Any], by: st
         output, ended = _outcome(release, name, definition)
     finally:
         record = {**started, "ended": clock.now(), **ended}
-        _write(site, name, {"runs": [*earlier, record]})
+        try:
+            _write(site, name, {"runs": [*earlier, record]})
+        except OSError as error:  # a full disk, of the command's own making perhaps
+            record["error"] = "; ".join(filter(None, [record.get("error"), f"no record of this run: {error}"]))
     return {"schedule": name, **record, "output": output}
 
 

@@ -60,8 +60,8 @@ def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
 def apply(site: Site, templates: Mapping[str, str]) -> None:
     """Install the schedules of the pillar.
 
-    A definition is empty until its timer runs: `installed` knows the schedule from the beginning, and where this is
-    killed, the next apply starts the timer.
+    A definition lacks its line break until its timer runs: `installed` knows the schedule from the beginning, and
+    where this is killed, the next apply starts the timer. A run that begins meanwhile reads it as it has to be.
 
     Raises:
         DeploymentError: systemd refuses a timer.
@@ -70,7 +70,7 @@ def apply(site: Site, templates: Mapping[str, str]) -> None:
     changed = {path for path, content in expected.items() if schedule_timer.difference(path, content)}
     definitions = {_definition(site, name): name for name in _configured(site)}
     for path in changed & definitions.keys():
-        file.write(path, "{}\n", mode=0o600)
+        file.write(path, expected[path].rstrip(), mode=0o600)
     for path in sorted(changed - definitions.keys()):
         file.write(path, expected[path], mode=0o600 if path == _program(site) else 0o644)
     if daemons.has_systemd():

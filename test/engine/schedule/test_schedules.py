@@ -1,5 +1,6 @@
 """Schedules: their files with systemd and with cron, their times, and the program that runs them once at a time."""
 
+import errno
 import fcntl
 import json
 import os
@@ -157,6 +158,50 @@ def test_timer_that_was_not_started_is_started_by_the_next_apply(scheduled):
     scheduled.commands.clear()
     assert scheduled.apply() == {"schedules": {str(scheduled.site.schedules / "clear.json"): "changed"}}
     assert ["systemctl", "restart", "django-blog-at-clear.timer"] in scheduled.commands and scheduled.apply() == {}
+
+
+def test_schedule_that_is_due_while_its_timer_is_started_runs(scheduled, monkeypatch):
+    scheduled.options["schedules"]["clear"] = {**CLEAR, "at": "weekly"}
+    codes, control = [], schedule_schedules.units.control
+
+    def due(*arguments, **options):
+        if arguments[0] == "restart":
+            codes.append(schedule_run.main("blog", "clear"))
+        return control(*arguments, **options)
+
+    monkeypatch.setattr(schedule_schedules.units, "control", due)
+    scheduled.apply()
+    assert codes == [0] and len(schedule_run.records(scheduled.site, "clear")["runs"]) == 1
+
+
+def test_schedule_does_not_run_without_a_record_of_it(scheduled, monkeypatch, capsys):
+    """On a full disk: it could run twice, or in a release that is deleted meanwhile."""
+    ran, full = [], OSError(errno.ENOSPC, "No space left on device", "clear.lock")
+    monkeypatch.setattr(schedule_run.runner, "run_command", ran.append)
+    monkeypatch.setattr(schedule_run.file, "write_json", refusing(full))
+    assert schedule_run.main("blog", "clear") == 1 and ran == []
+    assert capsys.readouterr().err.startswith("clear of blog does not run: [Errno 28] No space left on device")
+
+
+def test_run_that_has_filled_the_disk_keeps_its_output_and_its_code(scheduled, monkeypatch, capsys):
+    full = OSError(errno.ENOSPC, "No space left on device", "clear.runs.json")
+
+    def fill(_command):
+        monkeypatch.setattr(schedule_run.file, "write_json", refusing(full))
+        return "all is exported\n"
+
+    monkeypatch.setattr(schedule_run.runner, "run_command", fill)
+    assert schedule_run.main("blog", "clear") == 0
+    printed = capsys.readouterr()
+    assert printed.out == "all is exported\n"
+    assert "clear of blog: no record of this run: [Errno 28] No space left on device" in printed.err
+
+
+def refusing(error):
+    def refuse(*_arguments, **_options):
+        raise error
+
+    return refuse
 
 
 def test_lost_schedule_is_removed_before_the_release(scheduled):

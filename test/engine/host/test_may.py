@@ -6,8 +6,8 @@ import struct
 import types
 
 import pytest
-from django_formula.host import rights, users
-from django_formula.host.rights import ENTER, READ, WRITE
+from django_formula.host import users
+from django_formula.host.users import ENTER, READ, WRITE
 
 OWNER, WEB, OTHER = 1000, 33, 44
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHERS = 1, 2, 4, 8, 16, 32
@@ -32,7 +32,7 @@ def look(monkeypatch):
         monkeypatch.setattr(os, "getxattr", read)
         monkeypatch.setattr(users, "find_user", lambda _name: types.SimpleNamespace(pw_uid=WEB, pw_gid=WEB))
         status = types.SimpleNamespace(st_mode=0o040000 | mode, st_uid=owner, st_gid=group)
-        return rights.may(right, "/home/ann", "www-data", status=status)
+        return users.may(right, "/home/ann", "www-data", status=status)
 
     return may
 
