@@ -120,9 +120,9 @@ _REFUSALS = (
 _SLOW = 30
 #: Seconds between two lines of git's progress.
 _TICK = 1
-#: A URL with a login and a password.
+#: A URL with a login and a password, or a login alone, which may be a token.
 _LOGIN = re.compile(
-    r"(?P<scheme>https?://)(?P<user>[^/?#@:]*):(?P<password>[^/?#@]*)@(?P<host>[^/?#@]+)(?P<path>.*)", re.DOTALL
+    r"(?P<scheme>https?://)(?P<user>[^/?#@:]*)(?::(?P<password>[^/?#@]*))?@(?P<host>[^/?#@]+)(?P<path>.*)", re.DOTALL
 )
 #: What git asks for them, in a shell that has them in its environment.
 _HELPER = (
@@ -247,14 +247,17 @@ def _environment(site: Site, protocols: tuple[str, ...], mirror: Path | str | No
 def _without_login(url: str) -> tuple[str, dict[str, str]]:
     """Return a URL without login and password, and the environment by which git knows them.
 
-    The arguments of a process are public: all users of the host see them.
+    The arguments of a process are public: all users of the host see them. To a login alone the system's helpers may
+    have the password; a token needs none.
     """
     found = _LOGIN.fullmatch(url)
-    user, password = (urllib.parse.unquote(found[part]) for part in ("user", "password")) if found else ("", "")
+    user, password = (urllib.parse.unquote(found[part] or "") for part in ("user", "password")) if found else ("", "")
     if not found or not f"{user}{password}".isprintable():
         return url, {}
-    key = f"credential.{found['scheme']}{found['host']}.helper"
-    settings = [(key, ""), (key, _HELPER)]  # an empty one takes back those of the system for this host
+    key = f"credential.{found['scheme']}{found['host']}"
+    # an empty helper takes back those of the system for this host
+    first = (f"{key}.username", user) if found["password"] is None else (f"{key}.helper", "")
+    settings = [first, (f"{key}.helper", _HELPER)]
     return f"{found['scheme']}{found['host']}{found['path']}", {
         "GIT_CONFIG_COUNT": str(len(settings)),
         **{f"GIT_CONFIG_KEY_{number}": name for number, (name, _value) in enumerate(settings)},

@@ -212,9 +212,10 @@ def test_login_of_the_parent_is_not_sent_to_another_host(cloned, upstream):
     assert requests and not any(login for _path, login in requests)
 
 
-def test_login_in_a_url_is_in_no_process_list(cloned, upstream):
+@pytest.mark.parametrize("login", ["ci %@'\"$:OWN%2F\\n $x", "OWN$ %2F'x:"], ids=["password", "token alone"])
+def test_login_in_a_url_is_in_no_process_list(cloned, upstream, login):
     own = os.urandom(8).hex()  # other processes of this host may have any usual word
-    lists, wanted = [], f"ci %@'\"$:{own}%2F\\n $x"
+    lists, wanted = [], login.replace("OWN", own)
 
     def answer(handler):
         if not handler.headers.get("Authorization"):
@@ -225,14 +226,28 @@ def test_login_in_a_url_is_in_no_process_list(cloned, upstream):
                 lists.append(path.read_bytes())
         smart(upstream, lambda _sent: 0)(handler)
 
-    user, password = (quote(part, safe="") for part in wanted.split(":"))
+    words = ":".join(quote(part, safe="") for part in wanted.split(":") if part)
     with web(answer) as (port, requests):
-        site = cloned(f"http://{user}:{password}@127.0.0.1:{port}/upstream/.git")
+        site = cloned(f"http://{words}@127.0.0.1:{port}/upstream/.git")
         commit = commits.resolve(site, "main")
         export(site, commit)
     assert {login for _path, login in requests} == {"", wanted}
     assert any(b"ls-remote" in one for one in lists) and any(b"fetch" in one for one in lists)
     assert not [one for one in lists if own.encode() in one]
+
+
+def test_password_of_a_login_in_a_url_is_asked_of_the_helper_of_the_system(cloned, upstream, tmp_path, system):
+    def answer(handler):
+        if not handler.headers.get("Authorization"):
+            require_login(handler)
+            return
+        smart(upstream, lambda _sent: 0)(handler)
+
+    with open(tmp_path / "gitconfig", "a") as file:
+        file.write('[credential]\n\thelper = "!f() { test $1 != get || echo password=known; }; f"\n')
+    with web(answer) as (port, requests):
+        commits.resolve(cloned(f"http://ci@127.0.0.1:{port}/upstream/.git"), "main")
+    assert {login for _path, login in requests} == {"", "ci:known"}
 
 
 def test_url_that_is_none_is_explained(cloned, upstream):
