@@ -91,10 +91,13 @@ class Lock:
     def release(self) -> None:
         """Release the lock, if it is held. Who removes the lock file does so before."""
         if self._descriptor is not None:
-            commands.locks.discard(self._descriptor)
-            os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-            self._descriptor = None
+            descriptor, self._descriptor = self._descriptor, None
+            commands.locks.discard(descriptor)
+            try:
+                with contextlib.suppress(OSError):  # a disk that has become read-only
+                    os.ftruncate(descriptor, 0)
+            finally:
+                os.close(descriptor)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -25,6 +25,8 @@ RUNTIME = Path("/run/django")
 TMPFILES = Path("/etc/tmpfiles.d")
 #: Seconds that requests wait by default, where they do.
 _WAIT = 20
+#: Bytes of the name of a kept template, which gets a temporary one while it is written.
+_NAME = 240
 #: The least that `site.json` has.
 _APPLIED = {
     "config": {"name": str, "user": str, "root": str, "path": str, "domains": [str], "databases": {str: {}}},
@@ -294,7 +296,8 @@ class Site:
 
     def kept_template(self, url: str) -> Path:
         """Return the file of a template that the site was last rendered from."""
-        return self.templates / quote(url.removeprefix("salt://"), safe="")
+        name = quote(url.removeprefix("salt://"), safe="")
+        return self.templates / (name if len(name) <= _NAME else f"{file.checksum(url)}.template")
 
     def stale_templates(self, templates: Mapping[str, str]) -> list[str]:
         """Return what `keep_templates` would write: URLs, or the file of their checksums."""
@@ -318,8 +321,10 @@ class Site:
             DeploymentError: one differs from what was stored.
         """
         kept = [path for path in self.templates.iterdir() if not path.name.startswith(".")]
-        texts = {f"salt://{unquote(path.name)}": file.read_text(path) or "" for path in kept}
         sums = file.read_json(self.template_sums) or {}
+        urls = {self.kept_template(url).name: url for url in sums}
+        names = {path: urls.get(path.name, f"salt://{unquote(path.name)}") for path in kept}
+        texts = {url: file.read_text(path) or "" for path, url in names.items()}
         damaged = [url for url, text in texts.items() if sums.get(url) != file.checksum(text)]
         if damaged:
             raise DeploymentError(

@@ -8,6 +8,7 @@ something is changed. Nothing blocks on a FIFO or reads `/dev/zero` without a li
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import signal
@@ -26,6 +27,8 @@ _LINKS = 40
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: How a file or a folder is opened: no link is followed, and nothing blocks.
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+#: Bytes of a name.
+_NAME = 255
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: A uid and a gid.
@@ -360,11 +363,19 @@ class Foreign:
                 folder = stack.enter_context(self._parent())
             except OSError as error:
                 raise self._refused(error) from None
-            temporary = f".{self.name}.new"
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=folder)
+            temporary = self._temporary()
+            try:
+                _remove(folder, temporary, f"{self.parent}/{temporary}")
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise self._refused(error) from None
             yield folder, temporary
             os.rename(temporary, self.name, src_dir_fd=folder, dst_dir_fd=folder)
+
+    def _temporary(self) -> str:
+        name = f".{self.name}.new"
+        return name if len(os.fsencode(name)) <= _NAME else f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.new"
 
     def _refused(self, error: OSError) -> DeploymentError:
         """Return the error for a path that has a component which is not a folder."""

@@ -21,6 +21,8 @@ from django_formula.untrusted.text import shown
 
 #: Seconds that an action may take, and the longest time that an answer may ask to wait.
 DEADLINE, LONGEST = 15.0, 86400.0
+#: Digits of a time to wait: more than `LONGEST` has, and fewer than Python refuses.
+_DIGITS = 9
 #: The most bytes of what the child reports, and its shape.
 _REPORT, _SHAPE = 1 << 16, {"error": str, "after": (int, float), "value?": object}
 
@@ -86,7 +88,10 @@ def _attempt(action: Callable[[], Any]) -> dict[str, Any]:
     except urllib.error.HTTPError as error:
         after = error.headers.get("Retry-After", "")
         what = "redirects, which is not followed" if error.code in (301, 302, 303, 307, 308) else error.reason
-        return {"error": shown(f"HTTP {error.code}: {what}")[:500], "after": int(after) if after.isdecimal() else 0}
+        return {
+            "error": shown(f"HTTP {error.code}: {what}")[:500],
+            "after": int(after[:_DIGITS]) if after.isdecimal() else 0,
+        }
     except Exception as error:  # also that of a package that sends, which is no lack of an answer
         reason = getattr(error, "reason", None) or error
         return {"error": shown(f"{type(error).__name__}: {reason}")[:500], "after": 0}

@@ -144,6 +144,23 @@ def test_lock_that_cannot_be_recorded_is_free_again(make_site, monkeypatch):
         assert site.lock("another").holder().startswith("next, pid ")
 
 
+def test_lock_is_released_where_its_record_cannot_be_cleared(make_site, monkeypatch):
+    """On a disk that has become read-only; the process may be a minion's, which runs on."""
+    site = make_site(timeouts={"lock": "300ms"})
+    lock = site.lock("first")
+    lock.take()
+
+    def refuse(*_arguments):
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "ftruncate", refuse)
+        lock.release()
+    assert not lock.is_held and site.lock("next").holder() == ""
+    with site.lock("next").held():
+        assert site.lock("another").holder().startswith("next, pid ")
+
+
 def test_process_with_the_pid_of_a_killed_holder_is_no_holder(make_site):
     site = make_site()
     with holder(site.lock_file) as other:

@@ -146,6 +146,7 @@ def test_site_is_found_by_its_name(make_site):
 def test_templates_are_stored_by_their_url(make_site):
     site = make_site()
     templates = {"salt://django/files/uwsgi.ini": "one", "salt://blog/__init__.py.jinja": "two", "salt://a%2Fb": "3"}
+    templates |= {f"salt://{'settings/' * 80}{name}": name for name in "ab"}
     assert site.stale_templates(templates) == sorted(templates)
     site.keep_templates(templates)
     (site.templates / ".torn.new").write_text("left by a kill")
@@ -156,4 +157,4 @@ def test_templates_are_stored_by_their_url(make_site):
     del templates["salt://a%2Fb"]
     assert site.stale_templates(templates) == [str(site.template_sums)]
     site.keep_templates(templates)
-    assert site.kept_templates() == templates and len([*site.templates.iterdir()]) == 3
+    assert site.kept_templates() == templates and len([*site.templates.iterdir()]) == 5

@@ -1,6 +1,7 @@
 """Trees of less trusted users: links are not followed out of them, reading is limited, races are lost."""
 
 import contextlib
+import hashlib
 import os
 import pwd
 import socket
@@ -194,6 +195,16 @@ def test_entries_of_other_users_are_refused(top, outside):
     with pytest.raises(DeploymentError, match=r"belongs to uid 0, not to 12345"):
         Foreign(top).give((NOBODY, NOBODY), PUBLIC, of=12345)
     assert (outside / "file").stat().st_uid == 0
+
+
+@pytest.mark.parametrize("name", ["notes", "n" * 255], ids=["usual", "longest"])
+@pytest.mark.parametrize("is_folder", [False, True], ids=["file", "folder"])
+def test_what_has_the_temporary_name_of_a_file_is_no_obstacle(tmp_path, name, is_folder):
+    for left in (".notes.new", f".{hashlib.sha256(f'.{name}.new'.encode()).hexdigest()}.new"):
+        (tmp_path / left / "below").mkdir(parents=True) if is_folder else (tmp_path / left).write_text("left")
+    owner = (os.geteuid(), os.getegid())
+    (Foreign(tmp_path) / name).write("new", mode=0o600, owner=owner)
+    assert (tmp_path / name).read_text() == "new"
 
 
 _SWAP = """

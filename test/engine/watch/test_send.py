@@ -184,7 +184,9 @@ def test_channel_that_failed_while_the_clock_was_ahead_is_tried_once_it_is_set_b
     assert texts(chat) == ["one"] * 2 and spool.batches("chat") == []
 
 
-@pytest.mark.parametrize(("after", "expected"), [("1800", 1800), ("999999", DAY), ("soon", 60), ("-5", 60)])
+@pytest.mark.parametrize(
+    ("after", "expected"), [("1800", 1800), ("999999", DAY), ("9" * 5000, DAY), ("soon", 60), ("-5", 60)]
+)
 def test_time_that_the_other_end_asks_for_is_waited(chat, after, expected):
     put("one")
     chat.answers = [(429, {"Retry-After": after})]
