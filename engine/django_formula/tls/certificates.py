@@ -389,18 +389,20 @@ def from_files(site: Site, files: Mapping[str, str], templates: Mapping[str, str
 def _given(site: Site, name: str, files: Mapping[str, str], templates: Mapping[str, str]) -> str | None:
     """Return the text of ``certificate`` or ``key``; None where only the pillar has it, and it is not at hand."""
     given = site.config["tls"][name]
-    value = files.get(name) if isinstance(given, dict) else given
-    if value is None or value.startswith("-----"):
-        return value
-    if value.startswith("salt://"):
-        if value not in templates:
-            raise DeploymentError(f"the template {value} is not there", hint="is it in the file_roots of Salt?")
-        return templates[value]
+    if isinstance(given, dict):  # the text itself, however it begins: an error that named it as a path would show a key
+        text = files.get(name)
+        return None if text is None else text.replace("\r\n", "\n")
+    if given is None or given.startswith("-----"):
+        return given
+    if given.startswith("salt://"):
+        if given not in templates:
+            raise DeploymentError(f"the template {given} is not there", hint="is it in the file_roots of Salt?")
+        return templates[given]
     try:
-        return Path(value).read_text(errors="replace")
+        return Path(given).read_text(errors="replace")
     except OSError as error:
         raise DeploymentError(
-            f"{site.at}:tls:{name}: {value} cannot be read: {error.strerror}",
+            f"{site.at}:tls:{name}: {given} cannot be read: {error.strerror}",
             hint=f"put the file there, or correct {site.at}:tls:{name}",
         ) from None
 

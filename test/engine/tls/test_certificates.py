@@ -201,6 +201,23 @@ def test_files_are_read_from_a_path_and_from_salt(blog, own_host):
         missing(site)
 
 
+@pytest.mark.parametrize("before", ["\n", "Bag Attributes\n    localKeyID: 01\n", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_of_a_vault_is_accepted_as_other_programs_write_it(blog, before, end):
+    given = {name: (before + text).replace("\n", end) for name, text in pair().items()}
+    assert missing(blog(**FILES), **given) == {DOMAIN: "new"}
+
+
+def test_key_that_is_no_pem_is_not_shown(blog):
+    key = pair()["key"].replace("-----", "").replace("\n", "")
+    with pytest.raises(DeploymentError) as error:
+        missing(blog(**FILES), **{**pair(), "key": key})
+    assert (
+        error.value.message == "django:sites:blog:tls:key has no private keys: expected one in PEM without a password"
+    )
+    assert key not in f"{error.value.message}{error.value.hint}{error.value.log}"
+
+
 # Status
 
 
