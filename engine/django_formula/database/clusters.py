@@ -208,7 +208,8 @@ def _known(version: str) -> _Known:
 
 
 def _escaped(value: str) -> str:
-    return value.replace("'", "''")
+    """Return a value as it is between quotes in postgresql.conf, where it may have escapes and has no end of a line."""
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace("'", "''")
 
 
 def _file(cluster: Cluster, name: str) -> Path:

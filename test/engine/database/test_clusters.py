@@ -140,6 +140,24 @@ def test_settings_of_extensions_are_known_to_each_version(monkeypatch):
     assert clusters.unknown_settings(FORMER, "17") == ["old_snapshot_threshold"]
 
 
+def test_settings_are_copied_as_the_former_cluster_reads_them(host, monkeypatch):
+    """What is between quotes in postgresql.conf has escapes; PostgreSQL shows the value without them."""
+    _lines, done = host
+    rows = {"archive_command": r"sed 's/\./_/' %p", "log_line_prefix": "a\nb\t"}
+    made_of = {"encoding": "UTF8", "collate": "C.UTF-8", "ctype": "C.UTF-8", "checksums": False}
+    answers = iter([made_of, rows])
+    monkeypatch.setattr(clusters, "query", lambda *_arguments, **_options: next(answers))
+    run = clusters.commands.run
+    names = "".join(f"{name}\tsighup\n" for name in rows)
+    monkeypatch.setattr(
+        clusters.commands, "run", lambda argv, **options: names if "--describe-config" in argv else run(argv, **options)
+    )
+    clusters.create(FORMER, "17", "main", 5433)
+    (written,) = [line for line in done if "former-settings.conf" in line]
+    assert r"archive_command = 'sed ''s/\\./_/'' %p'" in written.splitlines()
+    assert "log_line_prefix = 'a\\nb\t'" in written.splitlines()
+
+
 NAMES = [
     ("shop", "dbname='shop'"),
     ("host=db.example.org dbname=x", "dbname='host=db.example.org dbname=x'"),
