@@ -11,7 +11,7 @@ from typing import Any
 from django_formula.database import engines, server
 from django_formula.database.engines import MYSQL
 from django_formula.database.server import Change, DatabaseServer, ManagedDatabase, Network, owner_comment
-from django_formula.host import commands, config_files, daemons, file
+from django_formula.host import commands, config_files, daemons, file, ports
 from django_formula.host.commands import DeploymentError
 
 #: The server's programs; MySQL's own has the second name.
@@ -34,7 +34,10 @@ SELECT 'variable', 'bind', IFNULL(@@bind_address, '*');
 SELECT 'variable', 'connections', @@max_connections;
 SELECT 'variable', 'tls', @@have_ssl;
 SELECT 'variable', 'certificate', IFNULL(@@ssl_cert, '');
+SELECT 'variable', 'version', VERSION();
 """
+#: What stands for all addresses, of both families; and the version that can listen on several addresses.
+_EVERYWHERE, _SEVERAL = ("*", ports.ALL[1]), (10, 11)
 
 
 class MariaDBServer(DatabaseServer):
@@ -161,8 +164,8 @@ def _settings(network: Network, variables: Mapping[str, str]) -> Iterable[Change
             hint="use it as a server elsewhere: set database:host, and take the part database out of hosts",
         )
     own = file.read_text(CONFIG) or ""
-    present = [*filter(None, variables["bind"].replace(" ", "").split(","))]
-    places = server.listening(present, network.address)
+    present = [*filter(None, variables["bind"].replace(" ", "").split(","))] or ["*"]
+    places = _places(present, network.address, variables["version"])
     connections = int(variables["connections"])
     number = server.enough(network.connections, connections)
     lines = [
@@ -177,6 +180,23 @@ def _settings(network: Network, variables: Mapping[str, str]) -> Iterable[Change
         action = f"{'; '.join(lines[:-2])}; MariaDB is {'restarted' if restarts else 'not restarted'}"
         statements = [] if restarts else [f"SET GLOBAL max_connections = {number};"]
         yield Change(CONFIG.name, action, statements, {str(CONFIG): text}, restarts)
+
+
+def _places(present: list[str], address: str, version: str) -> list[str]:
+    """Return where MariaDB has to listen so that it does on an address too.
+
+    Raises:
+        DeploymentError: this version cannot.
+    """
+    places = server.listening(present, address, _EVERYWHERE)
+    if len(places) > 1 and tuple(map(int, re.findall(r"\d+", version)[:2])) < _SEVERAL:
+        raise DeploymentError(
+            f"MariaDB {version.partition('-')[0]} listens on one address or on all, here on {', '.join(present)}, and "
+            f"other hosts need {address}",
+            hint="set bind-address = * in /etc/mysql/mariadb.conf.d, and restart MariaDB: its logins stay for the "
+            "addresses that they have",
+        )
+    return places
 
 
 def _certificate(network: Network) -> Iterable[Change]:

@@ -1,7 +1,7 @@
 """Database servers on this host: what a site has on them, and what every kind of server implements."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -123,13 +123,14 @@ def login_in_use(database: ManagedDatabase, more: str = "") -> DeploymentError:
     )
 
 
-def listening(present: Sequence[str], address: str) -> list[str]:
+def listening(present: Sequence[str], address: str, everywhere: Collection[str] = ("*",)) -> list[str]:
     """Return where a server has to listen so that it does on an address too.
 
     Addresses that this host no longer has are left out: MariaDB does not start with one.
 
     Args:
         present: names and addresses that it is configured with.
+        everywhere: those that stand for all addresses of both families there.
 
     Raises:
         DeploymentError: this host does not have the address.
@@ -140,7 +141,7 @@ def listening(present: Sequence[str], address: str) -> list[str]:
             f"this host cannot listen on {address}, its address in the pillar's hosts ({problem})",
             hint="set address of this host in hosts to one that ip address shows",
         )
-    if {"*", ports.ALL[":" in address], address} & {*present}:
+    if {*everywhere, ports.ALL[":" in address], address} & {*present}:
         return [*present]
     kept = [one for one in present if not re.fullmatch("[0-9a-f:.]+", one) or not ports.bind_error(one)]
     return [*kept, address]

@@ -196,7 +196,8 @@ def test_a_certificate_for_other_clients_is_not_replaced():
 
 
 def variables(**others):
-    return {"bind": "127.0.0.1", "connections": "151", "tls": "DISABLED", "certificate": "", **others}
+    found = {"bind": "127.0.0.1", "connections": "151", "tls": "DISABLED", "certificate": ""}
+    return {**found, "version": "10.11.14-MariaDB-0+deb12u2", **others}
 
 
 def test_mariadb_keeps_what_it_has_and_takes_connections_without_a_restart(state, monkeypatch):
@@ -211,6 +212,32 @@ def test_mariadb_keeps_what_it_has_and_takes_connections_without_a_restart(state
     more, _certificate = MARIADB.network_changes(network._replace(connections=201), {"variables": now})
     assert not more.restarts and more.statements == ["SET GLOBAL max_connections = 300;"]
     assert "bind-address = 127.0.0.1,10.0.0.5\nmax_connections = 300\n" in next(iter(more.files.values()))
+
+
+@pytest.mark.parametrize("bind", ["::", "*", "0.0.0.0", ""])
+def test_mariadb_that_listens_everywhere_stays_so(bind, monkeypatch):
+    """Its socket on :: is for IPv4 too, so that one on an address beside it would keep the server from starting."""
+    monkeypatch.setattr(ports, "bind_error", lambda host: "")
+    network = NETWORK._replace(address="10.0.0.5")
+    first, _certificate = MARIADB.network_changes(network, {"variables": variables(bind=bind)})
+    assert "bind-address" not in next(iter(first.files.values()))
+
+
+def test_postgresql_on_all_addresses_of_ipv6_listens_on_one_of_ipv4_too(monkeypatch):
+    monkeypatch.setattr(ports, "bind_error", lambda host: "")
+    first, *_rest = POSTGRESQL.network_changes(NETWORK._replace(address="10.0.0.5"), settings(listen_addresses="::"))
+    assert first.statements == ["ALTER SYSTEM SET listen_addresses = '::,10.0.0.5';"]
+
+
+def test_mariadb_that_cannot_listen_on_two_addresses_is_not_told_to(monkeypatch):
+    """One before 10.11, such as Ubuntu 22.04's, does not start with several addresses."""
+    monkeypatch.setattr(ports, "bind_error", lambda host: "")
+    network, version = NETWORK._replace(address="10.0.0.5"), "10.6.22-MariaDB-0ubuntu0.22.04.1"
+    with pytest.raises(DeploymentError, match=r"^MariaDB 10\.6\.22 listens on one address or on all, here on 127\."):
+        MARIADB.network_changes(network, {"variables": variables(version=version)})
+    for bind in ("*", "10.0.0.5"):
+        first, _certificate = MARIADB.network_changes(network, {"variables": variables(version=version, bind=bind)})
+        assert "bind-address" not in next(iter(first.files.values()))
 
 
 @pytest.fixture
