@@ -56,7 +56,7 @@ def _addressed(entries: dict[str, Any], known: dict[str, Any]) -> Iterator[Probl
     for name, entry in entries.items():
         if known and name not in addresses and not entry["address"]:
             yield ("hosts", name), "no minion of this master has that name: start it and accept its key, or set address"
-        entry["address"] = entry["address"] or addresses.get(name, "")
+        entry["address"] = _canonical(entry["address"] or addresses.get(name, ""))
 
 
 def _fleet(site: Site, host: str, entries: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -250,6 +250,14 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _canonical(text: str) -> str:
+    """Return an address as servers, which compare texts, have those of their clients; what is none stays as it is."""
+    if not _is_address(text):
+        return text
+    found = ipaddress.ip_address(text)
+    return str(getattr(found, "ipv4_mapped", None) or found)
 
 
 def shared(site: Site, _own: Site) -> Iterator[Problem]:

@@ -77,6 +77,16 @@ def test_a_host_serves_the_site_and_has_its_database():
     assert found["sites"]["blog"]["databases"]["default"]["host"] == "10.0.0.1", "over TLS, as the other hosts"
 
 
+@pytest.mark.parametrize("given", ["fd00:0:0::5", "fd00::0005"])
+def test_address_of_a_host_is_as_servers_have_it(given):
+    """MariaDB and PgBouncer compare the text of an address with that of an account, or of those that may connect."""
+    hosts = {"web1": {"parts": ["app"], "address": given}, "db1": ["database"]}
+    fleet = {**pillar()["fleet"], "addresses": {**ADDRESSES, "db1": "::ffff:10.0.0.5"}}
+    found = on("db1", {"blog": pillar(hosts=hosts, fleet=fleet)})
+    places = {name: host["address"] for name, host in found["served"]["blog"]["fleet"]["hosts"].items()}
+    assert found["errors"] == [] and places == {"web1": "fd00::5", "db1": "10.0.0.5"}
+
+
 def test_mariadb_is_given_the_certificate_in_the_form_of_its_drivers():
     database = on("web1", {"blog": pillar(database={"engine": "mysql"})})["sites"]["blog"]["databases"]["default"]
     assert database["options"] == {"ssl": {"ca": "/srv/django/blog/secrets/certificate.default"}}
