@@ -10,6 +10,7 @@ from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host.commands import DeploymentError, redact
 from django_formula.proof import state
 from django_formula.proxy import maintenance
+from django_formula.proxy import switch as proxy_switch
 from django_formula.release import claim, disk, instances
 from django_formula.release import workers as release_workers
 from django_formula.release.releases import Release
@@ -35,7 +36,8 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     strays = [] if keeps else instances.strays(site, release.path)
     switches = not old or old.name != release.name
     reopens = migration.is_in_maintenance(site) and not migration.is_in_maintenance(site, release)
-    if not (switches or strays or deployment.findings.takeover or reopens):
+    unread = proxy_switch.unread()
+    if not (switches or strays or deployment.findings.takeover or reopens or unread):
         return
     changes: Changes = {"live": {"old": old.name if old else None, "new": release.name}} if switches else {}
     workers = instances.units(site, old.path)[1:] if old and switches else []
@@ -45,10 +47,17 @@ def live(deployment: Deployment) -> Iterator[Changes]:
         changes["maintenance"] = "off"
     if strays and not switches:
         changes["stopped"] = [path.name for path in strays]
+    if unread:
+        changes["reloaded"] = [proxy.DAEMON.service for proxy in unread]
     if deployment.findings.takeover:
         changes["adopted"] = deployment.findings.takeover.as_state_changes()
     yield changes
     deployment.take_lock()
+    if unread and (problems := proxy_switch.catch_up()):
+        deployment.warn(problems)
+        strays = []  # the proxy may still lead to one
+        changes.pop("stopped", None)
+        changes.pop("reloaded")
     leaving = {*strays, *([old.path] if old and switches and not keeps else [])}
     connections = _switch(deployment, release, leaving, switches=switches)
     if switches and deployment.findings.switch_report:

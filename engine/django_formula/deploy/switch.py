@@ -12,7 +12,7 @@ from django_formula.deploy import migration
 from django_formula.deploy.deployment import Deployment
 from django_formula.deploy.switch_report import Probe
 from django_formula.deploy.takeover import Takeover
-from django_formula.host import clock, config_files, file
+from django_formula.host import clock, config_files, daemons, file
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.project import page as project_page
 from django_formula.proxy import moves, proxies, site_files, switch
@@ -75,7 +75,7 @@ def activate(deployment: Deployment, release: Release) -> None:
         disk.sync(release)
     if deployment.probe:
         deployment.probe.wait_for_first()
-    with switch.alone(), _prepared_proxy(deployment, release) as reloads:
+    with switch.alone(), _prepared_proxy(deployment, release) as reloads, switch.noted(reloads, restores=False):
         release.record.pop("held_since", None)
         release.update(state="good", live_since=clock.now())
         if old:
@@ -88,8 +88,8 @@ def activate(deployment: Deployment, release: Release) -> None:
                 if deployment.left and deployment.holds_left:  # before a reload, which takes time and may fail
                     deployment.left.update(state="held", held_since=clock.now())
             finally:
-                if reloads:
-                    proxies.reload(site)
+                for proxy in reloads:
+                    daemons.reload(proxy.DAEMON)
     if deployment.paused:
         gap = time.monotonic() - deployment.paused_at
         if deployment.open_way():
@@ -99,10 +99,10 @@ def activate(deployment: Deployment, release: Release) -> None:
 
 
 @contextlib.contextmanager
-def _prepared_proxy(deployment: Deployment, release: Release) -> Iterator[bool]:
+def _prepared_proxy(deployment: Deployment, release: Release) -> Iterator[list[Proxy]]:
     """Give the proxy the files that a release needs, where a rename is not enough, for a block that activates it.
 
-    Yields whether the proxy is reloaded.
+    Yields the proxy that is reloaded then, if it is.
     """
     site, old = deployment.site, deployment.live
     before = site.current.resolve() if site.current.is_symlink() else None  # serves even where its record is torn
@@ -111,9 +111,9 @@ def _prepared_proxy(deployment: Deployment, release: Release) -> Iterator[bool]:
     proxy = proxies.serving(site) if before else None
     is_other = before and proxy and _needs_other_files(site, proxy, before, release.path)
     with _reaching(deployment, release) if is_other else contextlib.nullcontext():
-        reloads = proxy is not None and _needs_reload(site, proxy, release.path)
-        if reloads:
-            proxies.check(site)
+        reloads = [proxy] if proxy and _needs_reload(site, proxy, release.path) else []
+        for one in reloads:
+            one.check()
         yield reloads
 
 
@@ -342,18 +342,20 @@ def _activate_old(deployment: Deployment, release: Release, old: Release, former
     with switch.alone():
         proxy = proxies.serving(site)
         needs_other_files = proxy is not None and _needs_other_files(site, proxy, release.path, old.path)
-        with _reaching(deployment, old) if needs_other_files else contextlib.nullcontext():
-            if former:
-                file.link(site.previous, str(former))
-            else:
-                site.previous.unlink(missing_ok=True)
-            deployment.hold_tasks(release, old)
-            file.link(site.current, f"releases/{old.name}")
-        deployment.let_tasks_go()
+        reloads = [proxy] if proxy and not needs_other_files and _needs_reload(site, proxy, old.path) else []
+        with switch.noted(reloads, restores=False):
+            with _reaching(deployment, old) if needs_other_files else contextlib.nullcontext():
+                if former:
+                    file.link(site.previous, str(former))
+                else:
+                    site.previous.unlink(missing_ok=True)
+                deployment.hold_tasks(release, old)
+                file.link(site.current, f"releases/{old.name}")
+            deployment.let_tasks_go()
+            for one in reloads:
+                daemons.reload(one.DAEMON)
         if needs_other_files:
             switch.apply(moves.handover_files(site, old.facts, deployment.templates))
-        elif proxy and _needs_reload(site, proxy, old.path):
-            proxies.reload(site)
 
 
 def _start_paused(old: Release, release: Release) -> None:

@@ -4,7 +4,7 @@ import http.client
 import ssl
 from pathlib import Path
 
-from django_formula.host import config_files, daemons, ports
+from django_formula.host import config_files, ports
 from django_formula.proxy import apache, nginx
 from django_formula.proxy.contract import Proxy
 from django_formula.site import domains
@@ -55,13 +55,6 @@ def check(site: Site) -> None:
     proxy = serving(site)
     if proxy:
         proxy.check()
-
-
-def reload(site: Site) -> None:
-    """Reload the proxy that serves a site, or start it where it does not run."""
-    proxy = serving(site)
-    if proxy:
-        daemons.reload(proxy.DAEMON)
 
 
 def access_log(site: Site) -> Path | None:

@@ -53,6 +53,71 @@ def alone() -> Iterator[None]:
             _held.clear()
 
 
+# What a proxy has not read yet: a process that is killed between a change and the reload leaves a note of it in /run,
+# which a boot forgets, as it has the proxy read everything
+
+
+def _note(proxy: Proxy) -> Path:
+    return sites.RUNTIME / f"proxy-{proxy.DAEMON.service}.unread"
+
+
+@contextlib.contextmanager
+def noted(proxies: Collection[Proxy], *, restores: bool = True) -> Iterator[None]:
+    """Note that these proxies have not read what is changed in this block; at its end they have.
+
+    The lock of this host's proxies is held.
+
+    Args:
+        restores: whether the block leaves everything as it was before where it fails.
+    """
+    notes = [_note(proxy) for proxy in proxies]
+    new = [note for note in notes if not note.exists()]
+    for note in new:
+        note.touch(mode=0o600)
+    try:
+        yield
+    except BaseException:
+        for note in new if restores else ():
+            note.unlink(missing_ok=True)
+        raise
+    for note in notes:
+        note.unlink(missing_ok=True)
+
+
+def unread() -> list[Proxy]:
+    """Return the proxies that have not read what a process has changed which was killed then.
+
+    Raises:
+        DeploymentError: another process holds the lock of this host's proxies for too long.
+    """
+    proxies = proxy_proxies.PROXIES.values()
+    if not any(_note(proxy).exists() for proxy in proxies):
+        return []
+    with alone():  # a switch that is under way has its note too
+        return [proxy for proxy in proxies if _note(proxy).exists()]
+
+
+def catch_up() -> list[str]:
+    """Have proxies read what they have not read because a process was killed.
+
+    Returns:
+        For each that refuses it, why: it keeps its running configuration.
+    """
+    problems: list[str] = []
+    if not unread():
+        return problems
+    with alone():
+        for proxy in unread():
+            try:
+                with noted([proxy]):
+                    if daemons.pid(proxy.DAEMON):
+                        proxy.check()
+                        daemons.reload(proxy.DAEMON)
+            except DeploymentError as error:
+                problems.append(f"what a killed process has changed is not in use yet: {error.message}")
+    return problems
+
+
 def apply(files: Files, accept: Callable[[], object] = lambda: None) -> None:
     """Install files and reload the proxies that have them; on failure everything is as it was before.
 
@@ -79,7 +144,18 @@ def _apply(files: Files, accept: Callable[[], object]) -> None:
         for proxy in proxies
         if proxy not in coming and any(before[path] is not None for path in _of(proxy, files))
     ]
-    folders = [proxy.etc / "django" for proxy in proxies]
+    with noted([*leaving, *coming]):
+        _install(files, before, leaving, coming, accept)
+
+
+def _install(
+    files: Files,
+    before: Files,
+    leaving: Collection[Proxy],
+    coming: Collection[Proxy],
+    accept: Callable[[], object],
+) -> None:
+    folders = [proxy.etc / "django" for proxy in proxy_proxies.PROXIES.values()]
     try:
         config_files.install(files, folders)
         for proxy in [*leaving, *coming]:
@@ -163,19 +239,20 @@ def change_certificates(texts: Mapping[Path, str]) -> None:
         host_folders.make(Folder(certificates.STATE / "certificates", "root", "root", 0o700))
         host_folders.make(Folder(certificates.challenges(), "root", "root", 0o755))
         before = {path: file.read_text(path) for path in texts}
-        _write_secretly(texts)
         serving = [
             proxy
             for proxy in proxy_proxies.PROXIES.values()
             if any(proxy_proxies.has_certificate(proxy, path.stem) for path in texts)
         ]
-        try:
-            for proxy in serving:
-                proxy.check()
-                daemons.reload(proxy.DAEMON)
-        except BaseException:
-            _write_secretly(before)
-            raise
+        with noted(serving):
+            _write_secretly(texts)
+            try:
+                for proxy in serving:
+                    proxy.check()
+                    daemons.reload(proxy.DAEMON)
+            except BaseException:
+                _write_secretly(before)
+                raise
 
 
 def _write_secretly(texts: Mapping[Path, str | None]) -> None:

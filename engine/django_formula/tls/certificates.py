@@ -388,7 +388,7 @@ def from_files(site: Site, files: Mapping[str, str], templates: Mapping[str, str
 
 def _given(site: Site, name: str, files: Mapping[str, str], templates: Mapping[str, str]) -> str | None:
     """Return the text of ``certificate`` or ``key``; None where only the pillar has it, and it is not at hand."""
-    given = site.config["tls"][name]
+    given: dict[str, str] | str | None = site.config["tls"][name]
     if isinstance(given, dict):  # the text itself, however it begins: an error that named it as a path would show a key
         text = files.get(name)
         return None if text is None else text.replace("\r\n", "\n")

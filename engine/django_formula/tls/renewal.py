@@ -64,6 +64,12 @@ def renew(site: Site, *, force: bool = False, again: bool = False) -> tuple[dict
     Raises:
         DeploymentError: a certificate cannot be made, or the proxy refuses it.
     """
+    unread = switch.catch_up()
+    changed, warnings = _renew_all(site, force=force, again=again)
+    return changed, [*unread, *warnings]
+
+
+def _renew_all(site: Site, *, force: bool, again: bool) -> tuple[dict[str, str], list[str]]:
     record = served_page()
     if not record or record["site"] != site.name or record["domain"] in certificates.domains(site):
         return _renew(site, force=force, again=again)

@@ -226,7 +226,7 @@ def test_mariadb_keeps_what_it_has_and_takes_connections_without_a_restart(state
 
 @pytest.mark.parametrize("bind", ["::", "*", "0.0.0.0", ""])
 def test_mariadb_that_listens_everywhere_stays_so(bind, monkeypatch):
-    """Its socket on :: is for IPv4 too, so that one on an address beside it would keep the server from starting."""
+    """Its socket on :: is for IPv4 too, so that one on an address as well would keep the server from starting."""
     monkeypatch.setattr(ports, "bind_error", lambda host: "")
     network = NETWORK._replace(address="10.0.0.5")
     first, _certificate = MARIADB.network_changes(network, {"variables": variables(bind=bind)})

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import re
@@ -540,3 +541,42 @@ def test_switch_asks_the_old_release_for_the_page_of_its_health_check(world, mon
     assert health.page(probe.site) == releases.Release(world.site, world.live).record["page"]
     assert probe.before is not probe.site and probe.through_proxy is not moves
     world.check()
+
+
+def test_proxy_reads_what_a_killed_switch_has_left_before_the_old_release_is_stopped(world, monkeypatch):
+    """The proxy resolves the address of a release when it is reloaded, and led to one that is stopped otherwise."""
+    world.options = OTHERS["tcp"]
+    world.apply()
+    world.push("two")
+    child = os.fork()
+    if not child:
+        daemons.reload = lambda daemon: os._exit(9)
+        world.apply()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9 and world.live == TWO
+    seen = []
+    monkeypatch.setattr(daemons, "reload", lambda daemon: seen.append("django-blog-0001.service" in world.running))
+    assert world.apply(test=True)["live"]["reloaded"] == ["nginx"] and not seen
+    assert world.apply()["live"]["reloaded"] == ["nginx"]
+    assert seen == [True] and "django-blog-0001.service" not in world.running
+    assert world.apply() == {} and seen == [True]
+
+
+def test_old_release_stays_while_the_proxy_does_not_read_what_a_killed_switch_has_left(world, monkeypatch):
+    world.options = OTHERS["tcp"]
+    world.apply()
+    world.push("two")
+    world.apply()
+    world.systemctl("enable", "--now", "django-blog-0001.socket", "django-blog-0001.service")
+    with proxy_switch.alone(), contextlib.suppress(KeyError), proxy_switch.noted([nginx.PROXY], restores=False):
+        raise KeyError  # as where it is killed
+
+    def refuse(_proxy):
+        raise DeploymentError("nginx refuses its configuration: x")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nginx.Nginx, "check", refuse)
+        assert not world.apply().get("live")
+        assert [text for text in world.last.warnings if "is not in use yet: nginx refuses its configuration: x" in text]
+        assert "django-blog-0001.service" in world.running
+    assert world.apply()["live"]["reloaded"] == ["nginx"] and "django-blog-0001.service" not in world.running

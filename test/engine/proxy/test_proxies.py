@@ -11,6 +11,7 @@ from django_formula.proxy import apache, contract, moves, proxies, site_files, s
 from django_formula.proxy import nginx as proxy_nginx
 from django_formula.proxy import ports as proxy_ports
 from django_formula.site import sites
+from django_formula.tls import certificates
 from specimen import FACTS, formula_templates
 
 EMERG = 'nginx: [emerg] 12#12: unknown directive "x" in /etc/nginx/sites-enabled/neighbour:3\nnginx: test failed'
@@ -805,3 +806,63 @@ def test_apache_redirects_with_the_path_as_the_client_wrote_it(make_site, path):
                 assert (re.search(condition, f"GET {written}?next=%3F HTTP/1.1")[1] or "") == path
         hosts = re.findall(r"(?s)<VirtualHost.*?</VirtualHost>", text)
         assert all(host.count("AllowEncodedSlashes NoDecode") == 1 for host in hosts)
+
+
+# A process that is killed between a change and the reload
+
+
+def killed(call):
+    """Call in a child that is killed where it would ask nginx."""
+    child = os.fork()
+    if not child:
+        host_commands.run = lambda *_arguments, **_options: os._exit(9)
+        call()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def test_what_a_killed_process_has_written_is_read_later(make_site, nginx, monkeypatch):
+    site = make_site()
+    install(site)
+    nginx.commands.clear()
+    other = files(make_site(media={"max_upload": "5M"}))
+    killed(lambda: switch.apply(other))
+    assert config_files.differences(other) == {}, "no file tells it any more"
+    assert switch.unread() == [proxy_nginx.PROXY]
+    monkeypatch.setattr(daemons, "pid", lambda daemon: 12)
+    assert switch.catch_up() == [] and nginx.commands == ["nginx -t -q", "reload"]
+    assert switch.unread() == [] and switch.catch_up() == [] and len(nginx.commands) == 2
+
+
+def test_certificate_that_a_killed_process_has_written_is_read_later(make_site, nginx, monkeypatch):
+    site = make_site(tls={"kind": "self_signed"})
+    install(site)
+    path = certificates.path_of(site.canonical)
+    killed(lambda: switch.change_certificates({path: "new"}))
+    assert path.read_text() == "new" and switch.unread() == [proxy_nginx.PROXY]
+
+
+def test_proxy_that_refuses_what_a_killed_process_has_written_is_asked_again(make_site, nginx, monkeypatch):
+    install(make_site())
+    killed(lambda: switch.apply(files(make_site(media={"max_upload": "5M"}))))
+    monkeypatch.setattr(daemons, "pid", lambda daemon: 12)
+    nginx.says = EMERG
+    (told,) = switch.catch_up()
+    assert told.startswith(
+        "what a killed process has changed is not in use yet: nginx refuses its configuration: unknown"
+    )
+    assert switch.unread() == [proxy_nginx.PROXY]
+    with pytest.raises(DeploymentError):
+        switch.apply(files(make_site()))
+    assert switch.unread() == [proxy_nginx.PROXY]
+    nginx.says = ""
+    switch.apply(files(make_site()))
+    assert switch.unread() == []
+
+
+def test_change_that_fails_leaves_nothing_to_be_read(make_site, nginx):
+    install(make_site())
+    nginx.says = EMERG
+    with pytest.raises(DeploymentError):
+        switch.apply(files(make_site(media={"max_upload": "5M"})))
+    assert switch.unread() == []
