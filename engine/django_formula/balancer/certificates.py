@@ -59,6 +59,7 @@ def renew(entries: Entries, given: Mapping[str, Mapping[str, str]]) -> tuple[dic
     """
     changed: dict[str, str] = {}
     warnings: list[str] = []
+    plan.catch_up()
     for site in sites(entries):
         missing = certificates.missing(site, {}, {}, trusts_clock=False)
         if missing:

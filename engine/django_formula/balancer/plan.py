@@ -137,6 +137,8 @@ def _plan(record: dict[str, Any]) -> Plan:
     record = {"sites": sites, "templates": {url: record["templates"][url] for url in program.TEMPLATES if sites}}
     files = program.configuration_files(sites, record["templates"])
     changes = balancer_program.differences(program, files)
+    if sites and balancer_program.is_unread():
+        changes[program.DAEMON.service] = "reloaded: it has not read what a process has written that was killed"
     for other in _former(program):
         changes |= balancer_program.differences(other, other.configuration_files({}, {}))
         if sites:
@@ -436,6 +438,16 @@ def change_certificates(keys: Mapping[Path, str]) -> None:
         program = _program()
         present = {path: config_files.read(path) for path in program.configuration_files({}, {})}
         balancer_program.install(program, present, keys)
+
+
+def catch_up() -> None:
+    """Have the balancer read what it has not read because a process was killed.
+
+    Raises:
+        DeploymentError: it does not accept it.
+    """
+    if balancer_program.is_unread() and _recorded()["sites"]:
+        change_certificates({})
 
 
 def services() -> list[str]:

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +332,33 @@ def test_everything_is_as_before_when_haproxy_does_not_run_with_it(
     with pytest.raises(DeploymentError, match="keeps its old"):
         apply(blog(balancer={"balance": "source"}), [])
     assert balancer_haproxy.CONFIG.read_text() == before
+
+
+def test_what_a_killed_process_has_written_is_read_by_the_next_one(
+    haproxy: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a change of commits too: the hosts of the new release would get no requests."""
+    apply(blog(), [])
+    killed: list[tuple[Callable[[], object], Callable[[], object]]] = [
+        (other := lambda: apply(blog(balancer={"balance": "source"}), []), other),
+        (expect := lambda: plan.expect("blog", [NEW]), expect),
+        (lambda: plan.change_certificates({}), plan.catch_up),
+    ]
+    for call, again in killed:
+        child = os.fork()
+        if not child:
+            balancer_haproxy.start_or_reload = lambda: os._exit(9)
+            call()
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        haproxy.clear()
+        again()
+        again()
+        assert haproxy.count("run") == 1
+    monkeypatch.setattr(balancer_haproxy, "start_or_reload", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        apply(blog(), [])
+    assert plan.planned(plan.recorded(), [], templates()).changes == {}
 
 
 @pytest.fixture
