@@ -99,15 +99,16 @@ class MariaDBServer(DatabaseServer):
     def apply_network(self, database: ManagedDatabase, changes: Sequence[Change]) -> None:
         files = {path: text for change in changes for path, text in change.files.items()}
         text = files.pop(str(CONFIG), None)
-        server.write_certificate(files, "mysql")
+        server.write_certificate({str(_unread()): "", **files}, "mysql")
         if text:
             file.write(CONFIG, text)
         if any(change.restarts for change in changes):
             server.start_after_network("mariadb")
             daemons.restart(self.daemon)
-            return
-        statements = [statement for change in changes for statement in change.statements]
-        _client(database, "\n".join([*statements, "FLUSH SSL;"]), doing="setting MariaDB up")
+        else:
+            statements = [statement for change in changes for statement in change.statements]
+            _client(database, "\n".join([*statements, "FLUSH SSL;"]), doing="setting MariaDB up")
+        _unread().unlink()
 
     def closing_changes(self, database: ManagedDatabase, state: Mapping[str, Any]) -> list[Change]:
         return [*_former_accounts(database._replace(clients=()), state)]
@@ -202,8 +203,13 @@ def _places(present: list[str], address: str, version: str) -> list[str]:
 def _certificate(network: Network) -> Iterable[Change]:
     certificate, key = server.certificate_files(MYSQL)
     files = {str(certificate): network.certificate, str(key): network.key}
-    if server.differ(files):
+    if server.differ(files) or _unread().exists():
         yield Change("certificate", "new", files=files)
+
+
+def _unread() -> Path:
+    """Return the note that MariaDB has not read its certificate: of an apply that was killed before it had it do so."""
+    return server.STATE / "mysql.unread"
 
 
 def _accounts(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:

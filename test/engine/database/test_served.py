@@ -1,5 +1,6 @@
 """The database of a site on one of its hosts: the configuration of each host, and what is changed on its server."""
 
+import contextlib
 import json
 import socket
 from pathlib import Path
@@ -222,6 +223,26 @@ def test_mariadb_keeps_what_it_has_and_takes_connections_without_a_restart(state
     more, _certificate = MARIADB.network_changes(network._replace(connections=201), {"variables": now})
     assert not more.restarts and more.statements == ["SET GLOBAL max_connections = 300;"]
     assert "bind-address = 127.0.0.1,10.0.0.5\nmax_connections = 300\n" in next(iter(more.files.values()))
+
+
+def test_mariadb_reads_a_certificate_whose_apply_was_killed(state, monkeypatch):
+    """Clients trust the former one for a while only."""
+    told = []
+    monkeypatch.setattr(database_server.file, "write", lambda path, text, **_options: Path(path).write_text(text))
+    network = NETWORK._replace(address="127.0.0.1")
+    _settings, certificate = MARIADB.network_changes(network, {"variables": variables()})
+
+    def killed(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    for client in (killed, lambda _database, text, **_options: told.append(text)):
+        monkeypatch.setattr(database_mariadb, "_client", client)
+        (again,) = [one for one in MARIADB.network_changes(network, {"variables": variables()}) if not one.restarts]
+        assert again == certificate
+        with contextlib.suppress(KeyboardInterrupt):
+            MARIADB.apply_network(None, [again])
+    assert told == ["FLUSH SSL;"]
+    assert all(one.restarts for one in MARIADB.network_changes(network, {"variables": variables()}))
 
 
 @pytest.mark.parametrize("bind", ["::", "*", "0.0.0.0", ""])
