@@ -561,7 +561,7 @@ def world(make_site: MakeSite, kept_templates: Templates | None, monkeypatch: py
         (health, "body"): lambda site, release, deadline: world.page,
         (health, "home"): lambda site, release, deadline: world.home,
         (health, "problem_of"): world.problem_of,
-        (instances, "drain"): lambda site, release: world.connections,
+        (instances, "drain"): lambda site, release, most=None: world.connections,
         (switch_report, "RATE"): 2000,
         (switch, "_PAUSE"): 0.001,
         (switch_report.Probe, "problem"): lambda probe: world.problem(),

@@ -10,7 +10,8 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -347,17 +348,29 @@ def begin(site: Site, live: Release, by: str) -> Hold | None:
     if not works(site, live):
         return None
     hold = Hold(site, live, by)
-    instances.drain(site, live.path)
+    _drain([(site, live)])
     return hold
+
+
+def _drain(closed: Sequence[tuple[Site, Release]]) -> None:
+    """Wait until servers have answered what they have, all at the same time, for half of the time that requests wait.
+
+    The rest is for what follows: one request that does not end, such as a stream, must not cost all others theirs.
+    """
+    if closed:
+        most = min(site.longest_wait for site, _live in closed) / 2
+        with ThreadPoolExecutor(len(closed)) as pool:
+            list(pool.map(lambda one: instances.drain(one[0], one[1].path, most), closed))
 
 
 @contextlib.contextmanager
 def around_restart(engine: str) -> Iterator[None]:
     """Have requests wait within a block for all sites that have databases of an engine on this host."""
+    chosen = [(site, live) for site, live in _with_databases(engine) if works(site, live)]
     with contextlib.ExitStack() as stack:
-        for site, live in _with_databases(engine):
-            if hold := begin(site, live, f"the restart of {engine}"):
-                stack.callback(hold.end)
+        for site, live in chosen:
+            stack.callback(Hold(site, live, f"the restart of {engine}").end)
+        _drain(chosen)
         yield
 
 

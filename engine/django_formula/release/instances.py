@@ -442,10 +442,14 @@ def _local_end(where: str) -> str:
     return f"{number}:{int(port):04X}"
 
 
-def drain(site: Site, release: Path) -> int:
-    """Wait until an instance has no connections, at most ``releases:drain``; return the number that is left."""
-    where = address(site, release)
-    deadline = time.monotonic() + seconds(site.config["releases"]["drain"])
+def drain(site: Site, release: Path, most: float | None = None) -> int:
+    """Wait until an instance has no connections, at most ``releases:drain``; return the number that is left.
+
+    Args:
+        most: seconds after which it does not wait any more either.
+    """
+    where, longest = address(site, release), seconds(site.config["releases"]["drain"])
+    deadline = time.monotonic() + (longest if most is None else min(most, longest))
     idle = 0
     while True:
         left = connections(where)

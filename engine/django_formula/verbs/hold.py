@@ -46,14 +46,19 @@ def hold(name: str, lasts: str = "", asked_by: str = _OWN) -> dict[str, Any]:
     _open_in_time(site)
     proof = state.current(site)
     both = {live.name, proof.release, proof.old} if proof else {live.name}
-    if left := sum(instances.drain(site, site.releases / name) for name in sorted(both)):
+    longest, left = min(commands.seconds(site.config["releases"]["drain"]), until - time.monotonic()), 0
+    for one in sorted(both):
+        left += instances.drain(site, site.releases / one, max(until - time.monotonic(), 0))
+    rest = until - time.monotonic()
+    if left or rest <= 0:
         waiting.open_way(site, of=asked_by)
         raise DeploymentError(
-            f"{left} requests to {name} did not end within {site.config['releases']['drain']}, so that none wait",
-            hint=f"raise {site.at}:releases:drain, or restart the site: what it has in hand is lost then",
+            f"{left or 'the last'} requests to {name} did not end within {longest:.0f} s, so that none wait",
+            hint=f"raise {site.at}:releases:drain and {site.at}:releases:wait, or restart the site: "
+            "what it has in hand is lost then",
         )
     return {
-        "requests": f"wait for {until - time.monotonic():.0f} s from now",
+        "requests": f"wait for {rest:.0f} s from now",
         "to end that": f"salt-call django.hold {name} off",
     }
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 import time
 import types
 
@@ -241,9 +242,41 @@ def test_hold_ends_by_itself(blog):
 def test_requests_that_do_not_end_are_not_cut(blog, monkeypatch):
     monkeypatch.setattr(hold, "_open_in_time", lambda _site: None)
     monkeypatch.setattr(instances, "drain", lambda *_arguments: 3)
-    with pytest.raises(DeploymentError, match="3 requests to blog did not end within 30s, so that none wait"):
+    with pytest.raises(DeploymentError, match="3 requests to blog did not end within 5 s, so that none wait"):
         hold.hold("blog", "5", "django.hold")
     assert link(blog) == "/run/django/blog/0042.sock" and waiting.closed(blog.site) is None
+
+
+def test_hold_waits_no_longer_than_requests_do(blog, monkeypatch):
+    """Its time is over then, and it would say that requests wait for seconds that are past."""
+    monkeypatch.setattr(hold, "_open_in_time", lambda _site: None)
+    monkeypatch.setattr(instances, "drain", lambda _site, _release, most: time.sleep(most) or 0)
+    with pytest.raises(DeploymentError, match="the last requests to blog did not end within 1 s, so that none wait"):
+        hold.hold("blog", "1", "django.hold")
+    assert link(blog) == "/run/django/blog/0042.sock" and waiting.closed(blog.site) is None
+
+
+def test_sites_of_a_database_that_restarts_answer_what_they_have_at_the_same_time(host, make_site, monkeypatch):
+    """A stream of one would have the visitors of all others wait until they get an error."""
+    chosen, meeting, seen = [], threading.Barrier(2, timeout=5), []
+    for name, wait in (("blog", "20s"), ("shop", "12s")):
+        site = make_site(name, releases={"wait": wait})
+        release = site.releases / "0042-3f2a9c1b77de"
+        release.mkdir(parents=True)
+        (release / "socket").symlink_to(f"/run/django/{name}/0042.sock")
+        chosen.append((site, types.SimpleNamespace(path=release, name=release.name)))
+
+    def drain(site, _release, most=None):
+        meeting.wait()
+        seen.append((most, [waiting.closed(one) is not None for one, _live in chosen]))
+        return 1
+
+    monkeypatch.setattr(instances, "drain", drain)
+    monkeypatch.setattr(waiting, "_with_databases", lambda _engine: iter(chosen))
+    monkeypatch.setattr(waiting, "works", lambda *_arguments: True)
+    with waiting.around_restart("postgres"):
+        assert seen == [(6, [True, True])] * 2, "half of the shortest time that requests wait"
+    assert [waiting.closed(one) for one, _live in chosen] == [None, None]
 
 
 def test_hold_is_refused_without_the_option(blog, make_site):
