@@ -137,20 +137,22 @@ def find(backend: str) -> Engine | None:
 
 # What servers store of a password; computed here, so that no statement or log contains the password
 
-_ROUNDS = 4096  # PostgreSQL's own number
+#: PostgreSQL's own number of rounds; and the most, about a second, for a login may set any for its own password.
+_ROUNDS, _MOST_ROUNDS = 4096, 1_000_000
 
 
-def postgres_verifier(password: str, salt: bytes = b"") -> str:
+def postgres_verifier(password: str, salt: bytes = b"", rounds: int = _ROUNDS) -> str:
     """Return what PostgreSQL stores of a password (SCRAM-SHA-256, RFC 5803).
 
     Args:
         salt: of 16 bytes; by default another one each time.
+        rounds: of the hash; from version 16 on a server may be set to others (`scram_iterations`).
     """
     salt = salt or secrets.token_bytes(16)
-    salted = hashlib.pbkdf2_hmac("sha256", unicodedata.normalize("NFKC", password).encode(), salt, _ROUNDS)
+    salted = hashlib.pbkdf2_hmac("sha256", unicodedata.normalize("NFKC", password).encode(), salt, rounds)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     parts = [base64.b64encode(part).decode() for part in (salt, stored, hmac.digest(salted, b"Server Key", "sha256"))]
-    return f"SCRAM-SHA-256${_ROUNDS}:{parts[0]}${parts[1]}:{parts[2]}"
+    return f"SCRAM-SHA-256${rounds}:{parts[0]}${parts[1]}:{parts[2]}"
 
 
 def ending_sessions(pid: str, rows: str) -> str:
@@ -168,9 +170,9 @@ SELECT 'SELECT pg_sleep(1)' WHERE current_setting('server_version_num')::int < 1
 
 def is_verifier_of(stored: str, password: str, user: str) -> bool:
     """Return whether what PostgreSQL stores belongs to this password; before version 14 that was an MD5 hash."""
-    found = re.fullmatch(rf"SCRAM-SHA-256\${_ROUNDS}:([^$]+)\$.*", stored)
-    if found:
-        return hmac.compare_digest(stored, postgres_verifier(password, base64.b64decode(found[1])))
+    found = re.fullmatch(r"SCRAM-SHA-256\$([1-9][0-9]{0,6}):([^$]+)\$.*", stored)
+    if found and int(found[1]) <= _MOST_ROUNDS:
+        return hmac.compare_digest(stored, postgres_verifier(password, base64.b64decode(found[2]), int(found[1])))
     return stored == "md5" + hashlib.md5(f"{password}{user}".encode(), usedforsecurity=False).hexdigest()
 
 

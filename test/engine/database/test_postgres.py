@@ -147,6 +147,21 @@ def test_password_sent_as_hash():
     assert changed.statements[0].startswith('ALTER ROLE "blog" PASSWORD \'SCRAM-SHA-256$')
 
 
+@pytest.mark.parametrize("rounds", [1, 4096, 100_000])
+def test_password_is_known_again_whatever_the_rounds_of_the_server(rounds):
+    """Those of `scram_iterations`, which version 16 has; an administrator may have made the role."""
+    kept = engines.postgres_verifier(PASSWORD, b"0123456789abcdef", rounds)
+    assert kept.startswith(f"SCRAM-SHA-256${rounds}:")
+    assert not POSTGRESQL.pending_changes([WITH_PASSWORD], answer({"blog": role(verifier=kept)}, {"blog": database()}))
+    assert not engines.is_verifier_of(kept, "other", "blog")
+
+
+def test_login_that_sets_endless_rounds_for_itself_costs_no_time(monkeypatch):
+    monkeypatch.setattr(engines.hashlib, "pbkdf2_hmac", lambda *_arguments: 1 / 0)
+    for rounds in ("2000000000", "9" * 400):
+        assert not engines.is_verifier_of(f"SCRAM-SHA-256${rounds}:c2FsdA==$a:b", PASSWORD, "blog")
+
+
 def test_verifier_equals_that_of_postgresql():
     """Of the password and the salt of RFC 7677's example; and as servers before PostgreSQL 14 keep it."""
     made = (
