@@ -122,13 +122,13 @@ def read(domain: str) -> Certificate | None:
     return found._replace(origin=header.removeprefix(OURS).strip())
 
 
-def _load(path: str) -> None:
-    """Load key and chain as a server does.
+def _load(path: str, key: str | None = None) -> None:
+    """Load key and chain as a server does; the key may be in a file of its own.
 
     Raises:
         OSError: that fails; ssl.SSLError, which is one, where the key is of another certificate.
     """
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, password=lambda: "")
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, key, password=lambda: "")
 
 
 def _decode(path: str) -> Certificate:
@@ -248,7 +248,8 @@ def make_authority(*, trusts_clock: bool = True) -> None:
     folder = root().parent
     with contextlib.suppress(OSError):
         known = _decode(str(root()))
-        if (folder / "root.key").exists() and known.left > DAYS * 86400 and (known.has_begun or not trusts_clock):
+        _load(str(root()), str(folder / "root.key"))  # which may be that of another one, whose apply was killed
+        if known.left > DAYS * 86400 and (known.has_begun or not trusts_clock):
             return
     for path in (STATE, folder):
         folders.make(Folder(path, "root", "root", 0o755))

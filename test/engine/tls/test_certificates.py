@@ -107,6 +107,17 @@ def test_local_authority_of_a_clock_that_was_ahead_is_replaced(blog):
     assert certificates.root().read_text() != future.certificate and missing(site) == {}
 
 
+@pytest.mark.parametrize("key", [None, "", "other"])
+def test_local_authority_without_its_own_key_is_replaced(blog, key):
+    """Two files are not replaced in one moment: an apply may be killed between them, or another one come between."""
+    site = blog(kind="self_signed")
+    make(site, [DOMAIN])
+    before, path = certificates.root().read_text(), certificates.root().with_name("root.key")
+    path.unlink() if key is None else path.write_text(signed("other", ca=True).key if key else "")
+    make(site, [DOMAIN])
+    assert certificates.root().read_text() != before and missing(site) == {}
+
+
 @pytest.mark.parametrize("damage", ["", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "key"])
 def test_damaged_certificate_is_issued_again(blog, damage):
     site = blog(kind="self_signed")
