@@ -237,11 +237,8 @@ def _part(site: Site) -> Files:
 
 
 def _others_of(site: Site, proxy: Proxy) -> Iterator[Site]:
-    """Yield the other sites of this host that a proxy serves."""
-    for name in site_sites.registered():
-        other = site_sites.find(name)
-        if name != site.name and proxies.serving(other) is proxy:
-            yield other
+    """Return the other sites of this host that a proxy serves."""
+    return (other for other in _others(site) if proxies.serving(other) is proxy)
 
 
 def _refusing(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django_formula.host import commands, config_files, daemons
+from django_formula.host.commands import DeploymentError
 from django_formula.proxy import moves, proxies, site_files, switch
 from django_formula.release import releases
 from django_formula.site import sites as site_sites
@@ -83,6 +84,27 @@ def test_two_sites_change_their_domains(host: Host) -> None:
     host.proxy("shop")
     assert host.present() == host.wanted() and not moves.pending_move(host.sites["blog"]).waits
     assert all(config_files.differences(host.files(name)) == {} for name in host.sites)
+
+
+def test_site_whose_configuration_is_damaged_stops_no_change_of_addresses(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files stay as they are; where the proxy has to listen otherwise, those of other sites change too."""
+    for name, domain in (("blog", "a.org"), ("shop", "b.org")):
+        host.configure(name, domains=[domain])
+        host.proxy(name)
+
+    def find(name: str) -> Site:
+        if name == "shop":
+            raise DeploymentError("shop: its configuration is damaged")
+        return host.sites[name]
+
+    monkeypatch.setattr(site_sites, "find", find)
+    site = host.configure("blog", domains=["a.org"], proxy={"kind": host.kind, "listen": ["127.0.0.1:80"]})
+    host.proxy("blog")
+    proxy = proxies.PROXIES[host.kind]
+    assert "127.0.0.1:80" in proxy.server("a.org").read_text() and proxies.serving(site) is proxy
+    assert "127.0.0.1:80" not in proxy.server("b.org").read_text()
 
 
 def test_domain_is_not_closed_before_its_next_site_is_released(host: Host) -> None:
