@@ -316,7 +316,7 @@ def _existing_defaults(own: Path, without: Collection[Path] = ()) -> set[Listen]
     for path in [ETC / "nginx.conf", *ETC.glob("conf.d/*.conf"), *ETC.glob("sites-enabled/*")]:
         if path.is_file() and path.resolve() != own and path not in without:
             text = re.sub(r"#.*", "", path.read_text(errors="replace"))
-            for listen in re.findall(r"(?<![^\s;{])listen\s+([^;]*)default_server", text):
+            for listen in re.findall(r"(?<![^\s;{])listen\s+([^;]*)(?<!\S)default(?:_server)?(?![^\s;])", text):
                 port = re.search(r"(?:^|:)(\d+)\s", listen)
                 taken |= {int(port.group(1)) if port else 80, *re.findall(r"^(\S+:\d+)\s", listen)}
     return taken

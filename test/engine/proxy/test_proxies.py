@@ -284,6 +284,8 @@ def test_uncollected_files_are_not_served(make_site):
         ("conf.d/x.conf", "listen 127.0.0.1:81 backlog=5 default_server ;", {81, "127.0.0.1:81"}),
         ("conf.d/x.conf", "# listen 80 default_server;\nlisten 80; # default_server", set()),
         ("conf.d/x.conf", "listen 80;\nserver_name default_server;", set()),
+        ("conf.d/x.conf", "server { listen 80 default; listen 443 default ssl; }", {80, 443}),  # as before 0.8.21
+        ("conf.d/x.conf", "listen 80 fastopen=3;\nserver_name default;\nroot /srv/default;", set()),
         ("conf.d/x.disabled", "listen 80 default_server;", set()),
         ("nginx.conf", "http {\n server {\n\tlisten\t80\n default_server;\n}}", {80}),
         ("sites-enabled/default", "listen 80 default_server;", {80}),
