@@ -30,6 +30,8 @@ _COMPRESSED = (
     ".wasm",
     ".webmanifest",
 )
+#: Bytes of a name on Linux's file systems.
+_LONGEST_NAME = 255
 
 
 def compress(folder: Path, before: Path | None = None) -> None:
@@ -57,6 +59,8 @@ def _has(file: Foreign, content: bytes) -> bool:
 
 def _compress_file(path: Path, former: Foreign | None) -> None:
     content, compressed = path.read_bytes(), path.with_name(f"{path.name}.gz")
+    if len(os.fsencode(compressed.name)) > _LONGEST_NAME or (compressed.is_dir() and not compressed.is_symlink()):
+        return
     compressed.unlink(missing_ok=True)
     shared = former.parent / compressed.name if former else None
     if shared and former and shared.is_file() and _has(former, content):

@@ -1017,6 +1017,17 @@ def test_static_files_are_compressed_where_that_helps(own_host):
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in made.values())
 
 
+def test_static_file_whose_compressed_one_cannot_have_its_name_stays_alone(own_host):
+    folder, text = own_host / "static", b"a" * 4000
+    (folder / "app.css.gz").mkdir(parents=True)
+    names = ["app.css", f"{'x' * 251}.js", f"{'x' * 249}.js"]
+    for name in names:
+        (folder / name).write_bytes(text)
+    release_static.compress(folder)
+    assert sorted(path.name for path in folder.glob("*.gz")) == ["app.css.gz", f"{'x' * 249}.js.gz"]
+    assert (folder / "app.css.gz").is_dir()
+
+
 def test_a_file_that_has_not_changed_shares_what_is_compressed(own_host):
     old, new = own_host / "old", own_host / "new"
     texts = {
