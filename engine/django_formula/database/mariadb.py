@@ -399,5 +399,6 @@ def _client(database: ManagedDatabase, text: str, *, doing: str, schema: str = "
         doing=doing,
         timeout=300,
         stdin=text,
+        secrets=re.findall(r"'(\*[0-9A-F]{40})'", text),
         hint=f"check that it runs and that root may log in over its socket{database.or_as_it_is}",
     )

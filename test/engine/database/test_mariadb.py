@@ -183,7 +183,7 @@ def client(tmp_path, monkeypatch):
     """A client that answers with `client.rows` by their kinds; its input is in `client.received`."""
 
     class Played:
-        rows, received, argv, error = {"zones": [("500",)]}, [], [], None
+        rows, received, argv, error, hidden = {"zones": [("500",)]}, [], [], None, []
 
         @classmethod
         def answer(cls, statements):
@@ -196,14 +196,15 @@ def client(tmp_path, monkeypatch):
                     ]
                     yield "\t".join([kind, *texts])
 
-    def run(argv, *, stdin="", **options):
+    def run(argv, *, stdin="", secrets=(), **options):
         Played.argv.append(argv)
+        Played.hidden += secrets
         Played.received.append(stdin)
         if Played.error:
             raise Played.error
         return "\n".join(Played.answer(stdin)) if stdin == mariadb._STATE else f"printed by {argv[0]}"
 
-    Played.received, Played.argv = [], []
+    Played.received, Played.argv, Played.hidden = [], [], []
     monkeypatch.setattr(commands, "run", run)
     monkeypatch.setattr(mariadb, "PROGRAMS", (tmp_path,))
     monkeypatch.setattr(mariadb, "ZONES", tmp_path)
@@ -236,6 +237,12 @@ def test_comments_and_names_of_others_are_no_rows_of_the_state(client, text):
     databases = [("my_blog", "Django site blog"), ("shop", text), (f"shop_restore_{text}", "")]
     client.rows = {"zones": [("7",)], "database": databases}
     assert MARIADB.query(BLOG)["databases"] == dict(databases)
+
+
+def test_what_the_server_keeps_of_a_password_is_masked_in_its_errors(client):
+    """It quotes the statement that it does not read."""
+    setup.apply({"mysql": [WITH_PASSWORD]}, {})
+    assert client.hidden == [engines.mariadb_verifier(WITH_PASSWORD.password)]
 
 
 def test_time_zones_loaded_when_missing(client):
