@@ -49,8 +49,10 @@ def _explain(person: str, may: dict[str, list[str]]) -> None:
 
 
 def _called(person: str, verb: str, site: str, commit: str) -> int:
-    salt_call = (file.read_json(people.CONFIG) or {})["salt_call"]
+    config = file.read_json(people.CONFIG) or {}
+    salt_call = config["salt_call"]
     environment = {
+        **config.get("environment", {}),
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
         "HOME": "/root",

@@ -122,7 +122,7 @@ def remove(*, test: bool) -> dict[str, str]:
 
 def _files(wanted: Mapping[str, Any], salt_call: list[str]) -> dict[Path, tuple[str, int]]:
     """Return the files, each with its mode; without keys only that of the rights."""
-    config = {"sites": wanted["sites"], "salt_call": salt_call}
+    config = {"sites": wanted["sites"], "salt_call": salt_call, "environment": commands.network_environment()}
     files = {CONFIG: (json.dumps(config, indent=1, sort_keys=True) + "\n", 0o600)}
     if not wanted["keys"]:
         return files

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from django_formula.audit import chain, ops, people
-from django_formula.host import archive, users
+from django_formula.host import archive, commands, users
 from django_formula.host.commands import DeploymentError
 from specimen import ROOT
 
@@ -35,6 +35,8 @@ def host(own_host, monkeypatch):
 
     monkeypatch.setattr(people.commands, "run", run)
     monkeypatch.setattr(people.archive, "install", lambda _module, path: path.write_bytes(b"PK\5\6" + bytes(18)))
+    for name in commands.network_environment():
+        monkeypatch.delenv(name, raising=False)
     return SimpleNamespace(root=own_host, ran=ran, user=user)
 
 
@@ -135,6 +137,23 @@ def test_text_of_a_client_is_compared_with_names(host, monkeypatch, capsys, aske
         assert "release blog" in capsys.readouterr().err
     refused = chain.current().read_text().splitlines() if chain.current().exists() else []
     assert [json.loads(line)["result"] for line in refused] == (["refused"] if asked and not ran else [])
+
+
+def test_person_reaches_the_network_by_the_proxy_of_the_apply(host, monkeypatch):
+    """sshd and sudo have none; with it goes what `request` notes for the program that works it off."""
+    proxies = {"https_proxy": "http://user:hunter2@proxy.example.org:3128", "no_proxy": "localhost"}
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
+    apply()
+    assert stat.S_IMODE(people.CONFIG.stat().st_mode) == 0o600
+    for name in proxies:
+        monkeypatch.delenv(name)
+    given = {}
+    monkeypatch.setattr(ops.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(ops.subprocess, "call", lambda _argv, env, **_options: (given.update(env), 0)[1])
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", "request blog")
+    assert ops.main("ada") == 0
+    assert proxies.items() <= given.items()
 
 
 def test_program_refuses_others(host, monkeypatch, capsys):
