@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,36 @@ def test_flags_of_pytest_go_with_those_of_run(tmp_path, arguments, run):
     (tmp_path / "would.py").write_text(PLUGIN)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     assert would("test/run", *arguments.split(), "-p", "would", PYTHONPATH=path) == [run]
+
+
+def git(*argv: str, folder: Path) -> str:
+    author = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    done = subprocess.run(["git", "-C", folder, *author, *argv], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_part_of_a_commit_is_another_in_a_shallow_clone_too(tmp_path, monkeypatch):
+    """Clones of CI mostly have one commit, which each would count as the first."""
+    (tmp_path / "podman").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    origin = tmp_path / "origin"
+    (origin / ".ci").mkdir(parents=True)
+    (origin / "test").mkdir()
+    shutil.copy(ROOT / ".ci/run", origin / ".ci/run")
+    (origin / "test/run").write_text('#!/bin/sh\necho "$*" >>../ran\n')
+    (origin / "test/run").chmod(0o755)
+    git("init", "--quiet", folder=origin)
+    git("add", ".", folder=origin)
+    parts: dict[str, list[int]] = {"whole": [], "shallow": []}
+    for number in range(6):
+        git("commit", "--quiet", "--allow-empty", f"--message={number}", folder=origin)
+        for kind, depth in {"whole": [], "shallow": ["--depth=1"]}.items():
+            clone = tmp_path / kind / "clone"
+            subprocess.run(["git", "clone", "--quiet", *depth, origin.as_uri(), clone], check=True)
+            subprocess.run([clone / ".ci/run"], check=True)
+            whole, part = (clone.parent / "ran").read_text().splitlines()
+            assert whole == ""
+            parts[kind].append(int(part.removeprefix("--part ").removesuffix("/64")))
+            shutil.rmtree(clone.parent)
+    assert parts["whole"] == [2, 3, 4, 5, 6, 7]
+    assert len({*parts["shallow"]}) > 1 and all(1 <= part <= 64 for part in parts["shallow"])
