@@ -518,6 +518,13 @@ def test_dead_virtualenv_of_uv_is_made_again_before_salt_is_installed(tmp_path, 
     assert ("version" in done.stdout) is (code == 0), done.stderr
 
 
+def test_programs_of_root_are_found_after_su(tmp_path):
+    """Debian has no sudo where root has a password, and `su` keeps the PATH of the user, which lacks sbin."""
+    done = in_bash("PATH=/usr/bin:/bin:/home/ada/bin; set_environment; echo $PATH; command -v runuser", tmp_path)
+    assert done.stdout.splitlines()[0] == "/usr/bin:/bin:/home/ada/bin:/usr/local/sbin:/usr/sbin:/sbin"
+    assert done.stdout.splitlines()[1:] and done.returncode == 0
+
+
 def test_packages_are_those_of_the_platform(tmp_path):
     done = in_bash('echo "${first_packages[@]}" "${host_packages[@]}"', tmp_path)
     names = yaml.safe_load((QUICKSTART.parent / "django/platforms.yaml").read_text())["Debian"]["packages"]

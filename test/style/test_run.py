@@ -68,6 +68,14 @@ def test_flags_of_pytest_go_with_those_of_run(tmp_path, arguments, run):
     assert would("test/run", *arguments.split(), "-p", "would", PYTHONPATH=path) == [run]
 
 
+def test_programs_of_root_are_found_after_su():
+    """`su` keeps the PATH of the user; podman's network needs iptables or nft."""
+    environment = {**os.environ, "PATH": "/usr/bin:/bin"}
+    argv = ["test/run", "--exec", "printenv", "PATH"]
+    done = subprocess.run(argv, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip().endswith("/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin")
+
+
 def git(*argv: str, folder: Path) -> str:
     author = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
     done = subprocess.run(["git", "-C", folder, *author, *argv], check=True, capture_output=True, text=True)
