@@ -236,7 +236,7 @@ def container(site: Site, _own: Site) -> Iterator[Problem]:
 def promotions(sites: Sites) -> Iterator[Problem]:
     """Yield sites that get their commits from a site which is not there, or from themselves."""
     for name, site in sites.items():
-        origin, is_on_master = (site["promote"] or {}).get("from"), bool(site.get("hosts"))
+        origin, is_on_master = (site["promote"] or {}).get("from"), "fleet" in site
         if origin and (origin == name or (origin not in sites and not is_on_master)):
             text = "is this site itself" if origin == name else "is no site of this host"
             yield ("django", "sites", name, "promote", "from"), f"{origin} {text}"
