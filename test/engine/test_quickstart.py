@@ -518,6 +518,28 @@ def test_dead_virtualenv_of_uv_is_made_again_before_salt_is_installed(tmp_path, 
     assert ("version" in done.stdout) is (code == 0), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("error", "tries", "code"),
+    [
+        ("E: Could not get lock /var/lib/apt/lists/lock. It is held by process 812 (apt-get)", 3, 0),
+        ("E: Could not get lock /var/cache/apt/archives/lock. It is held by process 9 (unattended-upgr)", 3, 0),
+        ("E: The repository 'http://deb.example.org bookworm Release' does not have a Release file.", 1, 1),
+    ],
+)
+def test_another_apt_is_waited_for(tmp_path, error, tries, code):
+    """apt itself waits for the lock of dpkg alone; after the boot of a new machine its timers have the others."""
+    stub = f"""
+    apt-get() {{
+        echo "$*" >>{tmp_path}/ran
+        (($(wc -l <{tmp_path}/ran) >= 3)) || {{ echo {shlex.quote(error)}; return 100; }}
+    }}
+    sleep() {{ :; }}; text=updating
+    """
+    done = in_bash(f"{stub}apt_get update", tmp_path)
+    assert (done.returncode, len((tmp_path / "ran").read_text().splitlines())) == (code, tries)
+    assert (error in done.stderr) is bool(code)
+
+
 def test_programs_of_root_are_found_after_su(tmp_path):
     """Debian has no sudo where root has a password, and `su` keeps the PATH of the user, which lacks sbin."""
     done = in_bash("PATH=/usr/bin:/bin:/home/ada/bin; set_environment; echo $PATH; command -v runuser", tmp_path)
