@@ -518,6 +518,37 @@ def test_dead_virtualenv_of_uv_is_made_again_before_salt_is_installed(tmp_path, 
     assert ("version" in done.stdout) is (code == 0), done.stderr
 
 
+REMOVING = """
+salt=$state/salt formula=$state/formula audit_log=$state/none shared_folders=("$state/none") remove_data={data}
+mkdir -p "$salt/bin"
+printf '#!/bin/sh\\necho asked "$@" >>{ran}\\n' >"$salt/bin/python"
+chmod +x "$salt/bin/python"
+installed_salt() {{ [[ ! -e $state/salt ]] || echo 3008; }}
+remove_paths() {{ rm -rf "$salt"; }}
+service() {{ false; }}
+remove_packages() {{ {packages}; }}
+{before}
+remove
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "again", "code", "asked"), [("", "", 0, 1), ("yes", "yes", 0, 1), ("yes", "", 0, 1), ("", "yes", 1, 1)]
+)
+def test_removal_that_was_interrupted_goes_on(tmp_path, data, again, code, asked):
+    """The site is off, and Salt is gone, when apt fails; data that shall go after all needs both again."""
+    state, ran = tmp_path / "state", tmp_path / "ran"
+    state.mkdir()
+    (state / "options.json").write_text("{}")
+    values = {"ran": ran, "before": "", "packages": "exit 1"}
+    assert in_bash(REMOVING.format(data=data, **values), state).returncode == 1
+    assert not (state / "salt").exists() and (state / "options.json").exists()
+    values |= {"before": "rm -r $salt", "packages": ":"}
+    done = in_bash(REMOVING.format(data=again, **values), state)
+    assert done.returncode == code and ("is damaged" in done.stderr) is bool(code)
+    assert len(ran.read_text().splitlines()) == asked and state.exists() is bool(code)
+
+
 @pytest.mark.parametrize(
     ("error", "tries", "code"),
     [
