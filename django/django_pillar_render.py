@@ -46,7 +46,8 @@ def _compiled(context: dict[str, Any], given: Any) -> tuple[dict[str, Any], dict
     from django_formula.pillar import compiler, tables
 
     known = tables.read()
-    compiled = compiler.compile({"django": given}, known["schema"], known["platforms"], context["__grains__"])
+    pillar = {"django": given} if "django" in context["__pillar__"] else {}
+    compiled = compiler.compile(pillar, known["schema"], known["platforms"], context["__grains__"])
     return compiled, known["pythons"]
 
 

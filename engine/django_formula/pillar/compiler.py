@@ -55,6 +55,10 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     found: list[Problem] = []
     platform = _platform(platforms, grains, found)
     rules = resolve(schema, schema)["properties"]["django"]
+    host = str(grains.get("id", ""))
+    if "django" not in pillar:
+        text = f"missing: top.sls gives this minion, {host}, no pillar with it"
+        found.append((("django",), f"{text}; salt-call pillar.items shows what it gets"))
     given = plain(pillar.get("django"), rules, ("django",), found)
     report(found, traps(given, rules, ("django",)))
     departures = check(given, rules, ("django",))
@@ -62,7 +66,6 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     report(found, departures)
     layers = given if isinstance(given, dict) else {}
     process = _process_manager(layers, grains, found)
-    host = str(grains.get("id", ""))
     configurations, problems = _configurations(layers, platform.get("defaults", {}), rules, process, host)
     if grains.get("init") != "systemd":
         problems += pillar_site.without_systemd(configurations)
