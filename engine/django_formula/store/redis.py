@@ -24,12 +24,12 @@ class _Tasks(NamedTuple):
 
     Attributes:
         scan: how SCAN finds them.
-        count: the command that counts the tasks of one.
+        command: counts the tasks of one.
         total: the name that `lengths` has for the sum of them; empty where it has each.
     """
 
     scan: tuple[str, ...]
-    count: str
+    command: str
     total: str = ""
 
 
@@ -271,7 +271,7 @@ def lengths(server: OwnServer) -> dict[str, int]:
     """
     deadline = time.monotonic() + client.PATIENCE
     keys = [(row, name) for row, names in zip(_TASKS, _names_of_keys(deadline, server), strict=True) for name in names]
-    counts = _until(deadline, server, [[row.count, name] for row, name in keys])
+    counts = _until(deadline, server, [[row.command, name] for row, name in keys])
     found: dict[str, int] = {}
     for (row, name), count in zip(keys, counts, strict=True):
         if count:

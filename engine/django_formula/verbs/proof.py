@@ -208,7 +208,8 @@ def wait(name: str) -> dict[str, Any]:
 
 def _abandoned(site: Site, proof: Proof) -> DeploymentError:
     starts = in_command("salt-call", "django.canary", site.name)
-    log = f"; journalctl -u {unit.service_name(site)} has why it ends" if daemons.has_systemd() else ""
+    journal = in_command("journalctl", "-u", unit.service_name(site))
+    log = f"; {journal} has why it ends" if daemons.has_systemd() else ""
     return DeploymentError(
         f"the proof of {proof.release} does not go on: its program has not run for {_PATIENCE:.0f} s; "
         f"{proof.old} is active",
