@@ -72,7 +72,7 @@ class Gate:
         huey.dequeue, huey.execute = self.dequeue, self.execute
         huey.signal(signals.SIGNAL_COMPLETE, signals.SIGNAL_ERROR)(self.ended)
         if hasattr(huey.storage, "read_timeout"):
-            huey.storage.read_timeout = django_formula_worker.LOOK
+            huey.storage.read_timeout = patience(huey.storage)
 
     def may_take(self):
         return django_formula_worker.may_take(self.given)
@@ -110,6 +110,15 @@ class Gate:
             "tasks": set(self.names.copy().values()),
             "outcomes": self.outcomes.found(),
         }
+
+
+def patience(storage):
+    """Return the seconds for which a storage waits for a task: a Redis before version 6 takes whole ones only."""
+    try:
+        is_old = int(storage.conn.info("server")["redis_version"].partition(".")[0]) < 6
+    except Exception:  # no Redis, or one that refuses it, as later ones may; one that is gone is reported below
+        is_old = False
+    return 1 if is_old else django_formula_worker.LOOK
 
 
 class counted:

@@ -1,11 +1,13 @@
 """The program of huey's consumers, with real huey and Redis: what becomes of tasks when releases change."""
 
+import subprocess
 import time
 from typing import Any
 
 import pytest
 from background import SETTINGS, Lab, Worker, lab, until
 from in_django import python
+from specimen import ROOT
 from thinned import full
 
 pytestmark = pytest.mark.slow  # workers that run for seconds
@@ -175,3 +177,35 @@ def test_a_clock_that_was_wrong_for_a_moment_ends_no_periodic_task(lab):
     huey(lab, "0001").ready()
     until(lambda: "minute" in (lab.log.read_text() if lab.log.exists() else ""))
     assert int((lab.folder / "beat/huey-shop").read_text()) <= time.time() // 60
+
+
+OLD_SERVER = """
+import sys
+sys.path.insert(0, {folder!r})
+import django_formula_huey
+
+class Refused:
+    def info(self, _section):
+        raise ConnectionError
+
+class Told(Refused):
+    def __init__(self, version):
+        self.version = version
+
+    def info(self, _section):
+        return {{"redis_version": self.version}}
+
+class Storage:
+    def __init__(self, conn):
+        self.conn = conn
+
+connections = [Told("5.0.14"), Told("6.0.16"), Told("255.255.255"), Refused()]
+print([django_formula_huey.patience(Storage(one)) for one in connections], django_formula_huey.patience(object()))
+"""
+
+
+def test_an_old_redis_is_asked_with_whole_seconds():
+    """It refuses others, and no task was ever taken."""
+    code = OLD_SERVER.format(folder=str(ROOT / "django/files"))
+    ran = subprocess.run([python("workers"), "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[1, 0.1, 0.1, 0.1] 0.1\n"
