@@ -1,5 +1,6 @@
 """Redis, or Valkey: Debian has one or the other, and their servers, files and clients are the same."""
 
+import fnmatch
 import hashlib
 import re
 import time
@@ -20,25 +21,31 @@ SCHEDULED = "\0scheduled"
 
 
 class _Tasks(NamedTuple):
-    """Keys that have tasks.
+    """Keys that have tasks. The server looks at all of its keys for each of these.
 
     Attributes:
-        scan: how SCAN finds them.
-        command: counts the tasks of one.
-        total: the name that `lengths` has for the sum of them; empty where it has each.
+        scan: how SCAN finds them, and others.
+        command: the one that counts the tasks of a key.
+        totals: pattern of their names → the name that `lengths` has for the sum of them; empty where it has each.
     """
 
     scan: tuple[str, ...]
     command: str
-    total: str = ""
+    totals: Mapping[str, str]
 
 
 _KINDS = kinds.WORKERS.values()
 _TASKS = (
-    _Tasks(("TYPE", "list"), "LLEN"),
-    _Tasks(("MATCH", f"*{UNACKED}", "TYPE", "hash"), "HLEN", UNACKED),
-    *(_Tasks(("MATCH", one, "TYPE", "zset"), "ZCARD") for kind in _KINDS for one in kind.by_priority),
-    *(_Tasks(("MATCH", one, "TYPE", "zset"), "ZCARD", SCHEDULED) for kind in _KINDS for one in kind.scheduled),
+    _Tasks(("TYPE", "list"), "LLEN", {"*": ""}),
+    _Tasks(("MATCH", f"*{UNACKED}", "TYPE", "hash"), "HLEN", {"*": UNACKED}),
+    _Tasks(
+        ("TYPE", "zset"),
+        "ZCARD",
+        {
+            **{pattern: "" for kind in _KINDS for pattern in kind.by_priority},
+            **{pattern: SCHEDULED for kind in _KINDS for pattern in kind.scheduled},
+        },
+    ),
 )
 #: Keys that one SCAN looks at, and the most characters of the names of all lists.
 _BATCH, _NAMES = 1000, 4 << 20
@@ -269,30 +276,35 @@ def lengths(server: OwnServer) -> dict[str, int]:
     Raises:
         DeploymentError: the server does not answer in time, or has too many lists.
     """
-    deadline = time.monotonic() + client.PATIENCE
-    keys = [(row, name) for row, names in zip(_TASKS, _names_of_keys(deadline, server), strict=True) for name in names]
-    counts = _until(deadline, server, [[row.command, name] for row, name in keys])
+    deadline = time.monotonic() + 2 * client.PATIENCE  # it has several looks at all of its keys
+    keys = _keys(deadline, server)
+    counts = _until(deadline, server, [[command, name] for command, name, _total in keys])
     found: dict[str, int] = {}
-    for (row, name), count in zip(keys, counts, strict=True):
+    for (_command, name, total), count in zip(keys, counts, strict=True):
         if count:
-            key = row.total or name
-            found[key] = found.get(key, 0) + int(count)
+            found[total or name] = found.get(total or name, 0) + int(count)
     return found
 
 
-def _names_of_keys(deadline: float, server: OwnServer) -> list[list[str]]:
-    """Return the names of the keys that have tasks, for each of `_TASKS`."""
-    found: list[set[str]] = [set() for _row in _TASKS]
+def _keys(deadline: float, server: OwnServer) -> list[tuple[str, str, str]]:
+    """Return the keys that have tasks: the command that counts these, the name, and that of the sum if it has one."""
+    found: set[tuple[str, str, str]] = set()
     cursors = dict.fromkeys(range(len(_TASKS)), "0")
     while cursors:
-        scans = [["SCAN", cursors[one], "COUNT", str(_BATCH), *_TASKS[one].scan] for one in cursors]
+        scans = [["SCAN", cursor, "COUNT", str(_BATCH), *_TASKS[one].scan] for one, cursor in cursors.items()]
         for one, (cursor, names) in zip([*cursors], _until(deadline, server, scans), strict=True):
-            found[one] |= {*names}
+            row = _TASKS[one]
+            found |= {(row.command, name, total) for name in names for total in _totals(row, name)}
             cursors[one] = cursor
-        if sum(len(name) for names in found for name in names) > _NAMES:
+        if sum(len(name) for _command, name, _total in found) > _NAMES:
             raise DeploymentError(f"{server.unit} has more lists than are counted")
         cursors = {one: cursor for one, cursor in cursors.items() if cursor != "0"}
-    return [sorted(names) for names in found]
+    return sorted(found)
+
+
+def _totals(row: _Tasks, name: str) -> list[str]:
+    """Return what `lengths` calls the sum that a key belongs to; nothing for a key that has no tasks."""
+    return [total for pattern, total in row.totals.items() if fnmatch.fnmatchcase(name, pattern)][:1]
 
 
 def _until(deadline: float, server: OwnServer, commands: list[list[str]]) -> list[Any]:
