@@ -69,6 +69,7 @@ _PLACE = (
     ' if [ $# -gt 0 ] && [ -s "$origin" ] && [ -z "$same" ]; then'
     ' echo "django-formula: $at of this host is another project, whose folder has the same name" >&2;'
     ' echo "  give yours another name; or, where it is the same project, run on the host: rm $origin" >&2; exit 1; fi;'
+    ' if [ ! -e "$at" ] && [ -e "$at.old" ]; then mv "$at.old" "$at"; fi;'  # of a run that was killed in between
     ' rm -rf "$at.new" "$at.old"; mkdir -m 0700 "$at.new"; tar -xf "$sent/project.tar" --no-same-owner -C "$at.new";'
     ' if [ $# -gt 0 ]; then printf "%s\\n" "$@" >"$origin.new"; mv "$origin.new" "$origin"; fi;'
     ' if [ -e "$at" ]; then mv "$at" "$at.old"; fi; mv "$at.new" "$at"; rm -rf "$at.old"'
@@ -167,6 +168,12 @@ def project(folder: Path) -> bytes:
         raise LaptopError(
             f"{folder} has no commit to send: {done.stderr.decode(errors='replace').strip()}",
             "make one in it: git init && git add --all && git commit",
+        )
+    listed = _printed(["git", "-C", str(folder), "ls-tree", "-r", "-z", "HEAD"]).split("\0")
+    if modules := [entry.partition("\t")[2] for entry in listed if entry.startswith("160000 ")]:
+        raise LaptopError(
+            f"{folder} has submodules, which are not part of its commit: {', '.join(map(repr, modules[:5]))}",
+            "push it, and have the host fetch it with them: --repository URL",
         )
     return done.stdout
 

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from django_formula_laptop import program
 from django_formula_laptop.program import NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -113,8 +114,8 @@ def sent_to(laptop: Laptop) -> Path:
 def test_nothing_that_was_sent_is_left_on_the_host(quickstart: Laptop, clone: Path, fault: str) -> None:
     """It has the source of the project."""
     if fault == "interrupted":
-        program = quickstart.folder / "site/django_formula_laptop/formula/quickstart"
-        program.write_text("kill -INT $PPID; sleep 0.2; exit 130\n")
+        path = quickstart.folder / "site/django_formula_laptop/formula/quickstart"
+        path.write_text("kill -INT $PPID; sleep 0.2; exit 130\n")
     done = quickstart.run("up", "web1", "--repository", str(clone), DENIED="yes" if fault == "no password" else "")
     assert done.returncode == (1 if fault == "no password" else 130), done
     assert not sent_to(quickstart).exists()
@@ -192,8 +193,8 @@ def test_commit_of_a_folder_is_sent_and_placed(quickstart: Laptop, monkeypatch: 
         subprocess.run([*git, *words], check=True)
     (folder / ".env").write_text("KEY=secret\n")  # stays here
     projects = quickstart.folder / "srv"
-    program = quickstart.folder / "site/django_formula_laptop/program.py"
-    program.write_text(program.read_text().replace('"/srv/projects"', f'"{projects}"'))
+    path = quickstart.folder / "site/django_formula_laptop/program.py"
+    path.write_text(path.read_text().replace('"/srv/projects"', f'"{projects}"'))
     for text in ("committed\n", "changed\n"):
         (folder / "manage.py").write_text(text)
         subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-am", "Next"], check=True)
@@ -219,9 +220,9 @@ def clone(quickstart: Laptop) -> Path:
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "First"]):
         subprocess.run([*git, *words], check=True)
     (quickstart.folder / "push/my-blog").mkdir(parents=True)
-    program = quickstart.folder / "site/django_formula_laptop/program.py"
-    text = program.read_text().replace('"/var/lib/django-formula/push"', f'"{quickstart.folder}/push"')
-    program.write_text(text.replace('"/srv/projects"', f'"{quickstart.folder}/srv"'))
+    path = quickstart.folder / "site/django_formula_laptop/program.py"
+    text = path.read_text().replace('"/var/lib/django-formula/push"', f'"{quickstart.folder}/push"')
+    path.write_text(text.replace('"/srv/projects"', f'"{quickstart.folder}/srv"'))
     return folder
 
 
@@ -238,6 +239,28 @@ def commit(folder: Path, text: str) -> None:
 def _is_inside(folder: Path) -> bool:
     argv = ["git", "-C", str(folder), "rev-parse"]
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+def test_project_that_a_killed_run_has_moved_aside_is_there_again(tmp_path: Path) -> None:
+    """Between its two renames there is none; and what comes next may fail too."""
+    placed = tmp_path / "srv/blog"
+    placed.parent.mkdir()
+    (tmp_path / "srv/blog.old").mkdir()
+    (tmp_path / "srv/blog.old/manage.py").touch()
+    argv = ["sh", "-c", program._PLACE, "place", str(tmp_path), str(placed)]
+    assert subprocess.run(argv, capture_output=True, check=False).returncode, "nothing was sent"
+    assert os.listdir(placed) == ["manage.py"]
+
+
+def test_project_with_submodules_is_not_sent_without_them(quickstart: Laptop, clone: Path) -> None:
+    entry = f"160000,{'1' * 40},vendor/library"
+    git = ["git", "-C", str(clone), "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    for words in (["update-index", "--add", "--cacheinfo", entry], ["commit", "--quiet", "-m", "Library"]):
+        subprocess.run([*git, *words], check=True)
+    done = quickstart.run("up", "web1", "--repository", str(clone))
+    assert done.returncode == 1 and quickstart.lines("started") == []
+    text = f"django-formula: {clone} has submodules, which are not part of its commit: 'vendor/library'\n"
+    assert done.stderr == text + "  push it, and have the host fetch it with them: --repository URL\n"
 
 
 def test_project_of_another_with_a_folder_of_the_same_name_is_not_replaced(quickstart: Laptop, clone: Path) -> None:
@@ -345,8 +368,8 @@ def test_failed_quickstart_adds_no_remote(quickstart: Laptop, clone: Path) -> No
 def test_verbs_are_those_of_the_host(quickstart: Laptop) -> None:
     (stub := quickstart.folder / "salt-call").write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
     stub.chmod(0o755)
-    program = quickstart.folder / "site/django_formula_laptop/program.py"
-    program.write_text(program.read_text().replace("/opt/django-formula/salt-call", str(stub)))
+    path = quickstart.folder / "site/django_formula_laptop/program.py"
+    path.write_text(path.read_text().replace("/opt/django-formula/salt-call", str(stub)))
     done = quickstart.run("logs", "ada@web1", "blog", "grep=a b", "--out=json", "since='$(id)'")
     assert done.stdout == "django.logs|blog|grep=a b|--out=json|since='$(id)'|", done
 

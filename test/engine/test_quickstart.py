@@ -361,6 +361,28 @@ def in_bash(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["bash", "-c", own + script], capture_output=True, text=True, check=False, timeout=30)
 
 
+@pytest.mark.parametrize(
+    ("program", "words", "expected"),
+    [
+        ("nginx", ["nginx: master process /usr/sbin/nginx -g daemon on;"], True),
+        ("nginx", ["/usr/sbin/nginx"], True),
+        ("nginx", ["tail", "-f", "/var/log/nginx/error.log"], False),
+        ("nginx", ["/usr/bin/nginx-exporter"], False),
+        ("supervisord", ["/usr/bin/python3", "/usr/bin/supervisord", "-c", "/etc/supervisor/supervisord.conf"], True),
+        ("supervisord", ["/usr/bin/python3", "/opt/watch.py", "/usr/bin/supervisord"], False),
+        ("nginx", [], False),
+    ],
+)
+def test_process_that_only_names_a_daemon_is_not_ended(tmp_path, program, words, expected):
+    """As the engine looks at them (`host.daemons`): the number in a stale file may be of another process by now."""
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in words))
+    function = re.search(r"^is_process_of\(\).*?^}", QUICKSTART.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    text = function[0].replace("/proc/", f"{tmp_path}/")
+    assert (in_bash(f"{text}\nset -u; is_process_of {program} 7", tmp_path).returncode == 0) is expected
+    assert in_bash(f"{text}\nset -u; is_process_of {program} 8", tmp_path).returncode == 1
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_packages_of_a_killed_run_are_known_to_the_next_and_what_others_install_is_not(tmp_path, killed):
     stubs = f"dpkg-query() {{ sed 's/^/installed /' {tmp_path}/there; }}\n"
