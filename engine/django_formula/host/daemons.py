@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from django_formula.host import commands, proc
+from django_formula.host import commands, file, proc
 from django_formula.host import ports as host_ports
 from django_formula.host import units as host_units
 from django_formula.host.commands import DeploymentError
@@ -21,6 +21,8 @@ UNITS = Path("/etc/systemd/system")
 RUN = Path("/run")
 #: What tells Debian's packages not to start their services.
 POLICY = Path("/usr/sbin/policy-rc.d")
+#: Such a policy of ours.
+_REFUSE = "#!/bin/sh\n# Written by django-formula while it installs a package.\nexit 101\n"
 #: Has a note of each service that is being installed without being started, until that is done.
 NOTES = Path("/var/lib/django-formula/services")
 #: Seconds that a daemon may take to start.
@@ -75,23 +77,30 @@ def never_started(service: str) -> Iterator[None]:
     """Have a service that is installed in this block neither started nor enabled; one that is there stays as it is.
 
     A package starts its service when it is installed. Where the service must not run at all, that would open its port.
+    A policy of the operator's for all packages stays, and decides; the service is stopped after it.
     """
     guard = SYSTEMD / f"{service}.service" if has_systemd() else POLICY  # the mask is there until the next boot
-    if (_is_defined(service) or os.path.lexists(guard)) and not is_half_installed(service):
+    is_masked = has_systemd() and os.path.lexists(guard)
+    if (_is_defined(service) or is_masked) and not is_half_installed(service):
         yield
         return
     NOTES.mkdir(mode=0o755, parents=True, exist_ok=True)
     (NOTES / service).touch()
-    _put_up(guard)
+    is_others = not has_systemd() and _is_others(guard)
+    if not is_others:
+        _put_up(guard)
     try:
         yield
     finally:
-        guard.unlink()
+        if not is_others:
+            guard.unlink()
         if not _is_defined(service):  # the package was not installed
             (NOTES / service).unlink()
     if has_systemd():
         host_units.control("disable", "--now", service, doing=f"disabling {service}")
     else:
+        if is_others:
+            commands.run(["service", service, "stop"], doing=f"stopping {service}", daemon=True)
         commands.run(["update-rc.d", service, "disable"], doing=f"disabling {service}")
     (NOTES / service).unlink(missing_ok=True)
 
@@ -109,8 +118,11 @@ def _put_up(guard: Path) -> None:
     if has_systemd():
         guard.symlink_to("/dev/null")
     else:
-        guard.write_text("#!/bin/sh\nexit 101\n")
-        guard.chmod(0o755)
+        file.write(guard, _REFUSE, mode=0o755)
+
+
+def _is_others(policy: Path) -> bool:
+    return os.path.lexists(policy) and not (policy.is_file() and policy.read_text(errors="replace") == _REFUSE)
 
 
 def _is_defined(service: str) -> bool:

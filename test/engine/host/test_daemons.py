@@ -286,6 +286,22 @@ def test_service_of_a_package_is_neither_started_nor_enabled(packages, host):
     assert host.commands == [disabled] and packages.state.installed == [True, False]
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("text", ["#!/bin/sh\n# of the operator\nexit 0\n", "#!/bin/sh\nexit 101\n"])
+def test_policy_of_the_operator_stays_and_the_service_is_stopped_all_the_same(packages, host, is_killed, text):
+    """Where that lets packages start their services; an image of Docker's has one that does not."""
+    packages.state.has_systemd = False
+    policy = daemons.POLICY
+    if is_killed:
+        daemons.NOTES.mkdir()
+        (daemons.NOTES / "memcached").touch()
+    policy.write_text(text)
+    packages.install()
+    assert policy.read_text() == text
+    assert host.commands == [["service", "memcached", "stop"], ["update-rc.d", "memcached", "disable"]]
+    assert not daemons.is_half_installed("memcached")
+
+
 def test_installation_that_was_killed_is_finished(packages, host, monkeypatch):
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
         killed.setattr(Path, "unlink", lambda *_arguments, **_options: None)
