@@ -14,6 +14,7 @@ from django_formula.proxy import switch as proxy_switch
 from django_formula.release import claim, disk, instances
 from django_formula.release import workers as release_workers
 from django_formula.release.releases import Release
+from django_formula.source import mirror
 
 
 def live(deployment: Deployment) -> Iterator[Changes]:
@@ -109,6 +110,7 @@ def _stop_and_prune(deployment: Deployment, connections: dict[Path, int], *, has
         if has_strays:  # they may belong to a release that is deleted then
             wait([stopped])
         stuck = disk.prune(deployment.site)
+        mirror.pack(deployment.site)
         stopped.result()
     return stuck
 

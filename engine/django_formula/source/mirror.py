@@ -8,6 +8,14 @@ from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.site.sites import Site
 from django_formula.source import git
+from django_formula.source import writing as source_writing
+from django_formula.untrusted.text import Log
+
+log = Log.of(__name__)
+#: The most loose objects in a folder of a mirror, and the most packs: those of `gc.auto` and `gc.autoPackLimit`.
+_LOOSE, _PACKS = 27, 50
+#: How all objects of a mirror are packed, those without a branch too, with what priority, and for how many seconds.
+_ALL, _SLOWLY, _PACKING = ("-a", "-d", "-k", "-l", "--quiet"), ("nice", "--adjustment=10"), 1800.0
 
 
 def prepare(site: Site, deploy_key: str | None) -> None:
@@ -46,6 +54,29 @@ def initialise(site: Site, mirror: Path) -> None:
         site, "init", "--quiet", "--bare", "--template=", str(mirror), doing="creating the mirror", mirror=mirror
     )
     (mirror / "info").mkdir(exist_ok=True)
+
+
+def pack(site: Site) -> None:
+    """Pack the objects of the mirrors that have many files; each fetch adds some, and git does not do it by itself.
+
+    Objects that no branch has any more stay too: releases may be of them. What another process fetches or reads
+    meanwhile is safe for that reason: git looks for an object again in what is new. A failure changes nothing.
+    """
+    for mirror in (site.mirror, *(site.mirror / "modules").glob("*/")):
+        if not _is_crowded(mirror):
+            continue
+        argv = ["-c", "pack.threads=1", "-c", "pack.windowMemory=64m", "repack", *_ALL]
+        try:
+            with source_writing.writing(mirror):
+                git.run_git(site, *argv, doing=f"packing {mirror}", mirror=mirror, timeout=_PACKING, through=_SLOWLY)
+        except (DeploymentError, OSError) as error:
+            log.warning("%s: %s", site.name, error)
+
+
+def _is_crowded(mirror: Path) -> bool:
+    """Return whether a mirror has many files, by one of the 256 folders of objects, as git estimates it."""
+    loose, packs = (mirror / "objects" / name for name in ("17", "pack"))
+    return len([*loose.glob("*")]) > _LOOSE or len([*packs.glob("*.pack")]) > _PACKS
 
 
 def has(site: Site, commit: str, mirror: Path | None = None) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from django_formula.host import clock, commands
 from django_formula.host.commands import DeploymentError
-from django_formula.source import commits, submodule
+from django_formula.source import commits, git, submodule
 from django_formula.source import folder as source_folder
 from django_formula.source import mirror as source_mirror
 from django_formula.source.writing import writing
@@ -51,6 +51,50 @@ def cloned(make_site):
         return site
 
     return clone
+
+
+def files_of(mirror):
+    return [path for path in (mirror / "objects").rglob("*") if path.is_file()]
+
+
+def test_mirror_with_many_objects_is_packed_and_loses_none(upstream, cloned, monkeypatch):
+    site = cloned(upstream)
+    commits.fetch(site, upstream.first)
+    upstream.commit({"gone.py": "gone\n"})
+    gone = upstream.git("rev-parse", "HEAD").strip()
+    commits.fetch(site, gone)
+    upstream.git("reset", "--quiet", "--hard", upstream.first)
+    last = upstream.commit({f"module_{number}.py": f"{number}\n" for number in range(60)})
+    commits.fetch(site, last)
+    before = len(files_of(site.mirror))
+    source_mirror.pack(site)
+    assert len(files_of(site.mirror)) == before, "there are few"
+    monkeypatch.setattr(source_mirror, "_PACKS", 2)
+    source_mirror.pack(site)
+    assert [path.suffix for path in files_of(site.mirror)].count(".pack") == 1 and len(files_of(site.mirror)) < before
+    assert all(source_mirror.has(site, commit) for commit in (upstream.first, gone, last))
+    assert exported(site, gone)["gone.py"] == b"gone\n"
+    commits.fetch(site, upstream.commit({"next.py": "next\n"}))
+
+
+def test_mirror_of_a_folder_is_packed_and_loses_none(upstream, cloned, monkeypatch):
+    """Its trees are of no branch."""
+    site = cloned(upstream)
+    commits.fetch(site, upstream.first)
+    blob = git.run_git(site, "hash-object", "-w", "--stdin", doing="adding a file", stdin="alone").strip()
+    monkeypatch.setattr(source_mirror, "_LOOSE", -1)
+    source_mirror.pack(site)
+    assert not (site.mirror / "objects" / blob[:2]).exists()
+    assert git.run_git(site, "cat-file", "-p", blob, doing="reading a file") == "alone"
+
+
+def test_mirror_that_cannot_be_packed_stays_as_it_is(upstream, cloned, monkeypatch):
+    site = cloned(upstream)
+    commits.fetch(site, upstream.first)
+    monkeypatch.setattr(source_mirror, "_LOOSE", -1)
+    monkeypatch.setattr(source_mirror, "_ALL", ("--no-such-option",))
+    source_mirror.pack(site)
+    assert source_mirror.has(site, upstream.first)
 
 
 def exported(site, commit, target=None):
