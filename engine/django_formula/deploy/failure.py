@@ -1,6 +1,7 @@
 """What is left of a release that failed, and what its source has and the pillar lacks."""
 
 import functools
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,12 +61,12 @@ def _variables(release: Release, error: DeploymentError) -> str:
 def _rows(release: Release) -> str:
     """Return how a site that was never released gets the rows of the database that is in its source."""
     site = release.site
-    is_sqlite = site.config["databases"].get("default", {}).get("engine") == "sqlite"
-    if not is_sqlite or releases.has_released(site):
+    engine = site.config["databases"].get("default", {}).get("engine")
+    if engine not in (None, "sqlite") or releases.has_released(site):
         return ""
     path = inspect_advice.committed_database(site, release.path, release.facts)
-    source, own = f"{release.path}/source/{path}", str(databases.sqlite_path(site, "default"))
-    command = in_command(*data.copy_of_database(site.user, source, own)) if path else ""
+    own = databases.sqlite_path(site, "default") if engine else site.database.top / os.path.basename(path)
+    command = in_command(*data.copy_of_database(site.user, f"{release.path}/source/{path}", str(own))) if path else ""
     if not command:
         return ""
     return f"its database is empty, and {path} in the source has one; copy it if the page needs its rows: {command}"

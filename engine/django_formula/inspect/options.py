@@ -555,7 +555,7 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
         report.propose("runuser", "-u", "SITE", "--", "cp", "-rn", source, "/srv/django/SITE/media")
     database = data.committed_database(settings, tree)
     if database:
-        report.remarks += _copy_of_database(database, report.value("database", {}).get("engine", "sqlite"))
+        report.remarks += _copy_of_database(database, report.value("database", {}).get("engine"))
     committed = data.committed_static_files(settings, tree)
     folders = data.static_folders(settings, tree, folder, committed)
     if folders:
@@ -599,9 +599,13 @@ def _migrations(report: Report, settings: Settings, roots: Sequence[Path]) -> No
         )
 
 
-def _copy_of_database(path: str, engine: str) -> list[str | list[str]]:
-    """Return how the rows of a SQLite file in the source come into the site's database, which is empty at first."""
-    if engine != "sqlite":
+def _copy_of_database(path: str, engine: str | None) -> list[str | list[str]]:
+    """Return how the rows of a SQLite file in the source come into the site's database, which is empty at first.
+
+    Args:
+        engine: that of the pillar; None where the project's own settings name its database.
+    """
+    if engine and engine != "sqlite":
         title = engines.ENGINES[engine].title
         return [
             f"{path} has a database, and the site begins with an empty one of {title}; to have its rows, dump them "
@@ -609,7 +613,7 @@ def _copy_of_database(path: str, engine: str) -> list[str | list[str]]:
             [*_DUMP.split()],
             ["salt-call", "django.manage", "SITE", "loaddata /srv/django/SITE/shared/rows.json"],
         ]
-    own = "/srv/django/SITE/database/db.sqlite3"
+    own = f"/srv/django/SITE/database/{'db.sqlite3' if engine else os.path.basename(path)}"
     return [
         f"{path} has a database, and the site begins with an empty one; copy it after the first release:",
         data.copy_of_database("SITE", f"/srv/django/SITE/current/source/{path}", own),

@@ -410,11 +410,12 @@ def test_variable_that_a_page_lacks_is_named_where_nothing_else_is_known(world, 
     assert error.value.hint.splitlines()[0] == (found if general and found else hint)
 
 
-def test_rows_that_a_first_page_may_need_are_copied_by_a_command(world, monkeypatch):
+@pytest.mark.parametrize(("options", "own"), [({"database": {"engine": "sqlite"}}, "db"), ({}, "x y")])
+def test_rows_that_a_first_page_may_need_are_copied_by_a_command(world, monkeypatch, options, own):
     """A project that commits its database may have no page without rows; a site that was released has rows."""
     monkeypatch.setattr(advice, "not_in_pillar", lambda *about, **more: "")
     monkeypatch.setattr(advice, "committed_database", lambda site, release, facts: "data/x y.sqlite3")
-    world.options = {"database": {"engine": "sqlite"}}
+    world.options = options
     hint = "correct the project, or set django:sites:blog:health (path)"
 
     def fails(*_arguments):
@@ -431,7 +432,7 @@ def test_rows_that_a_first_page_may_need_are_copied_by_a_command(world, monkeypa
             words = shlex.split(told[0].partition("rows: ")[2])
             assert words[:4] == ["runuser", "-u", world.site.user, "--"]
             assert f'"file:{release}/source/data/x%20y.sqlite3?' in words[-1]
-            assert f'"{world.site.database.top}/db.sqlite3"' in words[-1]
+            assert f'"{world.site.database.top}/{own}.sqlite3"' in words[-1]
             world.push("two")
             world.apply()
             world.push("three")
