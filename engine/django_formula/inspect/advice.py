@@ -305,19 +305,24 @@ def _used(source: Path, facts: Mapping[str, Any], path: str, line: int) -> dict[
     return variables.of_line(file, line) if file else {}
 
 
-def missing_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> list[str]:
-    """Return the modules that the project needs and neither the source nor the virtualenv has; empty if not known."""
+def missing_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the modules that the project needs and neither the source nor the virtualenv has; none if not known.
+
+    Returns:
+        Module → the package that has it, or an empty text.
+    """
     folders = [*(release / "virtualenv").glob("lib/python3*/site-packages")]
     present = {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()}
-    found: list[str] = _asked(site, release, _absent, [str], own(release, facts), present) if present else []
-    return found or []
+    found = _asked(site, release, _absent, {str: str}, own(release, facts), present) if present else {}
+    return found or {}
 
 
-def _absent(source: Path, facts: Mapping[str, Any], present: Collection[str]) -> list[str]:
+def _absent(source: Path, facts: Mapping[str, Any], present: Collection[str]) -> dict[str, str]:
     roots, settings = _settings(source, facts)
     needed = [*inspect_modules.needed(settings), *imports.foreign(roots, settings)]
     names = [name for name in needed if not python_path.is_own(roots, name)]
-    return sorted({"django", *names} - {*present} - sys.stdlib_module_names)
+    absent = sorted({"django", *names} - {*present} - sys.stdlib_module_names)
+    return {name: inspect_modules.package_of(name, roots) for name in absent}
 
 
 def absent_file(site: Site, release: Path, facts: Mapping[str, Any], module: str) -> str:

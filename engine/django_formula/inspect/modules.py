@@ -143,14 +143,19 @@ def in_other_case(settings: Settings, roots: Sequence[Path]) -> dict[str, Path]:
 
 def _guess(module: str, roots: Sequence[Path], *, is_application: bool) -> str:
     """Return the package that has a module, or one of its name, which on PyPI is often another one."""
+    name = module.replace("_", "-")
+    prefix = "django-" if is_application and "django" not in name else ""
+    return setuptools.MODULES.get(module) or package_of(module, roots) or f"{prefix}{name}"
+
+
+def package_of(module: str, roots: Sequence[Path]) -> str:
+    """Return the package that has a module, of several the one whose names the code has; empty where none is known."""
     row = rows("by_text").get(module)
     if row:
         paths = (path for path in inspect_project.walk(roots[0], None, depth=6) if path.suffix == ".py")
         if any(row["match"] in code.read(path) for path in paths):
             return str(row["package"])
-    name = module.replace("_", "-")
-    prefix = "django-" if is_application and "django" not in name else ""
-    return setuptools.MODULES.get(module) or knowledge_package.package_of(module) or f"{prefix}{name}"
+    return knowledge_package.package_of(module)
 
 
 def _is_left_out(module: str, names: Collection[str]) -> bool:
@@ -184,10 +189,10 @@ def _of_fields(root: Path) -> list[str]:
     return [module for field, module in known if any(f"models.{field}(" in code.read(path) for path in paths)]
 
 
-def hint(site: Site, modules: Sequence[str]) -> str:
-    """Return what installs modules that are missing."""
-    packages = [*filter(None, map(knowledge_package.package_of, modules))]
-    unknown = [module for module in modules if not knowledge_package.package_of(module)]
+def hint(site: Site, modules: Mapping[str, str]) -> str:
+    """Return what installs modules that are missing: module → package, empty where it is not known."""
+    packages = [*filter(None, modules.values())]
+    unknown = [module for module, package in modules.items() if not package]
     cure, option = f"add the packages that have them to {hints.at(site)}:python_packages", ""
     if packages:
         option = hints.extended(site, "python_packages", packages)

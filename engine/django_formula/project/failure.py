@@ -81,8 +81,8 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
         choice = f"set {at}:environment: {hints.flow(variable)}, with which the settings do without, or "
         text = f"the project imports {own}, which is not in the source: {choice if variable else ''}add it to "
         return hints.Hint(f"{text}{at}:files, or commit it", {"environment": variable} if variable else {})
-    absent = _absent(site, release, facts) if module and "." not in module[1] else []
-    if module and module[1] in absent and len(absent) + bool(package.package_of(module[1])) > 1:
+    absent = advice.missing_modules(site, release, facts) if module and "." not in module[1] else {}
+    if module and module[1] in absent and len(absent) + bool(absent[module[1]]) > 1:
         return modules.hint(site, absent)
     missing = _missing(site, release, facts, report["missing"], cause)
     if missing:
@@ -135,11 +135,6 @@ def _absent_file(site: Site, release: Path, facts: Mapping[str, Any], cause: str
         return ""
     module = missing["module"] or f"{missing['package']}.{missing['name']}"
     return advice.absent_file(site, release, facts, module)
-
-
-def _absent(site: Site, release: Path, facts: Mapping[str, Any]) -> list[str]:
-    """Return all modules that the settings need, and that neither the source nor the virtualenv has."""
-    return advice.missing_modules(site, release, facts)
 
 
 def _missing(site: Site, release: Path, facts: Mapping[str, Any], name: str, cause: str) -> list[str]:

@@ -28,11 +28,13 @@ def release(tmp_path, monkeypatch):
 
 
 def test_missing_modules_of_views_are_found_too(release):
-    files = {"blog/urls.py": "from blog import views\n", "blog/views.py": "import qrcode\nimport bs4, shop\n"}
+    views = "import qrcode\nimport bs4, shop\nfrom captcha.fields import ReCaptchaField\n"
+    files = {"blog/urls.py": "from blog import views\n", "blog/views.py": views}
     write_tree(release / "source", {**files, "blog/settings.py": f"{SETTINGS}ROOT_URLCONF = 'blog.urls'\n"})
     for name in ("django", "compressor", "bs4"):
         (release / f"virtualenv/lib/python3.11/site-packages/{name}").mkdir(parents=True)
-    assert advice.missing_modules(configured(), release, FACTS) == ["qrcode", "shop"]
+    found = advice.missing_modules(configured(), release, FACTS)
+    assert found == {"captcha": "django-recaptcha<4", "qrcode": "qrcode", "shop": ""}
 
 
 def test_installed_modules_that_import_what_django_no_longer_has_are_found(release):
