@@ -6,7 +6,7 @@ Its folder, its configuration and the secrets are root's alone: no site reads to
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -226,8 +226,9 @@ def watch(wanted: Mapping[str, Any] | None, secrets: Mapping[str, Mapping[str, A
     has_cron = CRON.parent.is_dir()
     if wanted.get("metrics") in changes:
         _collected(wanted).make_folder(mode=0o755, owner=(0, 0))
-    _remove_metrics(wanted)
-    _apply(files, channels, changes)
+    with spool.locked():
+        _remove_metrics(wanted)
+        _apply(files, channels, changes)
     is_late = not has_cron and not daemons.has_systemd()
     return Outcome("the host is watched" + (" as soon as cron is installed and runs" if is_late else ""), changes)
 
@@ -288,6 +289,14 @@ def remove(*, test: bool) -> Outcome:
         return Outcome("the host is not watched")
     if test:
         return Outcome("the watch of the host would be removed", changes)
+    with spool.locked():
+        _remove(present)
+    if has_user:
+        commands.run(["userdel", spool.SENDER], doing=f"removing the user {spool.SENDER}")
+    return Outcome("the watch of the host is removed", changes)
+
+
+def _remove(present: Iterable[Path]) -> None:
     _remove_metrics({})
     if daemons.has_systemd() and (UNITS / TIMER).exists():
         units.end_timer(*(name for name in _STARTED if (UNITS / name).exists()))
@@ -301,9 +310,6 @@ def remove(*, test: bool) -> Outcome:
             folder.rmdir()
     if daemons.has_systemd():
         units.daemon_reload()
-    if has_user:
-        commands.run(["userdel", spool.SENDER], doing=f"removing the user {spool.SENDER}")
-    return Outcome("the watch of the host is removed", changes)
 
 
 def remove_if_last(*, test: bool) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import fcntl
 import json
+import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,22 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
 def config() -> dict[str, Any]:
     """Return the configuration of the watch, as the last apply wrote it; empty without a watch."""
     return file.read_json(CONFIG) or {}
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Wait until no other process writes what the watch is configured to write, or changes its configuration.
+
+    Else a look that has begun before an apply would write once more what the apply has removed.
+    """
+    CONFIG.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(CONFIG.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(folder, fcntl.LOCK_UN)  # a sender that was forked meanwhile has the open folder, too
+        os.close(folder)
 
 
 def host() -> str:

@@ -42,11 +42,14 @@ def take(config: dict[str, Any]) -> int:
         messages = decide.decide(known, seen.problems, began, is_quiet) + look.told_events(state, seen, is_quiet)
         took = time.monotonic() - since
         state |= {"version": 1, "host": spool.host(), "time": began, "took": round(took, 2), "sites": seen.rows}
-        if config.get("metrics"):
-            _attempt("the metrics", metrics.write, config["metrics"], seen, state, began)
-        _keep(config, messages, began, state)
-        if config.get("page") and config.get("page_of") != "all":
-            _attempt("the page", pages.of_look, seen, known, began)
+        with spool.locked():
+            if spool.config() != config:
+                return 0  # an apply has changed it meanwhile: the next look tells of all that this one has found
+            if config.get("metrics"):
+                _attempt("the metrics", metrics.write, config["metrics"], seen, state, began)
+            _keep(config, messages, began, state)
+            if config.get("page") and config.get("page_of") != "all":
+                _attempt("the page", pages.of_look, seen, known, began)
         for one in messages:
             tell(f"{one['what']}: {one['site'] or state['host']}: {one['text']}")
         if turn or not decide.is_new(known):
@@ -59,9 +62,12 @@ def take_fleet(config: dict[str, Any]) -> int:
     """Look at the hosts of this master, and have messages sent."""
     began, state = time.time(), spool.state(FLEET)
     messages, seen = fleet.take(state, config, began)
-    _keep({**config, "heartbeat": False}, messages, began, {**state, "version": 1, "time": began}, FLEET)
-    if seen is not None:
-        _attempt("the page", pages.of_hosts, seen, began)
+    with spool.locked():
+        if spool.config() != config:
+            return 0
+        _keep({**config, "heartbeat": False}, messages, began, {**state, "version": 1, "time": began}, FLEET)
+        if seen is not None:
+            _attempt("the page", pages.of_hosts, seen, began)
     for one in messages:
         tell(f"{one['what']}: {one.get('host') or one['site'] or spool.host()}: {one['text']}")
     return 0

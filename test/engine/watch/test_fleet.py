@@ -121,12 +121,12 @@ def test_hosts_of_a_roster_are_asked_by_salt_ssh(master, monkeypatch):
     assert [one["command"] for _ in range(2) for one in master.look()] == ["salt-run django.watch roster=True"]
 
 
-def test_page_of_all_hosts_is_written_with_those_that_are_silent_as_they_were(master, monkeypatch, tmp_path):
+def test_page_of_all_hosts_is_written_with_those_that_are_silent_as_they_were(master, watched, monkeypatch, tmp_path):
     for name in ("STATE", "PAGE"):
         (tmp_path / name).mkdir()
         monkeypatch.setattr(watch.spool, name, tmp_path / name)
     monkeypatch.setattr(watch, "_start", lambda _config: None)
-    config, page = {**CONFIG, "page": True, "page_of": "all"}, tmp_path / "PAGE/index.html"
+    config, page = watched({**CONFIG, "page": True, "page_of": "all"}), tmp_path / "PAGE/index.html"
     master.answer |= {"seen": {name: seen_hosts.host(name) for name in ("web1", "web2")}}
     assert watch.take_fleet(config) == 0 and master.argv[-1] == "seen=True"
     assert "web2" in page.read_text() and "is silent" not in page.read_text()
@@ -241,11 +241,11 @@ def test_channels_of_the_master_take_what_is_about_their_sites(channel, one, exp
     assert look.takes({**CHANNEL, **channel}, one) is expected
 
 
-def test_look_is_kept_and_its_messages_wait_for_the_channels(master, monkeypatch, tmp_path):
+def test_look_is_kept_and_its_messages_wait_for_the_channels(master, watched, monkeypatch, tmp_path):
     monkeypatch.setattr(watch.spool, "STATE", tmp_path)
     started: list[str] = []
     monkeypatch.setattr(watch, "_start", lambda config: started.extend(config["channels"]))
-    config = {**CONFIG, "channels": {"ops": CHANNEL}, "heartbeat": True}
+    config = watched({**CONFIG, "channels": {"ops": CHANNEL}, "heartbeat": True})
     master.answer |= SILENT
     for _ in range(2):
         assert watch.take_fleet(config) == 0

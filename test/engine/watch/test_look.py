@@ -3,13 +3,14 @@
 import json
 import math
 import os
+import threading
 import time
 
 import pytest
 from django_formula.audit import chain
 from django_formula.host import clock
 from django_formula.release import releases
-from django_formula.watch import decide, look, notify, problem, spool, walk, watch
+from django_formula.watch import decide, look, notify, problem, setup, spool, walk, watch
 from django_formula.watch.problem import Problem
 from specimen import configured
 
@@ -283,7 +284,7 @@ def test_site_that_comes_or_is_deployed_needs_more_looks():
     assert look._need(own, [*DOWN], is_deployed=True) == decide.OF
 
 
-def test_look_in_which_the_clock_is_set_has_not_taken_long(tmp_path, monkeypatch):
+def test_look_in_which_the_clock_is_set_has_not_taken_long(tmp_path, watched, monkeypatch):
     def sets_the_clock(*_arguments):
         real = time.time
         monkeypatch.setattr(time, "time", lambda: real() + 8 * 3600)
@@ -291,8 +292,47 @@ def test_look_in_which_the_clock_is_set_has_not_taken_long(tmp_path, monkeypatch
 
     monkeypatch.setattr(spool, "STATE", tmp_path)
     monkeypatch.setattr(look, "examine", sets_the_clock)
-    assert watch.take({"channels": {}, "quiet": [], "heartbeat": False}) == 0
+    assert watch.take(watched({"channels": {}, "quiet": [], "heartbeat": False})) == 0
     assert 0 <= spool.state()["took"] < 60
+
+
+@pytest.mark.parametrize("is_fleet", [False, True])
+def test_look_that_began_before_an_apply_writes_nothing_of_what_the_apply_has_removed(
+    tmp_path, watched, monkeypatch, is_fleet
+):
+    def applies(*_arguments):
+        watched(new)
+        return ([], {"web1": {}}) if is_fleet else look.Seen({}, [], [], {})
+
+    monkeypatch.setattr(spool, "STATE", tmp_path / "state")
+    monkeypatch.setattr(spool, "PAGE", tmp_path / "page")
+    monkeypatch.setattr(watch.fleet if is_fleet else look, "take" if is_fleet else "examine", applies)
+    new = {"channels": {}, "quiet": [], "heartbeat": False}
+    metrics = tmp_path / "metrics"
+    old = watched({**new, "metrics": str(metrics), "page": True, "page_of": "all" if is_fleet else "host"})
+    metrics.mkdir()
+    assert (watch.take_fleet if is_fleet else watch.take)(old) == 0
+    assert [*metrics.iterdir()] == [] and not (tmp_path / "page").exists() and spool.state() == {}
+
+
+@pytest.mark.parametrize("wanted", [None, {"metrics": None, "page": False, "every": 60}])
+def test_apply_waits_for_a_look_that_writes(tmp_path, watched, monkeypatch, wanted):
+    def changes(*_arguments):
+        done.set()
+
+    watched({"metrics": "/nonexistent"})
+    done = threading.Event()
+    for name in ("_remove", "_remove_metrics", "_apply"):
+        monkeypatch.setattr(setup, name, changes)
+    monkeypatch.setattr(setup, "_present", lambda: [spool.CONFIG])
+    monkeypatch.setattr(setup, "_files", lambda _wanted: {})
+    monkeypatch.setattr(setup.users, "find_user", lambda _name: None)
+    with spool.locked():
+        apply = threading.Thread(target=setup.watch, args=(wanted, {}), kwargs={"test": False})
+        apply.start()
+        assert not done.wait(0.2)
+    apply.join(5)
+    assert done.is_set()
 
 
 def test_site_that_was_quietened_while_the_clock_was_ahead_is_not_quiet_for_years(tmp_path, monkeypatch):

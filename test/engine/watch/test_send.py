@@ -233,7 +233,7 @@ def test_channel_that_was_taken_out_is_an_error(chat):
     assert send.main("gone") == 1
 
 
-def test_message_of_a_full_disk_is_sent_and_not_sent_again(chat, monkeypatch):
+def test_message_of_a_full_disk_is_sent_and_not_sent_again(chat, watched, monkeypatch):
     problems = [Problem("disk", "0 % of / is free", "df", "disk")]
     monkeypatch.setattr(look, "examine", lambda *_arguments: look.Seen(decide.found("", problems), [], [], {}))
     monkeypatch.setattr(look, "takes", lambda *_arguments: True)
@@ -242,6 +242,7 @@ def test_message_of_a_full_disk_is_sent_and_not_sent_again(chat, monkeypatch):
     monkeypatch.setattr(watch.units, "attempt", lambda *_arguments, **_options: send.main("chat"))
     config = {"channels": {"chat": {"format": "json"}}, "quiet": [], "heartbeat": False}
     config["channels"]["other"] = {"format": "json"}
+    watched(config)
     with monkeypatch.context() as before:
         before.setattr(look, "examine", lambda *_arguments: look.Seen({}, [], [], {}))
         watch.take(config)
@@ -255,8 +256,9 @@ def test_message_of_a_full_disk_is_sent_and_not_sent_again(chat, monkeypatch):
     assert [one["text"] for one in spool.state()["known"].values()] == ["0 % of / is free"]
 
 
-def test_messages_that_wait_are_sent_by_a_look_that_can_keep_nothing(chat, monkeypatch):
+def test_messages_that_wait_are_sent_by_a_look_that_can_keep_nothing(chat, watched, monkeypatch):
     put("waits")
+    config = watched({"channels": {"chat": {"format": "json"}}, "quiet": [], "heartbeat": False})
     monkeypatch.setattr(look, "examine", lambda *_arguments: look.Seen({}, [], [], {}))
     monkeypatch.setattr(watch.daemons, "has_systemd", lambda: True)
     monkeypatch.setattr(watch.units, "attempt", lambda *_arguments, **_options: send.main("chat"))
@@ -266,5 +268,5 @@ def test_messages_that_wait_are_sent_by_a_look_that_can_keep_nothing(chat, monke
 
     monkeypatch.setattr(file, "write", fails)
     with pytest.raises(OSError, match="Read-only"):
-        watch.take({"channels": {"chat": {"format": "json"}}, "quiet": [], "heartbeat": False})
+        watch.take(config)
     assert texts(chat) == ["waits"]
