@@ -28,6 +28,7 @@ from django_formula.proxy import proxies as proxy_proxies
 from django_formula.proxy import relay
 from django_formula.server import servers
 from django_formula.site import sites as site_sites
+from django_formula.site import unread
 from django_formula.site.sites import Site
 from django_formula.tls import certificates as tls_certificates
 
@@ -137,7 +138,7 @@ def _plan(record: dict[str, Any]) -> Plan:
     record = {"sites": sites, "templates": {url: record["templates"][url] for url in program.TEMPLATES if sites}}
     files = program.configuration_files(sites, record["templates"])
     changes = balancer_program.differences(program, files)
-    if sites and balancer_program.is_unread():
+    if sites and unread.is_unread(balancer_program.NOTE):
         changes[program.DAEMON.service] = "reloaded: it has not read what a process has written that was killed"
     for other in _former(program):
         changes |= balancer_program.differences(other, other.configuration_files({}, {}))
@@ -334,8 +335,7 @@ def _states(programs: Collection[Program]) -> list[tuple[str, str, str]]:
 
 def lock() -> Lock:
     """Return the lock of this host's balancer."""
-    if not site_sites.RUNTIME.is_dir():
-        folders.make(Folder(site_sites.RUNTIME, "root", "root", 0o755))
+    site_sites.make_runtime()
     return Lock(
         site_sites.RUNTIME / "balancer.lock",
         "balancer",
@@ -446,7 +446,7 @@ def catch_up() -> None:
     Raises:
         DeploymentError: it does not accept it.
     """
-    if balancer_program.is_unread() and _recorded()["sites"]:
+    if unread.is_unread(balancer_program.NOTE) and _recorded()["sites"]:
         change_certificates({})
 
 

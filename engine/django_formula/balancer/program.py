@@ -15,12 +15,14 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import Files
 from django_formula.host.daemons import Daemon
 from django_formula.host.ports import Listen
-from django_formula.site import domains, sites
+from django_formula.site import domains, unread
 from django_formula.tls import acme, certificates
 from django_formula.untrusted.text import in_command
 
 #: Where the balancer of this host has its records. Of root alone.
 STATE = Path("/var/lib/django-formula/balancer")
+#: Its name in `site.unread`.
+NOTE = "balancer"
 IPV6 = Path("/proc/net/if_inet6")
 #: The states of a host, for all programs.
 STATES = ("ready", "drain", "maint")
@@ -153,16 +155,6 @@ def differences(program: Program, wanted: Files) -> dict[str, str]:
     return {path: program.masked(text) for path, text in config_files.differences(wanted).items()}
 
 
-def _unread() -> Path:
-    """Return the note that the program has not read its files: of a process that was killed before it had it do so."""
-    return sites.RUNTIME / "balancer.unread"
-
-
-def is_unread() -> bool:
-    """Return whether the program has not read its files."""
-    return _unread().exists()
-
-
 def install(program: Program, wanted: Files, keys: Mapping[Path, str]) -> None:
     """Install files that differ, and have the program run with them; on failure all is as it was before.
 
@@ -174,18 +166,19 @@ def install(program: Program, wanted: Files, keys: Mapping[Path, str]) -> None:
     Raises:
         DeploymentError: it refuses the configuration, or does not start.
     """
-    before, was_unread = {path: config_files.read(path) for path in (*keys, *wanted)}, is_unread()
-    _unread().touch(mode=0o600)
+    before = {path: config_files.read(path) for path in (*keys, *wanted)}
+    with unread.noted([NOTE]):
+        _install(program, wanted, keys, before)
+
+
+def _install(program: Program, wanted: Files, keys: Mapping[Path, str], before: Files) -> None:
     try:
         write(program, keys)
         program.check(wanted)
         write(program, wanted)
         program.start_or_reload()
-        _unread().unlink()
     except BaseException:
         write(program, before)
-        if not was_unread:
-            _unread().unlink(missing_ok=True)
         if before[program.CONFIG] is not None and daemons.pid(program.DAEMON):
             with contextlib.suppress(DeploymentError):
                 program.start_or_reload()

@@ -13,12 +13,15 @@ from django_formula.database.engines import MYSQL
 from django_formula.database.server import Change, DatabaseServer, ManagedDatabase, Network, owner_comment
 from django_formula.host import commands, config_files, daemons, file, ports
 from django_formula.host.commands import DeploymentError
+from django_formula.site import unread
 
 #: The server's programs; MySQL's own has the second name.
 PROGRAMS = (Path("/usr/sbin/mariadbd"), Path("/usr/sbin/mysqld"))
 ZONES = Path("/usr/share/zoneinfo")
 #: What the formula configures where other hosts use the server; it is read after Debian's files.
 CONFIG = Path("/etc/mysql/mariadb.conf.d/90-django-formula.cnf")
+#: The name in `site.unread` of its certificate.
+_NOTE = "mysql"
 #: The authentication plugins that the formula uses; a user may have several, and any of them is enough.
 _NATIVE, _SOCKET = "mysql_native_password", "unix_socket"
 #: What others may name, or comment on, is in hexadecimal digits: a login may give its databases a comment with lines,
@@ -99,16 +102,16 @@ class MariaDBServer(DatabaseServer):
     def apply_network(self, database: ManagedDatabase, changes: Sequence[Change]) -> None:
         files = {path: text for change in changes for path, text in change.files.items()}
         text = files.pop(str(CONFIG), None)
-        server.write_certificate({str(_unread()): "", **files}, "mysql")
-        if text:
-            file.write(CONFIG, text)
-        if any(change.restarts for change in changes):
-            server.start_after_network("mariadb")
-            daemons.restart(self.daemon)
-        else:
-            statements = [statement for change in changes for statement in change.statements]
-            _client(database, "\n".join([*statements, "FLUSH SSL;"]), doing="setting MariaDB up")
-        _unread().unlink()
+        with unread.noted([_NOTE], restores=False):
+            server.write_certificate(files, "mysql")
+            if text:
+                file.write(CONFIG, text)
+            if any(change.restarts for change in changes):
+                server.start_after_network("mariadb")
+                daemons.restart(self.daemon)
+            else:
+                statements = [statement for change in changes for statement in change.statements]
+                _client(database, "\n".join([*statements, "FLUSH SSL;"]), doing="setting MariaDB up")
 
     def closing_changes(self, database: ManagedDatabase, state: Mapping[str, Any]) -> list[Change]:
         return [*_former_accounts(database._replace(clients=()), state)]
@@ -203,13 +206,8 @@ def _places(present: list[str], address: str, version: str) -> list[str]:
 def _certificate(network: Network) -> Iterable[Change]:
     certificate, key = server.certificate_files(MYSQL)
     files = {str(certificate): network.certificate, str(key): network.key}
-    if server.differ(files) or _unread().exists():
+    if server.differ(files) or unread.is_unread(_NOTE):
         yield Change("certificate", "new", files=files)
-
-
-def _unread() -> Path:
-    """Return the note that MariaDB has not read its certificate: of an apply that was killed before it had it do so."""
-    return server.STATE / "mysql.unread"
 
 
 def _accounts(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:

@@ -14,6 +14,7 @@ from django_formula.host.locks import Lock
 from django_formula.proxy import proxies as proxy_proxies
 from django_formula.proxy.contract import Proxy
 from django_formula.site import sites
+from django_formula.site import unread as site_unread
 from django_formula.tls import certificates
 
 #: How long to wait for another site's switch.
@@ -34,11 +35,9 @@ def alone() -> Iterator[None]:
     if _held:
         yield
         return
-    lock = sites.RUNTIME / "flip.lock"
-    if not lock.parent.is_dir():
-        host_folders.make(Folder(lock.parent, "root", "root", 0o755))  # whatever the umask is
+    sites.make_runtime()
     switch = Lock(
-        lock,
+        sites.RUNTIME / "flip.lock",
         "switch",
         busy="the switch of another site of this host",
         timeout=PATIENCE,
@@ -46,42 +45,27 @@ def alone() -> Iterator[None]:
         interval=0.02,
     )
     with switch.held():
-        _held.append(lock)
+        _held.append(switch.path)
         try:
             yield
         finally:
             _held.clear()
 
 
-# What a proxy has not read yet: a process that is killed between a change and the reload leaves a note of it in /run,
-# which a boot forgets, as it has the proxy read everything
-
-
-def _note(proxy: Proxy) -> Path:
-    return sites.RUNTIME / f"proxy-{proxy.DAEMON.service}.unread"
-
-
-@contextlib.contextmanager
-def noted(proxies: Collection[Proxy], *, restores: bool = True) -> Iterator[None]:
-    """Note that these proxies have not read what is changed in this block; at its end they have.
+def noted(proxies: Collection[Proxy], *, restores: bool = True) -> contextlib.AbstractContextManager[None]:
+    """Note that these proxies have not read what is changed in a block, as `site.unread.noted` does.
 
     The lock of this host's proxies is held.
-
-    Args:
-        restores: whether the block leaves everything as it was before where it fails.
     """
-    notes = [_note(proxy) for proxy in proxies]
-    new = [note for note in notes if not note.exists()]
-    for note in new:
-        note.touch(mode=0o600)
-    try:
-        yield
-    except BaseException:
-        for note in new if restores else ():
-            note.unlink(missing_ok=True)
-        raise
-    for note in notes:
-        note.unlink(missing_ok=True)
+    return site_unread.noted([*map(_note, proxies)], restores=restores)
+
+
+def _note(proxy: Proxy) -> str:
+    return f"proxy-{proxy.DAEMON.service}"
+
+
+def _is_unread(proxy: Proxy) -> bool:
+    return site_unread.is_unread(_note(proxy))
 
 
 def unread() -> list[Proxy]:
@@ -91,10 +75,10 @@ def unread() -> list[Proxy]:
         DeploymentError: another process holds the lock of this host's proxies for too long.
     """
     proxies = proxy_proxies.PROXIES.values()
-    if not any(_note(proxy).exists() for proxy in proxies):
+    if not any(map(_is_unread, proxies)):
         return []
     with alone():  # a switch that is under way has its note too
-        return [proxy for proxy in proxies if _note(proxy).exists()]
+        return [*filter(_is_unread, proxies)]
 
 
 def catch_up() -> list[str]:

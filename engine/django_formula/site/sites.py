@@ -35,6 +35,12 @@ _APPLIED = {
 }
 
 
+def make_runtime() -> None:
+    """Make the folder of what a boot forgets, whatever the umask is."""
+    if not RUNTIME.is_dir():
+        host_folders.make(Folder(RUNTIME, "root", "root", 0o755))
+
+
 class Site:
     """One Django project on this host.
 

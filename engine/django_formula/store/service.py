@@ -89,8 +89,7 @@ def try_sandbox(site: Site) -> None:
     A host that has them for the site's other hosts has no build user, at least not yet.
     """
     if site.process == "systemd" and users.user_id(site.user) >= 0:
-        if not sites.RUNTIME.is_dir():
-            host_folders.make(Folder(sites.RUNTIME, "root", "root", 0o755))
+        sites.make_runtime()
         SYSTEMD.warnings(site)
 
 

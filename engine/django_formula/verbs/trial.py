@@ -428,9 +428,9 @@ def _further(first: Observation, second: Observation) -> Observation:
 def _place(where: str) -> Iterator[Path]:
     """Yield the folder of a source, with the users that may work in it; remove all but what the next time may use."""
     folders.refuse_unsafe_parents(FOLDER)
-    for folder in (sites.RUNTIME, FOLDER):
-        if not folder.is_dir():
-            folders.make(Folder(folder, "root", "root", 0o755))
+    sites.make_runtime()
+    if not FOLDER.is_dir():
+        folders.make(Folder(FOLDER, "root", "root", 0o755))
     root = FOLDER / hashlib.sha256(where.encode()).hexdigest()[:16]
     lock = locks.Lock(
         FOLDER / "lock",

@@ -15,6 +15,7 @@ from django_formula.database.server import Network
 from django_formula.host import commands, daemons, ports
 from django_formula.host.commands import DeploymentError
 from django_formula.pillar import compiler
+from django_formula.site import sites
 from django_formula.site.sites import Site
 from specimen import GRAINS, contract
 
@@ -225,9 +226,10 @@ def test_mariadb_keeps_what_it_has_and_takes_connections_without_a_restart(state
     assert "bind-address = 127.0.0.1,10.0.0.5\nmax_connections = 300\n" in next(iter(more.files.values()))
 
 
-def test_mariadb_reads_a_certificate_whose_apply_was_killed(state, monkeypatch):
+def test_mariadb_reads_a_certificate_whose_apply_was_killed(state, tmp_path, monkeypatch):
     """Clients trust the former one for a while only."""
     told = []
+    monkeypatch.setattr(sites, "RUNTIME", tmp_path)
     monkeypatch.setattr(database_server.file, "write", lambda path, text, **_options: Path(path).write_text(text))
     network = NETWORK._replace(address="127.0.0.1")
     _settings, certificate = MARIADB.network_changes(network, {"variables": variables()})
