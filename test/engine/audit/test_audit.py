@@ -95,6 +95,17 @@ def test_a_year_begins_a_new_file_and_the_chain_goes_on(monkeypatch):
     assert chain.broken()[0] == f"{newer}:1"
 
 
+def test_a_clock_that_was_wrong_for_a_while_changes_no_order(monkeypatch):
+    for when in ("2025-06-01T00:00:00Z", "2026-06-01T00:00:00Z", "1970-01-01T00:00:09Z", "2026-06-02T00:00:00Z"):
+        monkeypatch.setattr(clock, "now", lambda when=when: when)
+        done()
+    assert history.verify()["lines"] == 8
+    monkeypatch.setattr(clock, "now", lambda: "2027-01-01T00:00:00Z")
+    done()
+    assert [path.name for path in chain.years()] == ["audit-2025.jsonl", "audit-2026.jsonl", "audit.jsonl"]
+    assert history.verify()["lines"] == 10
+
+
 def test_line_after_a_torn_one_is_whole():
     done()
     with chain.current().open("a") as file:
