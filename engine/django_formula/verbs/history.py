@@ -157,8 +157,8 @@ def verify() -> dict[str, Any]:
             f"{place} does not follow the line before it: one of the two was changed, or lines between are missing",
             hint="compare with journalctl SYSLOG_IDENTIFIER=django-audit, or a copy of the log",
         )
+    compared = _of_journal()  # before the log, which has each line first
     known = {line.decode(errors="replace") for _place, line in chain.lines()}
-    compared = _of_journal()
     for line in compared:
         if line.startswith("{") and line not in known:
             raise DeploymentError(f"the audit log lacks a line that the journal has: {line}")

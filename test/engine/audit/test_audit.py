@@ -79,6 +79,17 @@ def test_line_of_the_journal_that_the_log_lacks_is_an_error(monkeypatch):
         history.verify()
 
 
+def test_act_that_begins_while_the_log_is_verified_is_no_error(monkeypatch):
+    done()
+
+    def of_journal():
+        done()
+        return chain.current().read_text().splitlines()
+
+    monkeypatch.setattr(history, "_of_journal", of_journal)
+    assert history.verify()["in the journal"] == 4
+
+
 def test_a_year_begins_a_new_file_and_the_chain_goes_on(monkeypatch):
     monkeypatch.setattr(clock, "now", lambda: "2026-12-31T23:59:59Z")
     done()
