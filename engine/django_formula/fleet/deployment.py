@@ -163,6 +163,8 @@ class Fleet:
         self._excluded = {*exclude}
         self._has_canary = canary
         self._is_overtaken = is_overtaken
+        #: The words by which the runner is called for the same again.
+        self._again: list[str] = []
         self._drained: dict[str, list[str]] = {}
         self._progress: Progress | None = None
         self._renewed = 0.0
@@ -265,6 +267,8 @@ class Fleet:
             DeploymentError: another deployment is under way, or a phase fails; the message says what serves.
         """
         began, hosts = time.monotonic(), self.released()
+        self._again = ["django.deploy", self.site, *filter(None, [revision])]
+        self._again += [] if self._has_canary else ["canary=False"]
         with self.store.deploying(self.by) as self._progress:
             ready = self._preflight(hosts)
             return self._release(hosts, ready, self._resolve(hosts, revision), began)
@@ -306,6 +310,7 @@ class Fleet:
             DeploymentError: as `deploy`.
         """
         began, hosts = time.monotonic(), self.released()
+        self._again = ["django.rollback", self.site, *filter(None, [to]), *(["force=True"] if force else [])]
         with self.store.deploying(self.by) as self._progress:
             ready = self._preflight(hosts)
             first = ready[hosts[0]].value
@@ -436,7 +441,7 @@ class Fleet:
         if found := {host: "; ".join(texts) for host, texts in problems.items() if texts}:
             failure = Failed("preflight", found)
             lost = {host for some in (answers, *others.values()) for host, answer in some.items() if answer.is_lost}
-            failure.hint = excluded_hosts.hint(self.site, lost, self._excluded, self._parts)
+            failure.hint = excluded_hosts.hint(self._again, lost, self._excluded, self._parts)
             raise failure
         if not self._excluded:  # what a host that was left out signs with, the others go on to accept
             in_use = {key for value in values.values() for key in accepted(value)}
@@ -623,9 +628,8 @@ class Fleet:
             if problems:
                 failure = Failed("canary", problems, [host for host, answer in answers.items() if answer.is_lost])
                 see = in_command("salt", min(problems), "django.proof", self.site)
-                failure.hint = (
-                    f"{see} has the evidence; salt-run django.deploy {self.site} canary=False goes without it"
-                )
+                without = in_command("salt-run", *self._again, "canary=False")
+                failure.hint = f"{see} has the evidence; {without} goes without it"
                 raise failure
             order, by = self.store.order(self.id)
             if order == "back":

@@ -40,17 +40,19 @@ def parts_of_no_other(name: str, names: Collection[str], parts: Parts) -> list[s
     return sorted({*parts[name]} - stay)
 
 
-def hint(site: str, lost: Collection[str], excluded: Collection[str], parts: Parts) -> str:
+def hint(again: Collection[str], lost: Collection[str], excluded: Collection[str], parts: Parts) -> str:
     """Return how to release without hosts that do not answer; empty where that is not possible.
 
     Args:
+        again: the words of the runner's function that was called; empty for one that leaves no host out.
         excluded: those that are left out already.
     """
     names = sorted({*lost, *excluded})
     if not lost or any(parts_of_no_other(name, names, parts) for name in names):
         return ""
-    command = in_command("salt-run", "django.deploy", site, f"exclude={','.join(names)}")
-    return f"repair {', '.join(sorted(lost))}; or release without, and apply there later: {command}"
+    repair = f"repair {', '.join(sorted(lost))}"
+    command = in_command("salt-run", *again, f"exclude={','.join(names)}")
+    return f"{repair}; or release without, and apply there later: {command}" if again else repair
 
 
 def warnings(names: Collection[str], parts: Parts, migrated: Collection[str]) -> dict[str, list[str]]:

@@ -663,6 +663,24 @@ def test_a_balancer_that_was_left_out_has_caught_up_once_it_lets_the_common_rele
 
 
 @pytest.mark.parametrize(
+    ("options", "act", "command"),
+    [
+        ({}, lambda fleet: fleet.deploy("v2.4.1"), "django.deploy blog v2.4.1"),
+        ({"canary": False}, lambda fleet: fleet.deploy(None), "django.deploy blog canary=False"),
+        ({}, lambda fleet: fleet.rollback(None, force=False), "django.rollback blog"),
+        ({}, lambda fleet: fleet.rollback(OLD[:12], force=True), f"django.rollback blog {OLD[:12]} force=True"),
+    ],
+)
+def test_way_without_a_dead_host_is_that_of_what_was_called(
+    world: World, options: dict[str, Any], act: Callable[[Fleet], Any], command: str
+) -> None:
+    silent(world, "web3")
+    with pytest.raises(DeploymentError, match="web3: it does not answer") as refused:
+        act(Fleet(world.store, world.hosts, "ops", lambda _phase, _found: None, **options))
+    assert refused.value.hint.endswith(f": salt-run {command} exclude=web3")
+
+
+@pytest.mark.parametrize(
     ("exclude", "text"),
     [
         (["web9"], "exclude: web9 is no host of blog"),
@@ -1484,12 +1502,13 @@ def test_one_host_takes_it_back_for_all(world: World, proving: Callable[..., Pro
     if is_lost:
         world.fail("web2", "proving", "it does not answer", is_lost=True)
     with pytest.raises(DeploymentError) as failure:
-        world.fleet().deploy(None)
+        world.fleet().deploy("v2.4.1")
     assert "switch" not in world.hosts.verbs() and {*world.hosts.live.values()} == {OLD}
     why = "it does not answer" if is_lost else "it is ended"
     text = str(failure.value)
     assert text.startswith(f"canary failed on 1 of the hosts:\nweb2: {why}") and f"serve {OLD[:12]}, as before" in text
-    assert "salt web2 django.proof blog has the evidence" in text and "canary=False" in text
+    assert "salt web2 django.proof blog has the evidence" in text
+    assert "salt-run django.deploy blog v2.4.1 canary=False goes without it" in text
     assert [*world.hosts.claims] == (["web2"] if is_lost else [])
     assert world.store.release()["commit"] == "" and world.store.proving() == ""
 

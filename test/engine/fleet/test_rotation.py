@@ -190,6 +190,13 @@ def test_what_cannot_be_rotated_says_what_to_do(world: Rotating) -> None:
     assert {*world.hosts.verbs()} == {"ready", "backend"} and world.keys.given() == {}
 
 
+def test_rotation_leaves_no_host_out(world: Rotating) -> None:
+    world.hosts.fails["web2", "ready"] = Answer({}, "it does not answer", True)
+    with pytest.raises(DeploymentError, match="web2: it does not answer") as refused:
+        world.rotation().rotate_secret_key()
+    assert refused.value.hint == "repair web2"
+
+
 def test_hosts_that_do_not_accept_each_other_are_named(world: Rotating) -> None:
     world.hosts.files["web2"] = ["another key of its own"]
     with pytest.raises(DeploymentError) as failure:
