@@ -198,6 +198,19 @@ class Fleet:
         apps = self.names("app")
         return [*apps, *(name for name in self.names("worker") if name not in apps)]
 
+    def recipients(self) -> list[str]:
+        """Return the hosts that get a release.
+
+        Raises:
+            DeploymentError: the store knows none.
+        """
+        if hosts := self.released():
+            return hosts
+        raise DeploymentError(
+            f"no host of {self.site} that the master knows has the part app or worker",
+            hint=f"it knows {', '.join(self._parts)}; accept the keys of the others (salt-key), and apply on them",
+        )
+
     # One phase
 
     def phase(self, name: str, hosts: Collection[str], verb: str, *arguments: Any, **options: Any) -> Answers:
@@ -266,7 +279,7 @@ class Fleet:
         Raises:
             DeploymentError: another deployment is under way, or a phase fails; the message says what serves.
         """
-        began, hosts = time.monotonic(), self.released()
+        began, hosts = time.monotonic(), self.recipients()
         self._again = ["django.deploy", self.site, *filter(None, [revision])]
         self._again += [] if self._has_canary else ["canary=False"]
         with self.store.deploying(self.by) as self._progress:
@@ -309,7 +322,7 @@ class Fleet:
         Raises:
             DeploymentError: as `deploy`.
         """
-        began, hosts = time.monotonic(), self.released()
+        began, hosts = time.monotonic(), self.recipients()
         self._again = ["django.rollback", self.site, *filter(None, [to]), *(["force=True"] if force else [])]
         with self.store.deploying(self.by) as self._progress:
             ready = self._preflight(hosts)
@@ -497,7 +510,7 @@ class Fleet:
         Raises:
             DeploymentError: the store knows no host of the site, or they find none.
         """
-        return self._resolve(self.released(), revision)
+        return self._resolve(self.recipients(), revision)
 
     def _resolve(self, hosts: list[str], revision: str | None) -> str:
         """Return the commit of a revision, in which two hosts have to agree: one alone could choose the others' code.

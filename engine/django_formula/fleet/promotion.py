@@ -131,7 +131,7 @@ def plan(found: Promotion, fleet: Fleet) -> dict[str, Any]:
     Raises:
         DeploymentError: the host fails, or the commit would not be released.
     """
-    host = fleet.released()[0]
+    host = fleet.recipients()[0]
     answer = fleet.ask("plan", [host], "plan", found.commit, limit=_PLAN)[host]
     if answer.error:
         raise DeploymentError(f"plan failed on {host}: {answer.error}")

@@ -25,7 +25,7 @@ class Rotation(Fleet):
         Raises:
             DeploymentError: as `Fleet.deploy`; or the pillar has the key, or the hosts serve nothing yet.
         """
-        began, hosts, keys, own = time.monotonic(), self.released(), Keys(self.store), self.id
+        began, hosts, keys, own = time.monotonic(), self.recipients(), Keys(self.store), self.id
         with self.store.deploying(self.by) as self._progress:
             ready = self._preflight(hosts)
             self._refuse(ready)

@@ -715,6 +715,23 @@ def test_what_only_the_host_that_is_left_out_did_is_named(world: World) -> None:
     assert "not judged whether blog.0004 fits" in texts
 
 
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda fleet: fleet.deploy(None),
+        lambda fleet: fleet.rollback(None, force=False),
+        lambda fleet: fleet.commit_of(None),
+    ],
+)
+def test_site_none_of_whose_hosts_can_have_a_release_says_so(world: World, act: Callable[[Fleet], Any]) -> None:
+    """As where the master has not accepted the keys of the minions that a pattern names."""
+    world.store.keep_hosts({"lb1": ["balancer"]})
+    with pytest.raises(DeploymentError, match="no host of blog that the master knows has the part app or worker") as no:
+        act(world.fleet())
+    assert "salt-key" in no.value.hint and "lb1" in no.value.hint
+    assert world.fleet().status()["hosts"].keys() == {"lb1"}
+
+
 def test_drain_needs_a_balancer(world: World) -> None:
     assert world.fleet().set_backend("web2", "drain") == {"lb1": {}}
     world.store.keep_hosts({"web1": ["app"]})
