@@ -442,7 +442,7 @@ class Fleet:
         for host in answers.keys() - values:
             problems[host] = problems[host] or [_OTHER_VERSION]
         for host, value in values.items():
-            problems[host] += self._problems(value, values[min(values)], known["commit"], signing)
+            problems[host] += self._problems(host, value, values[min(values)], known["commit"], signing)
             highest = max([known["sequence"], *(other["sequence"] for other in values.values() if other is not value)])
             if value["sequence"] > highest + _AHEAD:
                 problems[host].append(f"its next release has the number {value['sequence']}, the others' {highest}")
@@ -481,7 +481,7 @@ class Fleet:
         return [host for host, answer in answers.items() if last and answer.value.get("unfinished") == last]
 
     def _problems(
-        self, value: dict[str, Any], first: dict[str, Any], known: str, signing: Mapping[str, str]
+        self, host: str, value: dict[str, Any], first: dict[str, Any], known: str, signing: Mapping[str, str]
     ) -> Iterator[str]:
         """Yield what speaks against a deployment on one host.
 
@@ -496,11 +496,11 @@ class Fleet:
             yield f"it is being deployed by {value['deployment']}"
         if value.get("uploads"):
             yield value["uploads"]
-        if value["hosts"] != first["hosts"]:
+        if value["hosts"] != first["hosts"] or (value["hosts"] and host not in value["hosts"]):  # it was renamed
             yield "its hosts were applied from another pillar: apply on it"
-        for key, host in signing.items():
+        for key, other in signing.items():
             if key not in accepted(value):
-                yield f"it does not accept what {host} signs with another secret key: apply on both"
+                yield f"it does not accept what {other} signs with another secret key: apply on both"
         if known and value["commit"] != known:
             yield f"it serves {value['commit'][:12] or 'nothing'}, the others {known[:12]}: apply on it"
 

@@ -452,6 +452,14 @@ def test_every_reason_is_said_before_anything_is_begun(world: World, differs: di
         assert line in str(failure.value)
 
 
+def test_host_with_a_new_name_has_to_be_applied_first(world: World) -> None:
+    """Else it takes another one for the host that runs the commands after the switch."""
+    world.hosts.differs = dict.fromkeys(world.hosts.live, {"hosts": {"old1": {}, "web2": {}, "web3": {}}})
+    with pytest.raises(DeploymentError, match=r"on 1 of the hosts:\nweb1: its hosts were applied from another pillar"):
+        world.fleet().deploy(None)
+    assert not world.hosts.claims
+
+
 def test_a_queue_that_does_not_answer_or_let_a_host_in_stops_a_deployment_before_it_begins(world: World) -> None:
     parts = {"cache1": ["cache"], "web1": ["app"], "web2": ["app"], "web3": ["worker"]}
     world.store.keep_hosts(parts)
