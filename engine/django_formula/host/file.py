@@ -176,8 +176,13 @@ def read_untrusted(path: Path, limit: int = 1 << 20, *, follow: bool = True) -> 
         descriptor = os.open(path, flags)
     except (OSError, ValueError):
         return b""
-    with open(descriptor, "rb") as file:
-        return file.read(limit) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(descriptor)
 
 
 def append(path: Path, line: str, *, mode: int) -> None:

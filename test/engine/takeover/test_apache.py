@@ -122,6 +122,13 @@ def test_folders_found_in_wsgi_script(read, tmp_path):
     assert server.wsgi_folders == (tmp_path, Path("/srv/blog/src"))
 
 
+def test_folder_of_wsgi_scripts_is_no_script(read, tmp_path):
+    (server,) = read(host(f"WSGIScriptAlias /scripts/ {tmp_path}/scripts/"))
+    (tmp_path / "scripts").mkdir()
+    (server,) = read(host(f"WSGIScriptAlias /scripts/ {tmp_path}/scripts/"))
+    assert server.wsgi_folders == (tmp_path,)
+
+
 @pytest.mark.parametrize(
     "text", ["Alias /static", "WSGIScriptAlias /", "ServerName", "ProxyPass\nRewriteRule", 'Alias "/x']
 )
