@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pwd
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,8 +42,10 @@ def remove_rows(path: Path, folders: Sequence[Path], aside: Path) -> None:
         os.chown(aside, status.st_uid, status.st_gid)
     kept = [row for row in _text(path).splitlines() if row not in removed]
     text = "".join(f"{row}\n" for row in kept)
-    user, group = pwd.getpwuid(status.st_uid).pw_name, users.group_name(status.st_gid)
-    file.write(path, text, mode=status.st_mode & 0o777, user=user, group=group)
+    user, group = users.user_name(status.st_uid), users.group_name(status.st_gid)
+    file.write(path, text, mode=status.st_mode & 0o777, user=user or "root", group=group)
+    if not user:  # of one who is gone, which cron does not run
+        os.chown(path, status.st_uid, status.st_gid)
 
 
 # The switch

@@ -554,6 +554,14 @@ def test_lines_of_a_crontab_are_removed_and_kept_aside(tmp_path):
         assert crontab.stat().st_mode & 0o777 == aside.stat().st_mode & 0o777 == 0o600
 
 
+def test_crontab_of_a_user_who_is_gone_keeps_its_owner(tmp_path, monkeypatch):
+    crontab = tmp_path / "ray"
+    crontab.write_text("5 * * * * /opt/other/run\n0 3 * * * /opt/shop/env/bin/python /opt/shop/manage.py digest\n")
+    os.chown(crontab, 60_123, 60_123)
+    worker.remove_rows(crontab, [Path("/opt/shop")], tmp_path / "aside")
+    assert crontab.read_text() == "5 * * * * /opt/other/run\n" and crontab.stat().st_uid == 60_123
+
+
 @pytest.mark.parametrize("unit", ["ssh.service", "cron.service", "user@1000.service"])
 def test_process_of_login_session_not_refused(host, unit):
     host.write("srv/django/blog/manage.py")
