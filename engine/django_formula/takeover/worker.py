@@ -20,11 +20,12 @@ _MORE = 30.0
 
 def rows(path: Path, folders: Sequence[Path]) -> list[str]:
     """Return the lines of a crontab that name a path below one of these folders."""
-    return [row for row in _text(path).splitlines() if existing.names_path_below(row, folders)]
+    return [row for row in _rows(path) if existing.names_path_below(row, folders)]
 
 
-def _text(path: Path) -> str:
-    return file.read_untrusted(path).decode(errors="surrogateescape")
+def _rows(path: Path) -> list[str]:
+    text = file.read_untrusted(path).decode(errors="surrogateescape")
+    return text.removesuffix("\n").split("\n") if text else []  # `splitlines` knows ends of lines that cron does not
 
 
 def remove_rows(path: Path, folders: Sequence[Path], aside: Path) -> None:
@@ -40,7 +41,7 @@ def remove_rows(path: Path, folders: Sequence[Path], aside: Path) -> None:
     if not aside.exists():
         shutil.copy2(path, aside)
         os.chown(aside, status.st_uid, status.st_gid)
-    kept = [row for row in _text(path).splitlines() if row not in removed]
+    kept = [row for row in _rows(path) if row not in removed]
     text = "".join(f"{row}\n" for row in kept)
     user, group = users.user_name(status.st_uid), users.group_name(status.st_gid)
     file.write(path, text, mode=status.st_mode & 0o777, user=user or "root", group=group)

@@ -544,7 +544,7 @@ def test_job_of_a_timer_refused_unless_the_pillar_has_it(host):
 
 def test_lines_of_a_crontab_are_removed_and_kept_aside(tmp_path):
     crontab, aside = tmp_path / "ray", tmp_path / "aside"
-    others = "MAILTO=caf\udce9\n5 * * * * /opt/other/run\n".encode(errors="surrogateescape")
+    others = "# \f \u2028 0 0 * * *\nMAILTO=caf\udce9\n5 * * * * /opt/other/run\n".encode(errors="surrogateescape")
     crontab.write_bytes(others + b"0 3 * * * /opt/shop/env/bin/python /opt/shop/manage.py clearsessions\n")
     crontab.chmod(0o600)
     before = crontab.read_bytes()
