@@ -18,9 +18,6 @@ from django_formula.takeover import worker as takeover_worker
 from django_formula.takeover.existing import ExistingDeployment
 from django_formula.untrusted.text import in_pillar
 
-#: The folder of crontabs of users; in the lines of all others a user is named first.
-_OF_USERS = "crontabs"
-
 
 def review(site: Site, existing: ExistingDeployment) -> None:
     """Refuse workers and jobs that the pillar does not have, and note those that it has."""
@@ -125,7 +122,7 @@ def _jobs(existing: ExistingDeployment) -> Iterator[tuple[str, list[str], str, s
 def of_row(path: Path, row: str) -> tuple[list[str], str]:
     """Return the command of manage.py in a line of a crontab, and its time; no words for another line."""
     time, command = process_files.cron_line(row)
-    if path.parent.name != _OF_USERS:
+    if path.parent.name != takeover_worker.OF_USERS:
         command = "".join(command.split(maxsplit=1)[1:])
     return (_of_manage(command) if time else []), time
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +15,28 @@ from django_formula.site.sites import Site
 from django_formula.takeover import existing, supervisor
 from django_formula.takeover.supervisor import Ending
 
+#: The folder of crontabs of users; in the lines of all others a user is named first.
+OF_USERS = "crontabs"
+#: The home of a user, before the rest of a path.
+_HOME = re.compile(r"(?<![\w./~$-])(?:~|\$HOME\b|\$\{HOME\})(?=/)")
 #: Seconds in which systemd has ended a unit whose time to stop is over.
 _MORE = 30.0
 
 
 def rows(path: Path, folders: Sequence[Path]) -> list[str]:
     """Return the lines of a crontab that name a path below one of these folders."""
-    return [row for row in _rows(path) if existing.names_path_below(row, folders)]
+    return [row for row in _rows(path) if existing.names_path_below(_with_home(path, row), folders)]
+
+
+def _with_home(path: Path, row: str) -> str:
+    """Return a line with the home of the user who runs it in place of ``~`` and ``$HOME``."""
+    if not _HOME.search(row):
+        return row
+    fields = row.split(maxsplit=6)
+    of_others = fields[1:2] if row.lstrip().startswith("@") else fields[5:6]
+    user = path.name if path.parent.name == OF_USERS else "".join(of_others)
+    found = users.find_user(user)
+    return _HOME.sub(lambda _: found.pw_dir, row) if found else row
 
 
 def _rows(path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import pwd
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from django_formula.host import ports, unix_sockets
@@ -500,9 +501,14 @@ def test_crontab_refused_unless_the_pillar_has_its_jobs(host):
         ("etc/cron.d/blog", "0 3 * * *\twww-data\t{} manage.py clearsessions"),
         ("etc/cron.d/blog", "@daily root   {} manage.py clearsessions"),
         ("var/spool/cron/crontabs/ray", "0 3 * * *\t{} manage.py clearsessions"),
+        ("var/spool/cron/crontabs/ray", "0 3 * * * cd ~/source && ~/env/bin/python manage.py clearsessions"),
+        ("var/spool/cron/crontabs/ray", "0 3 * * * cd $HOME/source && ../env/bin/python manage.py clearsessions"),
+        ("var/spool/cron/crontabs/ray", '@daily "${{HOME}}/env/bin/python" manage.py clearsessions >~/log'),
+        ("etc/cron.d/blog", "@daily ray cd ~/source && ./manage.py clearsessions"),
     ],
 )
-def test_job_of_any_crontab_found(host, path, row):
+def test_job_of_any_crontab_found(host, monkeypatch, path, row):
+    monkeypatch.setattr(worker.users, "find_user", lambda name: Mock(pw_dir=str(host.root)) if name == "ray" else None)
     host.write("srv/django/blog/source/manage.py")
     host.write(
         path, f"17 * * * * root cd / && run-parts /etc/cron.hourly\n{row.format(f'{host.root}/env/bin/python')}\n"
