@@ -9,6 +9,11 @@ from django_formula.takeover import virtual_hosts as takeover_virtual_hosts
 from django_formula.takeover.virtual_hosts import VirtualHost
 
 _INCLUDE = re.compile(r"(?<![\w$./-])include\s+[\"']?([^;\"'\s]+)[\"']?\s*;")
+_LOCATION = re.compile(r"(?<![\w$.-])location\s+[^{};]*?(\S+)\s*\{")
+#: What has the folder of a block's files, and what answers in place of files.
+_PLACE = re.compile(r"(?<![\w$.-])(alias|root)\s+[\"']?(/[^;\"']*)")
+_ELSEWHERE = re.compile(r"(?<![\w$.-])(\w+_pass|return)\s")
+_BLOCK = re.compile(r"\{[^{}]*\}")
 
 
 def virtual_hosts() -> dict[Path, list[VirtualHost]]:
@@ -34,11 +39,47 @@ def _included(directive: re.Match[str]) -> str:
 def _blocks(text: str, name: str) -> Iterator[str]:
     """Yield the contents of the blocks of a name."""
     for start in re.finditer(rf"(?<![\w$./-]){name}\s*\{{", text):
-        depth, end = 1, start.end()
-        while depth and end < len(text):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        yield text[start.end() : end - 1]
+        yield _inside(text, start.end())
+
+
+def _inside(text: str, begin: int) -> str:
+    """Return the contents of the block that begins there."""
+    depth, end = 1, begin
+    while depth and end < len(text):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        end += 1
+    return text[begin : end - 1]
+
+
+def _folders(block: str, root: str = "") -> Iterator[tuple[str, Path]]:
+    """Yield the locations in a block, also those in others, that serve files, each with the folder of these.
+
+    Args:
+        root: the ``root`` around the block.
+    """
+    inner, end = [], 0
+    for start in _LOCATION.finditer(block):
+        if start.start() >= end:
+            inside = _inside(block, start.end())
+            inner.append((start[1], inside))
+            end = start.end() + len(inside)
+    own = dict(_PLACE.findall(_without_blocks(block)))
+    root = own.get("root", root)
+    for location, inside in inner:
+        text = _without_blocks(inside)
+        place = dict(_PLACE.findall(text))
+        if "alias" in place:
+            yield location, Path(re.sub(r"/\$\d+$", "", place["alias"].strip()))
+        elif "root" in place or (root and not _ELSEWHERE.search(text)):
+            yield location, Path(place.get("root", root).strip(), location.strip("^/"))
+        yield from _folders(inside, root)
+
+
+def _without_blocks(text: str) -> str:
+    """Return the directives of a block without those of the blocks in it."""
+    while (shorter := _BLOCK.sub(";", text)) != text:
+        text = shorter
+    return text
 
 
 def _upstreams(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -56,18 +97,12 @@ def _virtual_host(block: str, upstreams: dict[str, list[str]]) -> VirtualHost:
     passes = [_plain(value) for value in values("(?:proxy|uwsgi|scgi|grpc)_pass")]
     passed = [re.sub(r"^(https?|grpcs?|uwsgi)://", "", value) for value in passes]
     addresses = [address for value in passed for address in upstreams.get(value.partition("/")[0], [value])]
-    folders = {}
-    for location in re.finditer(r"(?<![\w$.-])location\s+([^{};]*?)(\S+)\s*\{([^{}]*)\}", block):
-        where = re.search(r"(?<![\w$.-])(alias|root)\s+[\"']?(/[^;\"']*)", location[3])
-        if where:
-            below = location[2].strip("^/") if where[1] == "root" else ""
-            folders[location[2]] = Path(where[2].strip(), below)
     return VirtualHost(
         names=[_plain(name).lower() or '""' for value in values("server_name") for name in value.split()],
         ports=ports or [80],
         tls=any(re.search(r"\bssl\b", value) for value in listens) or "on" in values("ssl"),
         addresses=[found for value in addresses if (found := takeover_virtual_hosts.address(value))],
-        folders=folders,
+        folders=dict(_folders(block)),
     )
 
 

@@ -776,6 +776,9 @@ def test_uploads_found_by_nginx_location(host):
     location = f"location /media/ {{ alias {folder}/; }} location /static {{ root /opt; }}"
     host.nginx(f"server {{ server_name blog.example.org; {location} }}")
     assert detection.find(host.site()).media == [folder]
+    nested = f"location /media/ {{ alias {folder}/; location ~ [.]php$ {{ deny all; }} }}"
+    host.nginx(f"server {{ server_name blog.example.org; {nested} }}")
+    assert detection.find(host.site()).media == [folder]
 
 
 def test_refused_when_database_is_a_link(host):

@@ -96,6 +96,27 @@ def test_folders_of_virtual_host(read):
 
 
 @pytest.mark.parametrize(
+    ("inside", "folders"),
+    [
+        (
+            "location /media/ { alias /srv/up/; location ~ \\.php$ { deny all; } }",
+            {"/media/": "/srv/up"},
+        ),
+        ("location /media/ { types { } default_type text/plain; root /srv; }", {"/media/": "/srv/media"}),
+        ("location / { location /media/ { alias /srv/up/; } proxy_pass http://app; }", {"/media/": "/srv/up"}),
+        ("root /srv/www; location /media/ { expires 30d; }", {"/media/": "/srv/www/media"}),
+        ("location /files { root /srv/www; location /files/media { expires 30d; } }",
+         {"/files": "/srv/www/files", "/files/media": "/srv/www/files/media"}),
+        ("location ~ ^/media/(.*)$ { alias /srv/up/$1; }", {"^/media/(.*)$": "/srv/up"}),
+        ("root /srv/www; location /media/ { proxy_pass http://app; } location /x { return 404; }", {}),
+    ],
+)  # fmt: skip
+def test_folders_of_nested_locations_and_of_the_server(read, inside, folders):
+    (server,) = read(f"server {{ server_name blog.example.org; {inside} }}")
+    assert server.folders == {location: Path(folder) for location, folder in folders.items()}
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("listen 80; server_name blog.example.org;", None),
