@@ -168,13 +168,14 @@ def view(answer: dict[str, Any]) -> str:
     return "\n".join([*lines, f"{answer['site']}: {found} ({answer['seconds']} s)"])
 
 
-def doctor(name: str, url: str = "", *, skip_network: bool = False) -> dict[str, Any]:
+def doctor(name: object, url: object = "", *, skip_network: bool = False) -> dict[str, Any]:
     """Return the walk of a site of this host, or of one that it balances, as `rows` does.
 
     Raises:
         DeploymentError: there is no such site, or the URL is none of http or https.
     """
+    name = str(name)
     others = {} if name in sites.registered() else entry("sites that are balanced")()
     if name in others:
         return rows(of_balancer(others[name]))
-    return rows(walk(sites.find(name), url, skip_network=skip_network))
+    return rows(walk(sites.find(name), "" if url is None else str(url), skip_network=skip_network))

@@ -175,6 +175,28 @@ def test_url_of_another_kind_is_refused(url):
         visited(url)
 
 
+@pytest.mark.parametrize("url", [8080, True, ["https://blog.example.org/"]])
+def test_url_that_salt_reads_as_another_value_is_refused(monkeypatch, url):
+    monkeypatch.setattr(walks.sites, "registered", lambda: ["blog"])
+    monkeypatch.setattr(walks.sites, "find", lambda _name: configured())
+    with pytest.raises(DeploymentError, match="is no URL") as refused:
+        walks.doctor("blog", url)
+    assert refused.value.hint == "salt-call django.doctor blog http://blog.example.org/"
+
+
+def test_name_that_salt_reads_as_a_list_is_no_site(monkeypatch):
+    monkeypatch.setattr(walks.sites, "registered", lambda: ["blog"])
+    with pytest.raises(DeploymentError, match="there is no site"):
+        walks.doctor(["blog"])
+
+
+def test_no_url_is_the_sites_own(monkeypatch):
+    monkeypatch.setattr(walks.sites, "registered", lambda: ["blog"])
+    monkeypatch.setattr(walks.sites, "find", lambda _name: configured())
+    monkeypatch.setattr(walks, "STEPS", ())
+    assert walks.doctor("blog", None)["url"] == "http://blog.example.org/"
+
+
 def test_url_from_the_address_bar_of_a_browser_is_asked_for_as_browsers_do():
     found = visited("https://Bücher.example/café/?q=größe&x=%20")
     assert found.host == found.host_header == "xn--bcher-kva.example"
