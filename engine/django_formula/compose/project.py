@@ -26,6 +26,8 @@ from django_formula.untrusted.text import proposal, shown, tell
 _NOT_ROOT = 10001
 
 
+#: Versions of Python that an image has.
+_PYTHON = re.compile(r"3\.([6-9]|[1-9]\d)(\.\d+)?")
 #: The databases that there is a service for, or a file.
 DATABASES = ("postgres", "mysql", "sqlite")
 #: Where it is kept which files were written, and what was written next to those that differ, in this work tree.
@@ -52,8 +54,13 @@ def chosen(python: str, database: str) -> dict[str, Any]:
     """Return the options that are chosen on the command line.
 
     Raises:
-        DeploymentError: there is no such database.
+        DeploymentError: there is no such database, or no such version of Python.
     """
+    if python and not _PYTHON.fullmatch(python):
+        raise DeploymentError(
+            f"python is {python!r}",
+            hint="a version such as 3.12; have 3.10 in quotes for Salt too: python='\"3.10\"'",
+        )
     if database and database not in DATABASES:
         raise DeploymentError(f"database is {database!r}", hint=f"one of {', '.join(DATABASES)}")
     own = {"engine": database} if database else {}
@@ -207,8 +214,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--database", choices=DATABASES, default="")
     parser.add_argument("--certificates", metavar="EMAIL", default="")
     given = parser.parse_args(arguments)
-    options = {"domains": given.domain, "email": given.certificates, **chosen(given.python, given.database)}
     try:
+        options = {"domains": given.domain, "email": given.certificates, **chosen(given.python, given.database)}
         tell("\n".join(write(given.folder, given={key: value for key, value in options.items() if value})))
     except (DeploymentError, OSError) as failure:
         sys.exit(shown(f"quickstart: {failure}", lines=True))

@@ -398,6 +398,15 @@ def test_another_database_is_refused():
         compose_project.chosen("", "oracle")
 
 
+@pytest.mark.parametrize("python", ["3.1", "3", "python3.12", "three"])
+def test_python_that_there_is_no_image_of_is_refused(python):
+    """Salt reads python=3.10 as 3.1."""
+    with pytest.raises(DeploymentError, match=f"python is '{python}'") as refused:
+        compose_project.chosen(python, "")
+    assert "3.10" in refused.value.hint
+    assert compose_project.chosen("3.10", "") == {"python": "3.10"}
+
+
 def test_services_of_the_project_s_own_compose_file_are_named(tmp_path):
     own = {
         "web": {"build": ".", "command": "./manage.py runserver"},
