@@ -77,7 +77,7 @@ def history(store: str | Path, site: str | None, count: object) -> list[dict[str
     """Return the newest deployments on several hosts, the last one first.
 
     Args:
-        site: whose; None is all.
+        site: whose; all without it.
         count: how many at most, as Salt's command line gives it.
 
     Raises:
@@ -92,7 +92,7 @@ def history(store: str | Path, site: str | None, count: object) -> list[dict[str
         for text in reversed(texts):
             with contextlib.suppress(ValueError):  # one that was cut
                 line = json.loads(text)
-                if site in (None, line["site"]):
+                if not site or site == line["site"]:
                     found.append(line)
         return found[: int(str(count))]
     return []

@@ -41,7 +41,7 @@ def rows(site: str | None, since: str, who: str) -> list[dict[str, Any]]:
     acts = [act for act in _acts() if not site or act["site"] == site]
     if site and not acts:  # those of a site that was removed are shown
         sites.find(site)
-    names = [name for name in sites.registered() if site in (None, name)]
+    names = [name for name in sites.registered() if not site or site == name]
     found = [*acts, *_alone(acts, names, begin)]
     chosen = [row for row in found if clock.seconds(row["time"]) >= begin and who in ("", row["who"])]
     return sorted(chosen, key=lambda row: str(row["time"]))[::-1]  # of one second, the later line is the newer

@@ -39,6 +39,12 @@ def test_state_that_deploys_leaves_lines_and_a_row(world, monkeypatch):
     assert chain.broken() == ("", 4)
 
 
+def test_history_of_no_name_is_that_of_all_sites(world):
+    world.apply()
+    chain.current().unlink()
+    assert len(history.rows("", "1h", "")) == 1 and history.rows("", "1h", "") == history.rows(None, "1h", "")
+
+
 def test_verb_has_one_row_with_what_its_deployment_did(world):
     world.apply()
     chain.current().unlink()
