@@ -93,6 +93,7 @@ def _run(verb: str, *arguments: str, name: str, doing: str = "stopping") -> str:
     try:
         return commands.run(["supervisorctl", verb, *arguments], doing=f"{doing} {name}", timeout=120)
     except DeploymentError as error:
-        if not any(answer in error.log.lower() for answer in _NOTHING):
+        said = f"{error.message}\n{error.log}".lower()  # in the message, where there is no supervisorctl any more
+        if not any(answer in said for answer in _NOTHING):
             raise
     return ""

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from django_formula.host import commands
@@ -103,6 +104,13 @@ def test_program_that_is_not_there_needs_no_stop(monkeypatch: pytest.MonkeyPatch
         raise DeploymentError("stopping shop failed (exit 1)", log=answer)
 
     monkeypatch.setattr(commands, "run", run)
+    takeover_supervisor.stop("shop")
+
+
+def test_program_of_a_supervisor_that_was_removed_needs_no_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Its file stays in /etc."""
+    monkeypatch.setattr(commands, "PATH", str(tmp_path))
+    Ending("shop", "TERM", 60).join()
     takeover_supervisor.stop("shop")
 
 
