@@ -13,6 +13,8 @@ _NOTHING = (
     *("no such file", "refused connection", "no such group", "no such process", "not running"),
     *("already active", "already started"),
 )
+#: The state of a process that does not run, of which `supervisorctl status` exits with 3.
+_DOES_NOT_RUN = re.compile(r"\b(?:STOPPED|EXITED|FATAL)\b")
 #: Seconds within which a program that supervisor has just started again is stopped and removed.
 _AGAIN = 20.0
 
@@ -93,6 +95,8 @@ def _run(verb: str, *arguments: str, name: str, doing: str = "stopping") -> str:
     try:
         return commands.run(["supervisorctl", verb, *arguments], doing=f"{doing} {name}", timeout=120)
     except DeploymentError as error:
+        if verb == "status" and _DOES_NOT_RUN.search(error.log):
+            return error.log
         said = f"{error.message}\n{error.log}".lower()  # in the message, where there is no supervisorctl any more
         if not any(answer in said for answer in _NOTHING):
             raise

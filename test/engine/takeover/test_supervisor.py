@@ -40,6 +40,8 @@ class Supervisor:
     def run(self, argv: list[str], **_given: object) -> str:
         _program, verb, *arguments = argv
         self.calls.append((verb, *arguments))
+        if verb == "status" and not {"STOPPED", "FATAL"}.isdisjoint(self.status.split()):
+            raise DeploymentError("stopping shop failed (exit 3)", log=self.status)
         if verb == "status":
             return self.status
         if verb == "signal":
@@ -94,6 +96,12 @@ def test_program_that_did_not_run_is_not_started(supervisor, monkeypatch: pytest
     monkeypatch.setattr(supervisor, "status", "shop:shop_00   STOPPED   Nov 22 09:11 AM\n")
     Ending("shop", "TERM", 60).start_again()
     assert supervisor.calls[-1] == ("add", "shop")
+
+
+def test_processes_of_a_program_that_run_are_waited_for_where_others_do_not(supervisor):
+    supervisor.status += "shop:shop_01   FATAL     Exited too quickly (process log may have details)\n"
+    Ending("shop", "TERM", 60).join()
+    assert supervisor.process.stdout.read() == "done\n" and supervisor.process.wait() == 0
 
 
 @pytest.mark.parametrize(
