@@ -15,6 +15,8 @@ SUPERVISOR = Path("/etc/supervisor/conf.d")
 UWSGI = [Path("/etc/uwsgi"), Path("/etc/uwsgi-emperor")]
 CRONTABS = [Path("/var/spool/cron/crontabs"), Path("/etc/cron.d"), Path("/etc/crontab")]
 _OWN_UNIT = re.compile(r"django-.+-\d+\.(service|socket)")
+#: A time of a timer that counts from an event, such as the last run.
+_SINCE = re.compile(r"(?m)^\s*(On\w+Sec\s*=.*\S)")
 _OWN_PROGRAM = re.compile(r"django-.+-\d+\.conf")
 
 
@@ -67,9 +69,10 @@ def _add_command(existing: ExistingDeployment, path: Path, text: str) -> None:
 
     command = process_files.unit_command(text)
     timer = path.with_suffix(".timer")
-    at = process_files.timer_time(read_text(timer)) if timer.is_file() else ""
-    if at:
-        existing.timers[path.name] = (command, at)
+    when = read_text(timer) if timer.is_file() else ""
+    at = [process_files.timer_time(when), *reversed(_SINCE.findall(when))]
+    if any(at):
+        existing.timers[path.name] = (command, next(filter(None, at)))
     else:
         existing.commands[path.name] = command
 

@@ -548,6 +548,18 @@ def test_job_of_a_timer_refused_unless_the_pillar_has_it(host):
     assert existing.refusals == [] and existing.replaced == {"digest.service": ""}
 
 
+def test_job_of_a_timer_that_counts_from_the_last_run_is_no_worker(host):
+    host.write("srv/django/blog/source/manage.py")
+    unit = f"[Service]\nType=oneshot\nExecStart={host.root}/env/bin/python {host.root}/source/manage.py digest\n"
+    host.write("etc/systemd/system/digest.service", unit)
+    host.write("etc/systemd/system/digest.timer", "[Timer]\nOnBootSec=5min\nOnUnitActiveSec = 1h\n")
+    assert host.refused() == [
+        "digest.service runs manage.py digest, which the pillar does not: set django:sites:blog:schedules: "
+        '{digest: {command: "manage.py digest", at: daily}}, with another time, since it does not take '
+        "OnUnitActiveSec = 1h, or remove it there"
+    ]
+
+
 def test_lines_of_a_crontab_are_removed_and_kept_aside(tmp_path):
     crontab, aside = tmp_path / "ray", tmp_path / "aside"
     others = "# \f \u2028 0 0 * * *\nMAILTO=caf\udce9\n5 * * * * /opt/other/run\n".encode(errors="surrogateescape")
