@@ -448,8 +448,14 @@ def maintenance(site, switch="", message=""):
     """
     # Salt reads arguments as YAML: on and off are booleans, 14:00 is the number of its minutes.
     switch = {True: "on", False: "off"}.get(switch, switch) if isinstance(switch, bool) else switch
-    message = "{:02}:{:02}".format(*divmod(message, 60)) if isinstance(message, int) else str(message)
+    message = _of_base_60(message) if type(message) is int else str(message)
     return operations.maintenance(site, switch, message, _asked_by("maintenance"))
+
+
+def _of_base_60(number):
+    """Return the time, with seconds or without, that YAML has read as a number."""
+    parts = [number // 3600, number // 60 % 60, number % 60] if number >= 24 * 60 else divmod(number, 60)
+    return ":".join(f"{part:02}" for part in parts) if number >= 60 else str(number)
 
 
 @_verb("blog", "blog 20", "blog off", shows=("lasts",))

@@ -327,6 +327,8 @@ def test_management_command_is_several_words_or_one_string(call, world, words, e
     [
         (["on", "back at 14:00"], ("on", "back at 14:00")),
         ([True, 14 * 60], ("on", "14:00")),  # as Salt reads on and 14:00
+        (["on", (14 * 60 + 30) * 60 + 5], ("on", "14:30:05")),
+        (["on", 5], ("on", "5")),
         ([False], ("off", None)),
         ([], ("off", None)),
     ],
