@@ -200,10 +200,10 @@ def absent(name, config, platform):
     done = removal.absent(site_sites.Site(json.loads(config), platform), _asked_by(), test=__opts__["test"])
     test = __opts__["test"]
     last = {}
-    if not site_sites.registered():
+    if not {*site_sites.registered()} - {name}:  # in a dry run it is there
         last = {**release_console.remove(test=test), **audit_people.remove(test=test)}
-    last |= points_setup.remove_if_unasked(test=test) if postgres.ARCHIVED.exists() else {}
-    return done._replace(changes={**done.changes, **serve.remove_if_last(test=test), **last})
+    last |= points_setup.remove_if_unasked(name, test=test) if postgres.ARCHIVED.exists() else {}
+    return done._replace(changes={**done.changes, **serve.remove_if_last(name, test=test), **last})
 
 
 @_state

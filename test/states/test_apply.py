@@ -16,6 +16,7 @@ from django_formula.host import ports as host_ports
 from django_formula.host import users as host_users
 from django_formula.host.commands import DeploymentError
 from django_formula.proxy import nginx as proxy_nginx
+from django_formula.release import console as release_console
 from django_formula.tls import acme, certificates
 from specimen import ROOT, compiled
 from world import commit
@@ -528,6 +529,14 @@ def test_absent_site_is_removed_before_other_sites_are_applied(salt, world):
     apply = salt(away)
     assert changed(apply()) == ["blog is absent", "blog has no user"] and not world.site.root.exists()
     assert changed(apply()) == []
+
+
+def test_dry_run_of_the_removal_of_the_last_site_names_what_goes_with_it(salt, world):
+    salt({"sites": {"blog": SITE}})()
+    release_console.PROGRAM.write_text("")  # which no apply of these tests installs
+    apply = salt({"sites": {"blog": {"state": "absent"}}})
+    dry, done = ({state.id: {*state.changes} for state in apply(test=test)}["blog is absent"] for test in (True, False))
+    assert str(release_console.PROGRAM) in done and dry == done
 
 
 def test_absent_site_that_never_existed_changes_nothing(salt, own_host):

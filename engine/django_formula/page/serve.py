@@ -152,8 +152,12 @@ def retire(served: Mapping[str, str] | None, *, test: bool) -> dict[str, str]:
     return dict.fromkeys(map(str, [*files, *gone]), "removed")
 
 
-def remove_if_last(*, test: bool) -> dict[str, str]:
-    """Remove the page and the watch of a host whose last site is removed; return what is removed."""
-    if sites.registered():
+def remove_if_last(gone: str, *, test: bool) -> dict[str, str]:
+    """Remove the page and the watch of a host whose last site is removed; return what is removed.
+
+    Args:
+        gone: that site, which is still there in a dry run.
+    """
+    if {*sites.registered()} - {gone}:
         return {}
-    return {**retire(None, test=test), **setup.remove_if_last(test=test)}
+    return {**retire(None, test=test), **setup.remove_if_last(gone, test=test)}

@@ -317,11 +317,15 @@ def _start() -> None:
         daemons.start(daemons.CRON)
 
 
-def remove_if_unasked(*, test: bool) -> dict[str, str]:
-    """End the archive of a host on which the last site with points in time is removed; return what is removed."""
+def remove_if_unasked(gone: str, *, test: bool) -> dict[str, str]:
+    """End the archive of a host on which the last site with points in time is removed; return what is removed.
+
+    Args:
+        gone: that site, which is still there in a dry run.
+    """
     if not CONFIG.exists():
         return {}
-    for name in sites.registered():
+    for name in {*sites.registered()} - {gone}:
         with contextlib.suppress(DeploymentError, OSError):
             if archive.options(sites.find(name).config):
                 return {}

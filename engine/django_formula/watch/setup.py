@@ -312,9 +312,13 @@ def _remove(present: Iterable[Path]) -> None:
         units.daemon_reload()
 
 
-def remove_if_last(*, test: bool) -> dict[str, str]:
-    """Remove the watch of a host whose last site is removed, unless it is a master's; return what is removed."""
-    is_kept = sites.registered() or spool.config().get("is_master")
+def remove_if_last(gone: str, *, test: bool) -> dict[str, str]:
+    """Remove the watch of a host whose last site is removed, unless it is a master's; return what is removed.
+
+    Args:
+        gone: that site, which is still there in a dry run.
+    """
+    is_kept = {*sites.registered()} - {gone} or spool.config().get("is_master")
     return {} if is_kept else dict(remove(test=test).changes)
 
 
