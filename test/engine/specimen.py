@@ -155,6 +155,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(kept, name, tmp_path / str(getattr(kept, name)).lstrip("/"))
     crontabs = [tmp_path / "var/spool/cron/crontabs", tmp_path / "etc/cron.d", tmp_path / "etc/crontab"]
     monkeypatch.setattr(manager, "CRONTABS", crontabs)
+    monkeypatch.setattr(manager, "CRON", tmp_path / "etc")
     monkeypatch.setattr(manager, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
     monkeypatch.setattr(host_folders, "refuse_unsafe_parents", lambda path, at="": None)
     refusal = preflight._refusal

@@ -77,7 +77,7 @@ def find(site: Site, kept: Sequence[str] = ()) -> ExistingDeployment:
         existing.refusals += [refusal] if refusal else []
     listening = [process for address in addresses for process in listeners[address]]
     _project_folders(existing, virtual_hosts, listening)
-    manager.detect(existing, listening)
+    manager.detect(existing, listening, site.at)
     if site.config["proxy"]["kind"] == "apache":
         existing.refusals += apache.refusals(existing.virtual_host_files, existing.folders)
     own_processes = _processes(existing, running, listening)

@@ -14,22 +14,27 @@ SYSTEMD = Path("/etc/systemd/system")
 SUPERVISOR = Path("/etc/supervisor/conf.d")
 UWSGI = [Path("/etc/uwsgi"), Path("/etc/uwsgi-emperor")]
 CRONTABS = [Path("/var/spool/cron/crontabs"), Path("/etc/cron.d"), Path("/etc/crontab")]
+#: The folder of folders with scripts that cron runs: cron.daily.
+CRON = Path("/etc")
+_PERIODS = "cron.[hdwm]*ly/*"
 _OWN_UNIT = re.compile(r"django-.+-\d+\.(service|socket)")
 #: A time of a timer that counts from an event, such as the last run.
 _SINCE = re.compile(r"(?m)^\s*(On\w+Sec\s*=.*\S)")
 _OWN_PROGRAM = re.compile(r"django-.+-\d+\.conf")
 
 
-def detect(existing: ExistingDeployment, listening: list[Process]) -> None:
+def detect(existing: ExistingDeployment, listening: list[Process], at: str) -> None:
     """Add everything that starts an existing deployment.
 
     Args:
         listening: the processes that listen on its addresses.
+        at: the key of its site in the pillar.
     """
     _units(existing, listening)
     _programs(existing)
     _uwsgi_files(existing, listening)
     _crontabs(existing)
+    _scripts(existing, at)
 
 
 def _units(existing: ExistingDeployment, listening: list[Process]) -> None:
@@ -156,6 +161,17 @@ def _uwsgi_files(existing: ExistingDeployment, listening: list[Process]) -> None
         if is_named or names_path_below(read_text(path), existing.folders):
             existing.uwsgi_files.append(path)
             existing.findings.append(Finding("uWSGI file", str(path)))
+
+
+def _scripts(existing: ExistingDeployment, at: str) -> None:
+    """Refuse scripts of cron, as in /etc/cron.daily, that run manage.py of the project."""
+    for path in sorted(CRON.glob(_PERIODS)):
+        text = read_text(path) if path.is_file() else ""
+        if "manage.py" in text and names_path_below(text, existing.folders):
+            existing.findings.append(Finding("script of cron", str(path)))
+            existing.refusals.append(
+                f"{path} runs manage.py of the existing deployment: have its commands in {at}:schedules, and remove it"
+            )
 
 
 def _crontabs(existing: ExistingDeployment) -> None:

@@ -519,6 +519,19 @@ def test_job_of_any_crontab_found(host, monkeypatch, path, row):
     assert existing.refusals == [] and existing.crontabs == [host.top / path]
 
 
+def test_script_of_cron_with_commands_of_the_project_refused(host):
+    host.write("srv/django/blog/source/manage.py")
+    host.write("etc/cron.daily/logs", f"#!/bin/sh\nfind {host.root}/log -delete\n")
+    host.write("etc/cron.daily/other", "#!/bin/sh\ncd /opt/other && ./manage.py clearsessions\n")
+    assert host.refused() == []
+    host.write("etc/cron.daily/blog", f"#!/bin/sh\ncd {host.root}/source\n../env/bin/python manage.py clearsessions\n")
+    assert host.found()[-1] == "script of cron /etc/cron.daily/blog"
+    assert host.refused() == [
+        "/etc/cron.daily/blog runs manage.py of the existing deployment: have its commands in "
+        "django:sites:blog:schedules, and remove it"
+    ]
+
+
 @pytest.mark.parametrize(
     ("time", "at"),
     [
