@@ -44,7 +44,8 @@ def resolve(site: Site, revision: str) -> str:
     url = site.config["repository"]
     doing = f"looking up {revision} in {commands.redact(url)}"
     listed = git.ask(site, "ls-remote", url=url, doing=doing, mirror="/nonexistent")
-    refs = {name: commit for commit, name in (line.split("\t", 1) for line in listed.splitlines() if "\t" in line)}
+    lines = listed.split("\n")  # the name of a branch may have what else separates lines
+    refs = {name: commit for commit, name in (line.split("\t", 1) for line in lines if "\t" in line)}
     is_whole = revision in refs and (revision == "HEAD" or revision.startswith("refs/"))
     names = (revision,) if is_whole else (f"refs/heads/{revision}", f"refs/tags/{revision}")
     found = {name: refs.get(f"{name}^{{}}", refs[name]) for name in names if name in refs}

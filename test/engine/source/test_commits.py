@@ -133,6 +133,19 @@ def test_branch_that_is_named_like_a_reference_does_not_hide_it(cloned, upstream
     assert [commits.resolve(site, name) for name in ("HEAD", "refs/heads/main", "refs/tags/v1")] == [new] * 3
 
 
+@pytest.mark.parametrize("sign", ["\x85", "\u2028", "\u2029"])
+def test_branch_with_a_separator_of_lines_in_its_name_does_not_hide_another(cloned, upstream, sign):
+    other = upstream.commit({"other.py": ""})
+    upstream.git("reset", "--quiet", "--hard", upstream.first)
+    upstream.git("tag", "v1", upstream.first)
+    for name in (f"refs/heads/main{sign}x", f"refs/tags/v1{sign}", f"refs/heads/gone{sign}x"):
+        upstream.git("update-ref", name, other)
+    site = cloned(upstream)
+    assert [commits.resolve(site, name) for name in ("main", "refs/heads/main", "v1")] == [upstream.first] * 3
+    with pytest.raises(DeploymentError, match="no such branch, tag or commit"):
+        commits.resolve(site, "gone")
+
+
 def test_short_commit_is_completed(cloned, history):
     site = cloned(history)
     assert commits.resolve(site, history.names["feature"][:10]) == history.names["feature"]
