@@ -79,7 +79,7 @@ class Report:
                 value = {name: inner for name, (inner, _comment) in value.items() if name not in self.open_variables}
             elif key == "commands":
                 value = _by_stage(value)
-            if value and key not in (*self.open, "repository", "folder", "revision", "domains"):
+            if (value or value is False) and key not in (*self.open, "repository", "folder", "revision", "domains"):
                 found[key] = value
         return found
 

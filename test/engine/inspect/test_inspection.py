@@ -209,6 +209,12 @@ def test_names_that_the_schema_refuses_are_not_proposed():
     assert len(names) > 30 and not [name for name in proposed if re.match(refused, name)]
 
 
+def test_submodules_that_cannot_be_fetched_are_among_the_keys(tmp_path):
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django"}
+    tree = write_tree(tmp_path, files | {".gitmodules": '[submodule "x"]\n\tpath = x\n\turl = ./x\n'})
+    assert inspection.found(str(tree))["submodules"] is False
+
+
 def test_inspection_skips_links_that_lead_nowhere(tmp_path):
     tree = write_tree(tmp_path, {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django"})
     for name in ("package.json", "site/urls.py", "site/settings.py"):
