@@ -359,6 +359,24 @@ def test_django_with_an_extra_is_django(tmp_path):
     assert requirements.of_dockerfile(tree, ".", ["tools.txt"]) == (["live.txt"], "Dockerfile")
 
 
+def test_an_extra_has_what_it_takes_from_others_and_not_the_project_itself(tmp_path):
+    """The name of the project may be another package's on the index."""
+    extras = """
+        [project]
+        name = "My_Shop"
+        [project.optional-dependencies]
+        mail = ["mailer>=2 ; python_version >= '3.8'", "my-shop[all,mail]"]
+        web = ["Django>=5", "my.shop[mail]"]
+        prod = ["gunicorn", "my-shop[web, Data_Base]", "my-shop", "my-shop-theme"]
+        data-base = ["psycopg[binary]"]
+    """
+    tree = write_tree(tmp_path, {"pyproject.toml": extras.replace("        ", "")})
+    mail = "mailer>=2 ; python_version >= '3.8'"
+    assert requirements.extra_with_django(tree, ["pyproject.toml"], []) == ("web", ["Django>=5", mail])
+    found = requirements.extra_for_servers(tree, ["pyproject.toml"])
+    assert found == ("prod", ["gunicorn", "my-shop-theme", "Django>=5", "psycopg[binary]", mail])
+
+
 @pytest.mark.parametrize("name", rows("added_names")["django"])
 def test_django_has_what_a_migration_calls_of_each_row(tmp_path, name):
     call = re.sub(r"\((\w+)\)", r"(\1=1)", name if "(" in name else f"{name}()")
