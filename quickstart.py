@@ -376,7 +376,14 @@ def digest(text: str) -> str:
 # The apply
 
 
+def without_logins(text: str) -> str:
+    """Return a text in whose URLs no login and password can be read."""
+    shown: str = engine("django_formula.untrusted.text").without_logins(text, "**********@")
+    return shown
+
+
 def say(text: str) -> None:
+    text = without_logins(text)
     print(f"{time.time() - BEGAN:5.0f} s  {text}", flush=True)
     HEARTBEAT.said(text)
 
@@ -809,7 +816,7 @@ def main() -> int:
     try:
         given.command(given)
     except Refusal as error:
-        print(f"\nquickstart: {error}", file=sys.stderr)
+        print(f"\nquickstart: {without_logins(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nquickstart: interrupted; run it again to go on", file=sys.stderr)

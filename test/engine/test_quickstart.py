@@ -120,6 +120,21 @@ def test_pillar_has_what_inspection_finds(quickstart, tmp_path, capsys):
     )
 
 
+def test_login_of_a_repository_is_not_printed(quickstart, monkeypatch, capsys):
+    url = "https://ann:hunter2@example.org/shop.git"
+
+    def refuse(_given):
+        quickstart.say(f"inspecting {url}")
+        raise quickstart.Refusal(f"this machine serves shop from {url} already")
+
+    monkeypatch.setattr(quickstart, "serve", refuse)
+    monkeypatch.setattr(sys, "argv", ["quickstart", "serve"])
+    assert quickstart.main() == 1
+    printed = capsys.readouterr()
+    assert "hunter2" not in printed.out + printed.err
+    assert printed.out.endswith("@example.org/shop.git\n") and "@example.org/shop.git already" in printed.err
+
+
 KEY = f"ssh-ed25519 {'A' * 68}"
 
 

@@ -61,7 +61,7 @@ def read(where: str, revision: str, tree: Path, commit: str, user: str | None) -
         DeploymentError: it has no project.
     """
     arguments = (where, revision, is_folder(where, revision), tree, commit, _host_python())
-    doing = f"reading {where}"
+    doing = f"reading {commands.redact(where)}"
     answer: dict[str, Any] = delegate.ask(user, _found, *arguments, doing=doing, timeout=120, memory=1 << 30)
     if not shapes.fits(answer, _ANSWER):
         raise DeploymentError(f"{doing}: it ended without a usable answer")
@@ -81,7 +81,7 @@ def found(where: str, revision: str = "HEAD", domain: str = "localhost") -> dict
     """
     where = str(Path(where).resolve()) if Path(where).is_dir() else where
     with _source(where, revision, None) as (tree, _commit, user):
-        doing = f"reading {where}"
+        doing = f"reading {commands.redact(where)}"
         keys: dict[str, Any] = delegate.ask(user, _keys, tree, domain, doing=doing, timeout=120, memory=1 << 30)
         return keys
 

@@ -209,6 +209,15 @@ def test_names_that_the_schema_refuses_are_not_proposed():
     assert len(names) > 30 and not [name for name in proposed if re.match(refused, name)]
 
 
+@pytest.mark.parametrize("function", [inspection.inspect, inspection.found])
+def test_login_of_a_repository_is_in_no_error(monkeypatch, tmp_path, function):
+    monkeypatch.setattr(inspection, "_fetched", lambda *_arguments: (tmp_path, "0" * 40))
+    monkeypatch.setattr(inspection, "_read", lambda *_arguments: os._exit(0))
+    with pytest.raises(DeploymentError, match="reading https://.*example.org/shop.git: it ended") as raised:
+        function("https://ann:hunter2@example.org/shop.git")
+    assert "hunter2" not in str(raised.value)
+
+
 def test_submodules_that_cannot_be_fetched_are_among_the_keys(tmp_path):
     files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django"}
     tree = write_tree(tmp_path, files | {".gitmodules": '[submodule "x"]\n\tpath = x\n\turl = ./x\n'})
