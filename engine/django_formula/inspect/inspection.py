@@ -180,12 +180,17 @@ def is_folder(where: str, revision: str) -> bool:
 def name_of(where: str) -> str:
     """Return a name for the site: that of its repository or folder."""
     last = re.split(r"[/:]", where.rstrip("/"))[-1].removesuffix(".git").lower()
-    name = re.sub(r"[^a-z0-9]+", "-", last).strip("-")
-    while name.endswith("-build"):  # the name of a build user
-        name = name.removesuffix("-build")
+    name = _not_of_builder(re.sub(r"[^a-z0-9]+", "-", last).strip("-"))
     name = "built" if name == "build" else name
     name = name if name[:1].isalpha() and not _RESERVED.fullmatch(name) else f"site-{name}"
-    return name[:26].strip("-")
+    return _not_of_builder(name[:26].strip("-"))
+
+
+def _not_of_builder(name: str) -> str:
+    """Return a name that is not one of a build user, which has -build at its end."""
+    while name.endswith("-build"):
+        name = name.removesuffix("-build")
+    return name
 
 
 def _location(report: Report, where: str, revision: str, name: str, is_folder: bool) -> None:

@@ -205,7 +205,8 @@ def test_sandbox_is_not_proposed_without_systemd(tmp_path, monkeypatch):
 def test_names_that_the_schema_refuses_are_not_proposed():
     refused = contract("schema.yaml")["$defs"]["user"]["not"]["pattern"]
     names = [word for word in re.findall(r"[\w-]+", refused) if word.isascii()]
-    proposed = [inspection.name_of(f"https://host/{name}.git") for name in [*names, "x-build", "build"]]
+    names += ["x-build", "build", "root-build", f"{'x' * 20}-buildings", f"2026-{'x' * 10}-build-tools"]
+    proposed = [inspection.name_of(f"https://host/{name}.git") for name in names]
     assert len(names) > 30 and not [name for name in proposed if re.match(refused, name)]
 
 
