@@ -166,7 +166,8 @@ def _calls(top: ast.AST, name: str) -> Iterator[ast.Call]:
 def command_with(tree: Path, module: str) -> str:
     """Return the project's own management command that imports a module of a package; empty if none does."""
     for path in project.walk(tree, None, depth=6):
-        if path.suffix == ".py" and path.parent.name == "commands" and not path.name.startswith("_"):
+        is_command = path.suffix == ".py" and path.parent.name == "commands" and code.is_module(path.stem)
+        if is_command and not path.name.startswith("_"):
             text = code.read(path)
             if module in text and code.names(code.parse(text), module):
                 return path.stem

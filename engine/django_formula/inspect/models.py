@@ -56,7 +56,7 @@ def _applications(settings: Settings, roots: Sequence[Path]) -> Iterator[Path]:
     """Yield the folders of the project's own applications."""
     installed = settings.get("INSTALLED_APPS")
     for entry in installed if isinstance(installed, list) else ():
-        parts = entry.split(".") if isinstance(entry, str) else []
+        parts = entry.split(".") if isinstance(entry, str) and code.is_module(entry) else []
         found = _packages(roots, parts)
         if not found and len(parts) > 2 and parts[-2] == "apps":  # shop.apps.ShopConfig, not shop.apps.orders
             found = _packages(roots, parts[:-2])

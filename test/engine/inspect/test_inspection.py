@@ -225,6 +225,16 @@ def test_submodules_that_cannot_be_fetched_are_among_the_keys(tmp_path):
     assert inspection.found(str(tree))["submodules"] is False
 
 
+def test_name_that_no_application_can_have_is_in_no_command(tmp_path):
+    name, model = "x; touch y", "class A(models.Model):\n    b = models.CharField()\n"
+    settings = f"INSTALLED_APPS = ['{name}', 'sass_processor', 'shop']\n"
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "site/settings.py": settings}
+    files |= {f"{name}/models.py": model, "shop/models.py": model, "requirements.txt": "django\n"}
+    files[f"shop/management/commands/{name}.py"] = "from sass_processor.processor import x\n"
+    text = inspection.inspect(str(write_tree(tmp_path, files)))
+    assert "touch y" not in text and "compilescss" in text and " --run-syncdb" in text
+
+
 def test_inspection_skips_links_that_lead_nowhere(tmp_path):
     tree = write_tree(tmp_path, {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django"})
     for name in ("package.json", "site/urls.py", "site/settings.py"):
