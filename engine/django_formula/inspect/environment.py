@@ -18,8 +18,14 @@ from django_formula.inspect.settings import Settings
 from django_formula.inspect.values import UNKNOWN, Called, Method, Value, Variable, plain, truth
 from django_formula.knowledge.rows import rows
 
-#: Variables that a release decides.
-OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHON\w+|LANG|VCAP_\w+")
+#: Variables that a release, systemd or the system's linker decides; the pillar takes none of the latter.
+OWN = re.compile(
+    r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHON\w+|LANG|VCAP_\w+|NOTIFY_SOCKET"
+    r"|LISTEN_(FDNAMES|FDS|PID|PIDFDID)"
+    r"|LD_(AUDIT|ASSUME_KERNEL|BIND_NOT|BIND_NOW|DEBUG|DEBUG_OUTPUT|DYNAMIC_WEAK|HWCAP_MASK|LIBRARY_PATH|ORIGIN_PATH"
+    r"|POINTER_GUARD|PREFER_MAP_32BIT_EXEC|PRELOAD|PROFILE|PROFILE_OUTPUT|SHOW_AUXV|TRACE_LOADED_OBJECTS"
+    r"|TRACE_PRELINKING|USE_LOAD_BIAS|VERBOSE|WARN)"
+)
 #: Names of secrets that the project itself may choose, of further passwords, and of what another service issues.
 _SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|SALT|PEPPER|API_?KEY|_KEY$")
 _PASS = re.compile(r"(^|_)(PASS|PWD|PASSPHRASE|CREDENTIALS?)(_|$)")

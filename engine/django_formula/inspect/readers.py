@@ -74,7 +74,7 @@ _GETTER = re.compile(r"[\w.]+\.envs?\.get_(string|bool|int|float|delimited_list|
 _TYPED = re.compile(r"(typed_environment_configuration\.)?(String|Bool|Integer|Float|StringList)Variable")
 #: What django-environ, decouple, and environs with marshmallow, take for a default that is not given.
 _NONE_GIVEN = re.compile(r"(^|\.)(Env|environ|env)\.NOTSET$|^(decouple\.)?[uU]ndefined$|^(marshmallow|ma)\.missing$")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 #: The home of the site's user, which does not exist.
 HOME = PurePosixPath("/nonexistent")
 

@@ -14,7 +14,7 @@ from django_formula.inspect.values import Variable
 
 #: Functions of django-environ, environs and decouple that raise an exception for a variable that is not set.
 _READERS = re.compile(r"(decouple\.)?config|env(\.\w+)?")
-_NAME = re.compile(r"[A-Za-z_]\w*")
+_NAME = re.compile(r"[A-Za-z_]\w{0,199}", re.ASCII)
 #: Functions whose result is another one at each call.
 _RANDOM = re.compile(r"get_random_\w+|token_(hex|urlsafe|bytes)|urandom|uuid4|getrandbits|randbytes|generate_key")
 #: A line of a .env file.

@@ -260,6 +260,7 @@ def parse(text: str, given: Collection[str], masked: Collection[str] = ()) -> Ob
         raise DeploymentError(f"{doing}: the answer has more than {_WHOLE >> 10} KiB")
     answer = shapes.parse(redact(text, masked), _ANSWER, doing=doing)
     told = [one for one in answer["variables"][:_MOST] if _NAME.fullmatch(one["name"]) and one["name"] not in given]
+    told = [one for one in told if not environment.OWN.fullmatch(one["name"])]
     facts = answer["facts"]
     maps = {name: facts[name] for name in MAPS if facts.get(name)}
     kept: dict[str, Any] = {

@@ -210,6 +210,20 @@ def test_names_that_the_schema_refuses_are_not_proposed():
     assert len(names) > 30 and not [name for name in proposed if re.match(refused, name)]
 
 
+@pytest.mark.parametrize("file", ["site/settings.py", "shop/__init__.py"])
+def test_variables_that_the_schema_refuses_are_not_proposed(tmp_path, file):
+    patterns = [one["not"]["pattern"] for one in contract("schema.yaml")["$defs"]["variable"]["allOf"]]
+    words = [word for pattern in patterns for word in re.findall(r"[A-Z_]+", pattern)]
+    names = {f"{begin}{word}" for begin in ("", "DJANGO_", "LISTEN_", "LD_") for word in words}
+    refused = sorted(name for name in names if any(re.search(pattern, name) for pattern in patterns))
+    assert {"PATH", "LD_LIBRARY_PATH", "LISTEN_FDS", "DJANGO_SITE"} <= {*refused} and len(refused) > 25
+    code = "".join(f"X{name} = os.environ['{name}']\n" for name in [*refused, "A" * 201, "LD_SDK_REGION"])
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n"}
+    files |= {"site/settings.py": "INSTALLED_APPS = ['shop']\n", "shop/__init__.py": ""}
+    pillar = yaml.safe_load(inspection.inspect(str(write_tree(tmp_path / "x", {**files, file: files[file] + code}))))
+    assert [*pillar["django"]["sites"]["x"]["environment"]] == ["LD_SDK_REGION"]
+
+
 @pytest.mark.parametrize("function", [inspection.inspect, inspection.found])
 def test_login_of_a_repository_is_in_no_error(monkeypatch, tmp_path, function):
     monkeypatch.setattr(inspection, "_fetched", lambda *_arguments: (tmp_path, "0" * 40))

@@ -119,6 +119,11 @@ def test_an_answer_that_is_too_long_is_none():
         observation.parse(json.dumps(answer(*(variable(f"V{number}") for number in range(10_000)))), [])
 
 
+def test_a_variable_that_no_site_can_set_is_left_out():
+    said = answer(*map(variable, ("LD_PRELOAD", "LISTEN_FDS", "DJANGO_RELEASE", "KEY")))
+    assert [one.name for one in observation.parse(json.dumps(said), []).variables] == ["KEY"]
+
+
 def test_a_secret_in_an_answer_is_masked():
     found = observation.parse(
         json.dumps(answer(variable("KEY", default="canary-5f1c"), error="canary-5f1c")), [], ["canary-5f1c"]
