@@ -41,7 +41,10 @@ _OF_TEXT = {
     ),
 }
 #: Those whose result is the text itself, as far as a variable is its source.
-_SAME = ("split", "strip", "lstrip", "rstrip", "lower", "splitlines", "encode", "decode", "read")
+_SAME = (
+    *("split", "strip", "lstrip", "rstrip", "lower", "splitlines", "encode", "decode", "read"),
+    *("get_secret_value", "unicode_string"),  # of pydantic
+)
 #: Modules that are imported where tests run.
 _OF_TESTS = ("pytest", "_pytest", "unittest", "nose", "xdist")
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {

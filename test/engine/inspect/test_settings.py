@@ -210,6 +210,11 @@ def test_variables_are_required_optional_or_tested_for_presence(tmp_path, text, 
         ("KEY = os.environ['A']\nSECRET_KEY = KEY", {"A": ""}),
         ("SECRET_KEY = Path(os.environ['A']).read_text().strip()", {"A": "file"}),
         ("SECRET_KEY = open(os.environ['A']).read()", {"A": "file"}),
+        (
+            "from pydantic_settings import BaseSettings\nclass S(BaseSettings):\n    a: SecretStr\n"
+            "SECRET_KEY = S().a.get_secret_value()",
+            {"A": ""},
+        ),
         ("SECRET_KEY = 'x' + os.environ['A']", {}),
         ("S3_SECRET_KEY = os.environ['A']", {}),
         ("if os.environ.get('A'):\n    SECRET_KEY = os.environ['A']", {"A": ""}),
