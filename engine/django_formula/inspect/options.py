@@ -34,6 +34,7 @@ from django_formula.inspect import (
     release,
     requirements,
     routes,
+    translations,
     unusable,
 )
 from django_formula.inspect import examples as inspect_examples
@@ -119,6 +120,8 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
             report.merge("settings", {name: value}, why)
         _mail(report, settings)
         _assets(report, settings, tree)
+    with part("translations"):
+        translations.add(report, settings, tree, project)
     with part("commands"):
         _commands(report, settings, tree)
         _after_migrate(report, settings, tree, deployed)

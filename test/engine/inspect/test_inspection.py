@@ -162,6 +162,29 @@ def test_file_of_an_example_is_made_by_a_command(tmp_path, monkeypatch, package,
         assert (made["KEY"], made["ALLOWED_HOSTS"], made["SECRET_KEY"]) == ("x", hosts, "of the site")
 
 
+@pytest.mark.parametrize(
+    ("files", "settings", "program"),
+    [
+        (["blog/locale/de/LC_MESSAGES/django.po"], "", "django-admin"),
+        (["blog/locale/de/LC_MESSAGES/djangojs.po"], "USE_I18N = True\n", "django-admin"),
+        (["words/de/LC_MESSAGES/django.po"], "LOCALE_PATHS = ['words']\n", "blog.settings python manage.py"),
+        (["blog/locale/de/LC_MESSAGES/django.po"], "USE_I18N = False\n", ""),
+        ([f"blog/locale/de/LC_MESSAGES/django.{end}" for end in ("po", "mo")], "", ""),
+        (["words/de/LC_MESSAGES/django.po"], "", ""),
+        (["docs/locale/de/LC_MESSAGES/index.po"], "", ""),
+        (["LC_MESSAGES/django.po"], "", ""),
+    ],
+)
+def test_translations_are_compiled_where_none_is_committed(tmp_path, files, settings, program):
+    own = {"manage.py": "", "blog/wsgi.py": "get_wsgi_application", "requirements.txt": "django"}
+    own["blog/settings.py"] = f"INSTALLED_APPS = []\n{settings}"
+    keys = inspection.found(str(write_tree(tmp_path / "x", {**own, **dict.fromkeys(files, "")})))
+    assert keys.get("packages", []) == (["gettext"] if program else [])
+    assert [one[-len(program) - 16 :] for one in keys.get("build", [])] == (
+        [f"{program} compilemessages"] if program else []
+    )
+
+
 @pytest.mark.parametrize(("distribution", "packages"), [("trixie", ["postgresql-17-pgvector"]), ("bookworm", None)])
 def test_extension_vector_is_installed_with_the_server(tmp_path, monkeypatch, distribution, packages):
     settings = "INSTALLED_APPS = []\nDATABASES = {'default': {'ENGINE': 'django.db.backends.postgresql'}}\n"
