@@ -279,9 +279,9 @@ def _python(tree: Path, files: list[str]) -> str:
     django = inspect_requirements.versions(contents).get("django", "")
     compiled = inspect_requirements.compiled_for(contents)
     own = [compiled] if compiled else []
-    limits = (supported, interpreter.of_django(django))
+    limits = [limit for limit in (supported, interpreter.of_django(django)) if limit]
     for version in (*own, *python_versions.SERIES):
-        if all(python_versions.is_among(f"{version}.9", limit) for limit in limits if limit):
+        if all(python_versions.is_of_series_among(version, limit) for limit in limits):
             return version
     return python_versions.SERIES[0]
 

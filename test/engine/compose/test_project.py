@@ -106,6 +106,17 @@ def test_image_has_the_versions_that_pdm_locked(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("python", "version"), [("==3.12.4", "3.12"), (">=3.11.10,<3.12", "3.11"), (">=3.10", "3.13"), ("<3", "3.13")]
+)
+def test_python_of_the_image_is_of_a_series_that_the_project_is_for(tmp_path, python, version):
+    pyproject = f"[project]\nname = 'chat'\nrequires-python = '{python}'\ndependencies = ['django']\n"
+    files = {name: text for name, text in SOURCES["mysql"]["files"].items() if name != "poetry.lock"}
+    folder = write_tree(tmp_path / "chat", {**files, "pyproject.toml": pyproject})
+    compose_project.write(str(folder), "chat", None)
+    assert f"FROM docker.io/library/python:{version}-slim" in (folder / "Dockerfile").read_text()
+
+
 @pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("kind", ["production", "local"])
 @pytest.mark.parametrize("case", SOURCES)
