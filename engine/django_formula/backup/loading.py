@@ -11,7 +11,7 @@ from django_formula.backup import backups, dumps, store
 from django_formula.backup.backups import dumper
 from django_formula.backup.dumps import Database
 from django_formula.database import setup
-from django_formula.database.engines import SQLITE
+from django_formula.database.engines import SQLITE, start_of_copies
 from django_formula.host.commands import DeploymentError
 from django_formula.project import ask
 from django_formula.release.releases import Release
@@ -115,7 +115,7 @@ def stamp() -> str:
 def names_with(databases: list[Database], suffix: str) -> dict[str, str]:
     """Return names for copies of databases: not too long for servers; for files, paths in the same folder."""
     return {
-        one.alias: f"{one.name}.{suffix}" if dumper(one.kind).is_path else f"{one.name[:40]}_{suffix}"
+        one.alias: f"{one.name}.{suffix}" if dumper(one.kind).is_path else f"{start_of_copies(one.name)}_{suffix}"
         for one in databases
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from django_formula.backup import dumps
 from django_formula.backup.dumps import Database, Dumper, Prepare, nothing
+from django_formula.database.engines import start_of_copies
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
 from django_formula.untrusted import shapes
@@ -110,7 +111,7 @@ def _create(database: Database, name: str) -> None:
     except DeploymentError as error:
         if "Access denied" not in error.log:
             raise
-        pattern = re.sub(r"([_%])", r"\\\1", database.name[:40])
+        pattern = re.sub(r"([_%])", r"\\\1", start_of_copies(database.name))
         user = database.connection.get("user")
         login = _sql(database, "SELECT CURRENT_USER()").strip().replace("@", "'@'")
         raise DeploymentError(

@@ -22,6 +22,21 @@ def login_pair(user: str) -> tuple[str, str]:
     return user, f"{user[:61]}_2"
 
 
+#: The most bytes of a name on a server, and those of `_restore_20260301t140212` at the end of a copy's.
+_LONGEST, _OF_COPY = 63, 24
+
+
+def start_of_copies(name: str) -> str:
+    """Return how the names of the copies begin that a backup of a database is loaded into, so that servers take them.
+
+    A name that is too long is cut, and has a checksum: another database may begin as it does, on the same server.
+    """
+    content = name.encode(errors="surrogateescape")
+    if len(content) <= _LONGEST - _OF_COPY:
+        return name
+    return f"{content[:30].decode(errors='ignore')}_{hashlib.sha256(content).hexdigest()[:8]}"
+
+
 class Engine:
     """A kind of database.
 

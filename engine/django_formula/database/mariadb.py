@@ -353,7 +353,7 @@ def _patterns(database: ManagedDatabase, state: Mapping[str, Any]) -> list[str]:
 
 def _copies(name: str) -> list[str]:
     """Return the beginnings of the names that `backup.restore` gives to copies of a database."""
-    return [f"{name[:40]}_{purpose}" for purpose in ("restore", "before", "drill")]
+    return [f"{engines.start_of_copies(name)}_{purpose}" for purpose in ("restore", "before", "drill")]
 
 
 def _grants(state: Mapping[str, Any]) -> set[tuple[str, str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from django_formula.backup import backups, dumps, loading, restore
+from django_formula.backup.dumps import Database
 from django_formula.deploy import migration
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
@@ -334,6 +335,16 @@ def test_overview_lists_backups(world, site, clock, monkeypatch):
 
 
 # Restoring
+
+
+def test_names_of_copies_fit_servers_and_are_those_of_one_database(site):
+    """PostgreSQL would cut a longer one, and the copies of two databases would have the same name."""
+    start = "accounting_of_the_department_of_printing"
+    names = ["blog", f"{start}_books", f"{start}_wages", "ж" * 31]
+    databases = [Database(site, name, "postgres", name) for name in names]
+    found = loading.names_with(databases, f"restore_{loading.stamp()}")
+    assert len({*found.values()}) == 4 and all(len(name.encode()) <= 63 for name in found.values())
+    assert found["blog"].startswith("blog_restore_2")
 
 
 def test_restore_exchanges_databases(world, site, clock):

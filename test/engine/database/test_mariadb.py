@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+from django_formula.backup import loading
+from django_formula.backup.dumps import Database
 from django_formula.database import engines, mariadb, setup
 from django_formula.database.server import ManagedDatabase
 from django_formula.host import commands
@@ -176,6 +178,20 @@ def test_removals_drop_only_own_items():
     dropped = MARIADB.removals(BLOG, answer(users, databases, grants))
     gone = ["DROP USER 'blog'@'localhost';", "DROP DATABASE `my_blog`;", "DROP DATABASE `my_blog_before_20260101`;"]
     assert [change.statements for change in dropped] == [[statement] for statement in gone]
+
+
+def test_copies_of_another_database_are_neither_dropped_nor_granted():
+    """Where the names of both begin alike, and are so long that those of copies have only a part of them."""
+    start = "accounting_of_the_department_of_printing"
+    books, wages = (BLOG._replace(database=f"{start}_{end}") for end in ("books", "wages"))
+    databases = [Database(None, one.database, "mysql", one.database) for one in (books, wages)]
+    copies = loading.names_with(databases, "before_20260301t120000")
+    there = {books.database: "Django site blog", **dict.fromkeys(copies.values(), "")}
+    dropped = [one.statements for one in MARIADB.removals(books, answer({"blog": SOCKET}, there))]
+    gone = (books.database, copies[books.database])
+    assert dropped == [[f"DROP DATABASE `{name}`;"] for name in gone]
+    patterns = [[*mariadb._patterns(one, answer())] for one in (books, wages)]
+    assert not {*patterns[0]} & {*patterns[1]}
 
 
 @pytest.fixture
