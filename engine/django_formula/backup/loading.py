@@ -71,13 +71,14 @@ def of_backup(release: Release, chosen: list[Manifest], secrets: list[str]) -> l
     """Return the present databases that a backup was made of, in its order."""
     site = release.site
     aliases = [one["alias"] for one in chosen if one["engine"] not in backups.ON_REQUEST]
-    missing = [alias for alias in aliases if alias not in release.facts["databases"]]
+    present = [alias for alias in aliases if alias in release.facts["databases"]]
+    found = {one.alias: one for one in dumps.databases(release, present, secrets)}
+    missing = [alias for alias in aliases if alias not in found]
     if missing:
         raise DeploymentError(
             f"{release.name} has no database {missing[0]!r}, which is in the backup",
             hint="restore a single dump of the backup by its name",
         )
-    found = {one.alias: one for one in dumps.databases(release, aliases, secrets)}
     if any(one["engine"] == "media" for one in chosen):
         found["media"] = Database(site, "media", "media", str(site.media))
     if any(one["engine"] == "redis" for one in chosen):

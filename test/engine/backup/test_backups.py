@@ -347,6 +347,14 @@ def test_names_of_copies_fit_servers_and_are_those_of_one_database(site):
     assert found["blog"].startswith("blog_restore_2")
 
 
+def test_restore_refused_where_a_database_is_in_memory_now(world, site, clock):
+    backup(site)
+    live = releases.linked(site, site.current)
+    live.update(facts={**live.facts, "databases": {"default": {"engine": "sqlite3", "name": ":memory:"}}})
+    with pytest.raises(DeploymentError, match=f"{live.name} has no database 'default', which is in the backup"):
+        verbs_backup.restore("blog")
+
+
 def test_restore_exchanges_databases(world, site, clock):
     backup(site)
     world.server.databases["blog"]["rows"]["public.guestbook_entry"] = 5
