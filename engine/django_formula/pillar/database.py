@@ -194,6 +194,12 @@ def _has(database: Database, key: str) -> bool:
 def variables(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield variables that two options set."""
     setters = {**dict.fromkeys(site["environment"], "environment"), **_database_variables(site)}
+    first: dict[str, str] = {}
+    for alias, database in site["databases"].items():
+        variable = database["variable"] if database["as"] == "environment" else None
+        if variable and first.setdefault(variable, alias) != alias:
+            text = f"the database {first[variable]} sets {variable} already: set another one"
+            yield ("databases", alias, "variable"), text
     for name, value in site["environment"].items():
         is_url = isinstance(value, dict) and value.get("from") == "database_url"
         if setters[name] != "environment" and not (is_url and setters[name] == "the database default"):
