@@ -18,6 +18,8 @@ _LINE = 64 << 20
 #: Parameters of a driver, and the names of the same options of the clients.
 _OPTIONS = {"user": "user", "password": "password", "port": "port", "connect_timeout": "connect-timeout"}
 _TLS = {"ca": "ssl-ca", "capath": "ssl-capath", "cert": "ssl-cert", "key": "ssl-key", "cipher": "ssl-cipher"}
+#: Modes of TLS by which a driver connects without it too.
+_PLAIN = ("", "DISABLED", "PREFERRED")
 _DUMP = ["--single-transaction", "--quick", "--routines", "--hex-blob", "--no-tablespaces"]
 _TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
 _MEASURE = """SELECT JSON_OBJECT('size', COALESCE(SUM(data_length + index_length), 0), 'tables', COUNT(*))
@@ -202,6 +204,11 @@ def _option_file(database: Database) -> Iterator[int]:
     connection, tls = database.connection, database.connection.get("ssl") or {}
     options = {_OPTIONS[key]: value for key, value in connection.items() if key in _OPTIONS}
     options |= {_TLS[key]: value for key, value in tls.items() if key in _TLS} if isinstance(tls, dict) else {}
+    mode = "REQUIRED" if tls is True else str(connection.get("ssl_mode") or "").upper()
+    if mode not in _PLAIN:  # MariaDB's clients know the one, MySQL's the other
+        options |= {"loose-ssl": "1", "loose-ssl-mode": mode}
+    if mode == "VERIFY_IDENTITY":
+        options["loose-ssl-verify-server-cert"] = "1"
     if connection.get("host"):
         options["socket" if str(connection["host"]).startswith("/") else "host"] = connection["host"]
     lines = [f"{name}={_option(str(value))}" for name, value in options.items()]

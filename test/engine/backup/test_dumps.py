@@ -282,6 +282,23 @@ def test_options_of_mariadb_clients(site):
 
 
 def test_exchange_refused_for_views_triggers_and_routines(site, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"ssl_mode": "REQUIRED"}, ['loose-ssl="1"', 'loose-ssl-mode="REQUIRED"']),
+        ({"ssl_mode": "VERIFY_IDENTITY", "ssl": {"ca": "/ca"}}, ['ssl-ca="/ca"', 'loose-ssl-verify-server-cert="1"']),
+        ({"ssl": True}, ['loose-ssl="1"']),
+        ({"ssl_mode": "PREFERRED"}, []),
+        ({}, []),
+    ],
+)
+def test_mariadb_clients_connect_by_tls_where_the_project_does(site, options, expected):
+    """A server may refuse what is not encrypted, and a dump has all data."""
+    with mysql._option_file(Database(site, "default", "mysql", "blog", {"host": "db1", **options})) as descriptor:
+        lines = os.read(descriptor, 4096).decode().splitlines()
+    assert {*expected} <= {*lines} and any("ssl" in line for line in lines) == bool(expected)
+
+
     monkeypatch.setattr(mysql, "_sql", lambda database, text: "view totals\n")
     with pytest.raises(DeploymentError, match="only tables can be moved to another database, and it has view totals"):
         DUMPERS["mysql"].check_swappable(Database(site, "default", "mysql", "blog"))
