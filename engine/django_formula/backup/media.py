@@ -67,8 +67,11 @@ class MediaDumper(Dumper):
             )
 
     def swap(self, database: Database, name: str, kept: str) -> None:
-        move.rename(Path(database.name), Path(kept))
-        os.rename(name, database.name)
+        """Exchange the folders; there may be none to keep, which is what a backup is restored for."""
+        if os.path.lexists(database.name):
+            move.rename(Path(database.name), Path(kept))
+        if os.path.lexists(name):  # else the exchange is undone
+            os.rename(name, database.name)
         host_file.sync_folder(Path(name).parent)
 
     def undo_partial_swap(self, database: Database, kept: str) -> None:

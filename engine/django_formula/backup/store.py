@@ -88,8 +88,10 @@ class StoreDumper(Dumper):
         server = _server(database)
         try:
             service.stop(server)
-            move.rename(Path(database.name), Path(kept))
-            os.rename(name, database.name)
+            if os.path.lexists(database.name):
+                move.rename(Path(database.name), Path(kept))
+            if os.path.lexists(name):  # else the exchange is undone
+                os.rename(name, database.name)
             host_file.sync_folder(Path(name).parent)
             service.restart(server)
         except BaseException:

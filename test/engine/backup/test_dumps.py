@@ -487,6 +487,23 @@ def test_uploads_dumped_and_loaded(site, tmp_path):
 
 
 # The program that asks the project
+def test_deleted_uploads_restored(site, tmp_path):
+    """A restore that is undone, as the site does not start, leaves none again."""
+    database = Database(site, "media", "media", str(site.media.top))
+    (site.media.top / "picture.png").write_bytes(b"x")
+    name, kept = (f"{site.media.top}.{word}" for word in ("restore", "before"))
+    with open(tmp_path / "tar", "wb+") as file:
+        DUMPERS["media"].dump(database, file.fileno())
+        shutil.rmtree(site.media.top)
+        file.seek(0)
+        DUMPERS["media"].load(database, name, file.fileno())
+    DUMPERS["media"].swap(database, name, kept)
+    assert (site.media.top / "picture.png").exists()
+    assert DUMPERS["media"].count_rows(database._replace(name=kept)) == {"files": 0}
+    DUMPERS["media"].swap(database, kept, name)
+    assert not site.media.top.exists() and Path(name, "picture.png").exists()
+
+
 
 
 @pytest.mark.parametrize("reads_tables", [False, True])

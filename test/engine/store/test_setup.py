@@ -1,5 +1,6 @@
 """Setting up and removing the site's own servers, where a deployment is killed meanwhile or a task comes late."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -362,3 +363,12 @@ def test_queue_that_does_not_start_with_a_backup_has_its_own_tasks_again(queue, 
     assert (folder / "queue/tasks").read_text() == "its own" and not (folder / "queue-kept").exists()
     assert (folder / "queue-new/tasks").read_text() == "the backup"
     assert host.did[-1] == "supervisorctl restart django-blog-queue"
+
+
+def test_queue_whose_folder_was_deleted_has_the_tasks_of_a_backup(queue, host):
+    (database,) = store.own_queues(queue)
+    folder = contract.folder(queue)
+    shutil.rmtree(folder / "queue", ignore_errors=True)
+    (folder / "queue-new").mkdir(parents=True)
+    store.StoreDumper().swap(database, str(folder / "queue-new"), str(folder / "queue-kept"))
+    assert (folder / "queue").is_dir() and not (folder / "queue-kept").exists()
