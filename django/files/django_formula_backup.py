@@ -36,6 +36,8 @@ def fit(request):
 
     for alias, name in request["names"].items():
         connections[alias].close()
+        if hasattr(connections[alias], "close_pool"):  # since Django 5.1: its connections are those of the former name
+            connections[alias].close_pool()
         connections[alias].settings_dict["NAME"] = name
         if request.get("port"):
             connections[alias].settings_dict["PORT"] = str(request["port"])

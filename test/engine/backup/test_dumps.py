@@ -22,6 +22,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.project import ask as project_ask
 from django_formula.release import releases
 from specimen import ROOT
+from trees import write_tree
 
 PASSWORD = "p:a\\s \"s' #;=%$x"
 
@@ -281,7 +282,6 @@ def test_options_of_mariadb_clients(site):
         assert 'password="p:a\\\\s \\"s\' #;=%$x"' in lines
 
 
-def test_exchange_refused_for_views_triggers_and_routines(site, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -299,6 +299,7 @@ def test_mariadb_clients_connect_by_tls_where_the_project_does(site, options, ex
     assert {*expected} <= {*lines} and any("ssl" in line for line in lines) == bool(expected)
 
 
+def test_exchange_refused_for_views_triggers_and_routines(site, monkeypatch):
     monkeypatch.setattr(mysql, "_sql", lambda database, text: "view totals\n")
     with pytest.raises(DeploymentError, match="only tables can be moved to another database, and it has view totals"):
         DUMPERS["mysql"].check_swappable(Database(site, "default", "mysql", "blog"))
@@ -486,7 +487,6 @@ def test_uploads_dumped_and_loaded(site, tmp_path):
     assert site.media.top.stat().st_mode & 0o7777 == 0o2750
 
 
-# The program that asks the project
 def test_deleted_uploads_restored(site, tmp_path):
     """A restore that is undone, as the site does not start, leaves none again."""
     database = Database(site, "media", "media", str(site.media.top))
@@ -504,6 +504,7 @@ def test_deleted_uploads_restored(site, tmp_path):
     assert not site.media.top.exists() and Path(name, "picture.png").exists()
 
 
+# The program that asks the project
 
 
 @pytest.mark.parametrize("reads_tables", [False, True])
@@ -536,6 +537,64 @@ def test_program_reports_connection_parameters(site, tmp_path, reads_tables):
     assert answer == {"default": {"name": "blog", "password": PASSWORD, "ssl": {"ca": "/ca"}, "n": 1}}
     assert done.stdout.splitlines()[1:] == [b"answered"]
     assert b"noise" in done.stderr and PASSWORD.encode() not in done.stderr
+
+
+POOLED = """
+pools = {}
+
+class Connection:
+    settings_dict = {"NAME": "blog"}
+
+    def connected(self):
+        return pools.setdefault("default", self.settings_dict["NAME"])
+
+    def close(self):
+        pass
+
+    def close_pool(self):
+        pools.clear()
+
+connections = {"default": Connection()}
+
+class DatabaseError(Exception):
+    pass
+"""
+PLANNED = """
+from types import SimpleNamespace
+
+class MigrationExecutor:
+    loader = SimpleNamespace(graph=SimpleNamespace(leaf_nodes=list))
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def migration_plan(self, nodes):
+        return [(SimpleNamespace(app_label=self.connection.connected(), name="0001"), False)]
+"""
+
+
+def test_restored_database_is_looked_at_although_a_pool_has_connections_of_the_present_one(site, tmp_path):
+    """Where the project queries its database while it is imported: migrate=True would migrate the present one."""
+    files = {
+        "django/__init__.py": "",
+        "django/core/__init__.py": "",
+        "django/core/exceptions.py": "class AppRegistryNotReady(Exception):\n    pass\n",
+        "django/core/management.py": "call_command = print",
+        "django/db/__init__.py": POOLED,
+        "django/db/migrations/executor.py": PLANNED,
+        "wsgi.py": "from django.db import connections\nconnections['default'].connected()\n",
+    }
+    write_tree(tmp_path, files)
+    program = site.kept_template(project_ask.BACKUP).read_bytes()
+    request = {"mode": "fit", "names": {"default": "blog_restore"}, "migrate": False, "application": "wsgi"}
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", project_ask._READ],
+        input=b"%d\n%s%s" % (len(program), program, json.dumps(request).encode()),
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert json.loads(done.stdout.splitlines()[0]) == {"default": ["blog_restore.0001"]}, done.stderr
 
 
 def test_connections_queried_only_for_servers(site, monkeypatch):
