@@ -199,7 +199,7 @@ def secrets(plan: Plan, top: Foreign) -> dict[str, str]:
     for kind in ("production", "local"):
         text = (top / f".envs/{kind}").text() or ""
         present = environment_files.read_environment(text)
-        values = compose_secrets.variables(plan, key, password)
+        values = compose_secrets.variables(plan, key, password.rstrip("\n"))
         is_whole = text and {*values} <= {*present}
         files[kind] = text if is_whole else compose_secrets.file({**values, **present})
     return {f".envs/{name}": text for name, text in files.items()} | plan.contents

@@ -5,6 +5,7 @@ import secrets
 import string
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from django_formula.compose import settings
 from django_formula.compose.plan import Plan
@@ -86,7 +87,7 @@ def _words(plan: Plan, key: str, password: str) -> dict[str, Any]:
         "release": "",
     }
     if engine.is_server:
-        url = f"{plan.engine}://{name}:{password}@database:{engine.port}/{name}"
+        url = f"{plan.engine}://{name}:{quote(password, safe='')}@database:{engine.port}/{name}"
         found |= {"database_url": url, "database_name": name, "database_user": name, "database_password": password}
         found |= {"database_host": "database", "database_port": str(engine.port)}
     else:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from django_formula.compose import project as compose_project
 from django_formula.compose import secrets as compose_secrets
+from django_formula.host import environment_files
 from django_formula.host.commands import DeploymentError
 from django_formula.inspect import inspection
 from specimen import configured
@@ -563,6 +564,16 @@ def test_a_secret_that_a_full_disk_has_left_empty_is_written_again(tmp_path):
     (folder / ".envs/production").write_text("")
     compose_project.write(str(folder), "celery", SOURCES["celery"]["given"])
     assert new_files(folder, "celery") == before
+
+
+def test_a_password_that_the_user_has_set_is_one_in_a_url(tmp_path):
+    folder, _lines = written("uv", tmp_path)
+    (folder / ".envs/database_password").write_text("p@ss/w#rd\n")
+    (folder / ".envs/production").write_text("")
+    compose_project.write(str(folder), "uv", SOURCES["uv"].get("given"))
+    variables = environment_files.read_environment((folder / ".envs/production").read_text())
+    assert variables["DATABASE_URL"] == "postgres://uv:p%40ss%2Fw%23rd@database:5432/uv"
+    assert (folder / ".envs/database_password").read_text() == "p@ss/w#rd\n"
 
 
 def test_a_server_of_asgi_needs_a_module_of_asgi(tmp_path):
