@@ -127,7 +127,7 @@ class Deployment:
         self.release: Release | None = self.live
         self.findings = Findings(deploy_takeover.in_progress(site))
         self.warnings: list[str] = []
-        self.began = time.time()
+        self.began, self._began = time.time(), time.monotonic()
         self.seconds: dict[str, float] = {}
 
     @property
@@ -571,7 +571,7 @@ class Deployment:
             "commit": self.findings.commit,
             "result": result,
             "asked_by": self.asked_by,
-            "seconds": round(time.time() - self.began, 1),
+            "seconds": round(time.monotonic() - self._began, 1),
             **({"revision": self.revision} if self.revision else {}),
             **({"receipt": self.findings.switch_report} if self.findings.switch_report else {}),
             **self._replayed(),

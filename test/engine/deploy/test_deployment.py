@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import stat
+import time
 
 import msgpack
 import pytest
@@ -74,6 +75,15 @@ def test_a_first_release(world):
     attempts = [json.loads(line) for line in world.site.deploys.read_text().splitlines()]
     assert [attempt["result"] for attempt in attempts] == ["released"]
     assert attempts[0].keys() == {"time", "release", "commit", "result", "asked_by", "seconds", "receipt"}
+
+
+def test_seconds_of_a_deployment_in_which_the_clock_is_set_back(world, monkeypatch):
+    """As on a machine that has just been started, which asks for the time while its first site is deployed."""
+    world.apply()
+    deployment, real = world.deployment(), time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 7200)
+    deployment.write_attempt("released")
+    assert 0 <= releases.attempts(world.site)[-1]["seconds"] < 600
 
 
 def test_nothing_to_do_is_nothing_done(world):
