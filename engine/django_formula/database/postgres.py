@@ -11,7 +11,10 @@ from django_formula.database.engines import POSTGRES
 from django_formula.database.server import Change, DatabaseServer, ManagedDatabase, Network, owner_comment
 from django_formula.host import commands, daemons, file
 from django_formula.host.commands import DeploymentError
+from django_formula.untrusted import delegate
 
+#: The user of Debian's servers.
+_USER = "postgres"
 #: Where Debian and the PostgreSQL project's packages install each version; psql in PATH is a wrapper, twice as slow.
 PROGRAMS = Path("/usr/lib/postgresql")
 #: What the formula has of an archive of the servers of this host, and pgbackrest's configuration there.
@@ -56,10 +59,13 @@ class PostgreSQLServer(DatabaseServer):
         return (database.socket, database.port or POSTGRES.port)
 
     def query(self, database: ManagedDatabase) -> dict[str, Any]:
-        """Return roles, databases, and the paths and contents of the files that configure authentication."""
+        """Return roles, databases, and the paths and contents of the files that configure authentication.
+
+        These are read and written as the server's user, who names them, and may replace a folder above them by a link.
+        """
         state: dict[str, Any] = json.loads(_psql(database, _STATE, doing="querying PostgreSQL"))
         files = {kind: Path(state[kind]) for kind in ("hba", "ident")}
-        texts = {kind: file.read_text(path) or "" for kind, path in files.items()}
+        texts = delegate.ask(_USER, _texts, files, doing="reading how PostgreSQL authenticates")
         unread = [kind for kind, path in files.items() if path.exists() and path.stat().st_mtime > state["loaded"]]
         return {**state, "texts": texts, "unread": unread}
 
@@ -126,9 +132,17 @@ class PostgreSQLServer(DatabaseServer):
             _set_up(database, "\n".join(statements))
         files = {path: text for change in changes for path, text in change.files.items()}
         for path, text in files.items():
-            file.write(Path(path), text, mode=0o640, user="postgres", group="postgres")
+            delegate.ask(_USER, _write, Path(path), text, doing="changing how PostgreSQL authenticates")
         if files:
             _psql(database, "SELECT pg_reload_conf();", doing="reloading PostgreSQL")
+
+
+def _texts(files: Mapping[str, Path]) -> dict[str, str]:
+    return {kind: file.read_text(path) or "" for kind, path in files.items()}
+
+
+def _write(path: Path, text: str) -> None:
+    file.write(path, text, mode=0o640, user=_USER, group=_USER)
 
 
 def _settings(network: Network, state: Mapping[str, Any]) -> Iterable[Change]:
@@ -429,7 +443,7 @@ def ask(
     return commands.run(
         [*argv, *([f"--host={socket}"] if socket else [])],
         doing=doing,
-        user="postgres",
+        user=_USER,
         # Before 15 a site may put functions into the schema public, which are found before those of PostgreSQL.
         environment={"PGCONNECT_TIMEOUT": "10", "PGOPTIONS": "-c search_path=pg_catalog"},
         timeout=timeout,

@@ -2,11 +2,12 @@
 
 import json
 import os
+import pwd
 from pathlib import Path
 
 import pytest
 from django_formula.database import engines, postgres, setup
-from django_formula.database.server import ManagedDatabase
+from django_formula.database.server import Change, ManagedDatabase
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
 from specimen import configured
@@ -323,6 +324,7 @@ def psql(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "run", run)
     monkeypatch.setattr(postgres, "PROGRAMS", tmp_path)
     monkeypatch.setattr(os, "fchown", lambda *arguments: None)  # the user postgres need not exist here
+    monkeypatch.setattr(commands, "identity", lambda user: {})
     for version in ("9.6", "15", "17"):
         (tmp_path / version / "bin").mkdir(parents=True)
         for program in ("psql", "postgres"):
@@ -367,6 +369,24 @@ def test_authentication_files_written_before_reload(psql):
     setup.apply({"postgres": [MAPPED]}, {})
     assert psql.received[1:] == ["SELECT pg_reload_conf();"]
     assert Path(psql.answer["hba"]).read_text().startswith("# django-formula: blog\nlocal")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="left out: another identity is taken, which needs root")
+def test_files_that_the_server_names_are_opened_as_its_user(psql, tmp_path, monkeypatch):
+    """It may name a file of root's, which it would get the text of, and own then."""
+    own = pwd.getpwnam("nobody")
+    identity = {"user": own.pw_uid, "group": own.pw_gid, "extra_groups": []}
+    monkeypatch.setattr(commands, "identity", lambda user: identity)
+    secret = tmp_path / "shadow"
+    secret.write_text("root:x\n")
+    secret.chmod(0o600)
+    psql.answer["ident"] = str(secret)
+    with pytest.raises(DeploymentError, match="^reading how PostgreSQL authenticates: .*Permission denied"):
+        POSTGRESQL.query(MAPPED)
+    change = Change("pg_ident.conf", "changed", files={str(secret): "blog"})
+    with pytest.raises(DeploymentError, match="^changing how PostgreSQL authenticates: .*Permission denied"):
+        POSTGRESQL.apply(MAPPED, [change])
+    assert secret.read_text() == "root:x\n"
 
 
 def test_password_masked_in_errors(psql):
