@@ -159,6 +159,18 @@ def _recorded_holder(descriptor: int) -> str:
     return os.pread(descriptor, 4096, 0).decode(errors="replace").partition("\n")[0].strip() or "a process"
 
 
+@contextlib.contextmanager
+def of_folder(path: Path) -> Iterator[None]:
+    """Hold the lock of a folder that only root may open, for a moment: other processes wait for it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that was forked meanwhile has the open folder, too
+        os.close(descriptor)
+
+
 def holds(path: Path) -> bool:
     """Return whether this process holds the lock of a path."""
     try:

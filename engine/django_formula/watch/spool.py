@@ -2,16 +2,14 @@
 
 import contextlib
 import errno
-import fcntl
 import json
-import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import file
+from django_formula.host import file, locks
 
 STATE = Path("/var/lib/django-formula/watch")
 #: Where the page is written, if it is wanted: a folder of root, which the proxy may read where it is served.
@@ -76,16 +74,12 @@ def config() -> dict[str, Any]:
 def locked() -> Iterator[None]:
     """Wait until no other process writes what the watch is configured to write, or changes its configuration.
 
-    Else a look that has begun before an apply would write once more what the apply has removed.
+    Else a look that has begun before an apply would write once more what the apply has removed. Only root may open the
+    folder whose lock it is: any user could hold that of another one for ever.
     """
-    CONFIG.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(CONFIG.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    CHANNELS.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with locks.of_folder(CHANNELS):
         yield
-    finally:
-        fcntl.flock(folder, fcntl.LOCK_UN)  # a sender that was forked meanwhile has the open folder, too
-        os.close(folder)
 
 
 def host() -> str:

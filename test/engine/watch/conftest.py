@@ -13,6 +13,8 @@ from django_formula.watch import spool
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Writes a configuration of the watch, and returns it."""
     monkeypatch.setattr(spool, "CONFIG", tmp_path / "configuration/watch.json")
+    monkeypatch.setattr(spool, "CHANNELS", tmp_path / "channels")
+    spool.CHANNELS.mkdir(mode=0o700, exist_ok=True)
 
     def write(config: dict[str, Any]) -> dict[str, Any]:
         spool.CONFIG.parent.mkdir(exist_ok=True)

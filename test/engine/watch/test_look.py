@@ -1,14 +1,16 @@
 """What one look finds of a site, the walk through it, its queue, and a look that raises."""
 
+import fcntl
 import json
 import math
 import os
+import stat
 import threading
 import time
 
 import pytest
 from django_formula.audit import chain
-from django_formula.host import clock
+from django_formula.host import clock, file
 from django_formula.release import releases
 from django_formula.watch import decide, look, notify, problem, setup, spool, walk, watch
 from django_formula.watch.problem import Problem
@@ -313,6 +315,20 @@ def test_look_that_began_before_an_apply_writes_nothing_of_what_the_apply_has_re
     metrics.mkdir()
     assert (watch.take_fleet if is_fleet else watch.take)(old) == 0
     assert [*metrics.iterdir()] == [] and not (tmp_path / "page").exists() and spool.state() == {}
+
+
+def test_no_other_user_may_hold_the_lock_of_looks_and_applies(watched, monkeypatch):
+    """One who may open a folder may lock it: every look and every apply would wait for ever."""
+    modes, flock = [], fcntl.flock
+
+    def lock(number, operation):
+        modes.append(stat.S_IMODE(os.fstat(number).st_mode))
+        flock(number, operation)
+
+    watched({})
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with spool.locked():
+        assert modes and not any(mode & 0o077 for mode in modes)
 
 
 @pytest.mark.parametrize("wanted", [None, {"metrics": None, "page": False, "every": 60}])
