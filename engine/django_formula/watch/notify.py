@@ -79,16 +79,17 @@ def _try(name: str) -> str:
 
 def _quieten(site: str, duration: str, why: str, by: str) -> dict[str, Any]:
     sites.find(site)
-    kept = spool.quiet()
-    kept.pop(site, None)
-    if duration != "off":
-        now = time.time()
-        try:
-            until = now + seconds(duration)
-        except (KeyError, TypeError, ValueError):
-            raise DeploymentError(
-                f"{duration!r} is no duration", hint=f"django.notify quiet {site} 2h 'moving the database'"
-            ) from None
-        kept[site] = {"until": until, "since": now, "why": shown(why)[:200], "by": by}
-    file.write_json(spool.STATE / "quiet.json", kept, mode=0o600)
+    with spool.locked():  # another command may have another site be quiet
+        kept = spool.quiet()
+        kept.pop(site, None)
+        if duration != "off":
+            now = time.time()
+            try:
+                until = now + seconds(duration)
+            except (KeyError, TypeError, ValueError):
+                raise DeploymentError(
+                    f"{duration!r} is no duration", hint=f"django.notify quiet {site} 2h 'moving the database'"
+                ) from None
+            kept[site] = {"until": until, "since": now, "why": shown(why)[:200], "by": by}
+        file.write_json(spool.STATE / "quiet.json", kept, mode=0o600)
     return {site: f"no messages until {clock.timestamp(kept[site]['until'])}" if site in kept else "messages are sent"}

@@ -35,16 +35,18 @@ def take(config: dict[str, Any]) -> int:
     """Look at this host, decide, and have messages sent; where something is new, look once more shortly after."""
     for turn in range(2):
         state = spool.state()
-        began, since = time.time(), time.monotonic()
+        last, began, since = state.get("time"), time.time(), time.monotonic()
         seen = look.examine(state, config, began)
         known = state.setdefault("known", {})
         is_quiet = look.quiet_by(config, seen, began)
         messages = decide.decide(known, seen.problems, began, is_quiet) + look.told_events(state, seen, is_quiet)
         took = time.monotonic() - since
         state |= {"version": 1, "host": spool.host(), "time": began, "took": round(took, 2), "sites": seen.rows}
+        if _is_over(config, last):
+            return 0
         with spool.locked():
-            if spool.config() != config:
-                return 0  # an apply has changed it meanwhile: the next look tells of all that this one has found
+            if _is_over(config, last):
+                return 0
             if config.get("metrics"):
                 _attempt("the metrics", metrics.write, config["metrics"], seen, state, began)
             _keep(config, messages, began, state)
@@ -61,9 +63,12 @@ def take(config: dict[str, Any]) -> int:
 def take_fleet(config: dict[str, Any]) -> int:
     """Look at the hosts of this master, and have messages sent."""
     began, state = time.time(), spool.state(FLEET)
+    last = state.get("time")
     messages, seen = fleet.take(state, config, began)
+    if _is_over(config, last, FLEET):
+        return 0
     with spool.locked():
-        if spool.config() != config:
+        if _is_over(config, last, FLEET):
             return 0
         _keep({**config, "heartbeat": False}, messages, began, {**state, "version": 1, "time": began}, FLEET)
         if seen is not None:
@@ -71,6 +76,19 @@ def take_fleet(config: dict[str, Any]) -> int:
     for one in messages:
         tell(f"{one['what']}: {one.get('host') or one['site'] or spool.host()}: {one['text']}")
     return 0
+
+
+def _is_over(config: dict[str, Any], last: float | None, *name: str) -> bool:
+    """Return whether what a look has found is no longer to be told.
+
+    An apply has changed or removed the configuration meanwhile: the next look tells of all that this one has found. Or
+    another look, which cron starts although one is under way, has told of it.
+
+    Args:
+        last: when the host was looked at before this one, as its state had it.
+        name: of the file of the state.
+    """
+    return spool.config() != config or spool.state(*name).get("time") != last
 
 
 def _attempt(what: str, write: Callable[..., object], *arguments: Any) -> None:

@@ -351,9 +351,47 @@ def test_apply_waits_for_a_look_that_writes(tmp_path, watched, monkeypatch, want
     assert done.is_set()
 
 
-def test_site_that_was_quietened_while_the_clock_was_ahead_is_not_quiet_for_years(tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_fleet", [False, True])
+def test_look_that_cron_has_started_during_another_one_tells_nothing_twice(tmp_path, watched, monkeypatch, is_fleet):
+    def examine(state, *_arguments):
+        began.append(state)
+        if len(began) == 1:
+            take(config)
+        return (messages, {"web1": {}}) if is_fleet else look.Seen({}, messages, [], {})
+
+    monkeypatch.setattr(spool, "STATE", tmp_path / "state")
+    monkeypatch.setattr(watch.daemons, "has_systemd", lambda: True)
+    monkeypatch.setattr(watch.units, "attempt", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(watch.fleet if is_fleet else look, "take" if is_fleet else "examine", examine)
+    channel = {"format": "json", "kinds": [], "sites": ["blog"], "but": [], "fleet": [], "host": True}
+    config = watched({"channels": {"chat": channel}, "quiet": [], "heartbeat": False})
+    messages, began = [look.event("blog", "failed", "0002 failed", "", 0.0)], []
+    take = watch.take_fleet if is_fleet else watch.take
+    monkeypatch.setattr(watch.pages, "of_hosts", lambda *_arguments: None)
+    assert take(config) == 0 and len(began) == 2
+    assert len(spool.batches("chat")) == 1
+
+
+def test_sites_that_two_commands_have_be_quiet_at_once_are_both_quiet(tmp_path, watched, monkeypatch):
+    def write(path, *arguments, **options):
+        if not other.ident:
+            other.start()
+            other.join(0.3)
+        real(path, *arguments, **options)
+
+    watched({"channels": {}})
     monkeypatch.setattr(spool, "STATE", tmp_path)
-    monkeypatch.setattr(spool, "config", lambda: {"channels": {}})
+    monkeypatch.setattr(notify.sites, "find", lambda _name: None)
+    real, other = file.write_json, threading.Thread(target=notify.notify, args=("quiet", "shop", "2h", "", "ada"))
+    monkeypatch.setattr(notify.file, "write_json", write)
+    notify.notify("quiet", "blog", "2h", "", "bob")
+    other.join()
+    assert spool.quiet().keys() == {"blog", "shop"}
+
+
+def test_site_that_was_quietened_while_the_clock_was_ahead_is_not_quiet_for_years(tmp_path, watched, monkeypatch):
+    watched({"channels": {}})
+    monkeypatch.setattr(spool, "STATE", tmp_path)
     monkeypatch.setattr(notify.sites, "find", lambda _name: None)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 1e8)

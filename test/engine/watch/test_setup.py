@@ -3,7 +3,7 @@
 import pytest
 from django_formula.host import archive, daemons
 from django_formula.host.commands import DeploymentError
-from django_formula.watch import setup, spool
+from django_formula.watch import look, setup, spool, watch
 
 WANTED = {"every": 60, "deploys": [], "channels": {}, "page": False}
 
@@ -31,6 +31,19 @@ def test_a_host_without_cron_is_watched_once_cron_is_there(host, monkeypatch, is
     monkeypatch.setattr(setup.shutil, "which", lambda _name: "/usr/sbin/cron" if is_installed else None)
     assert str(setup.CRON) in setup.remove(test=False).changes and not setup.CRON.exists()
     assert setup.CRON.parent.exists() is is_installed
+
+
+def test_look_makes_nothing_again_of_a_watch_that_was_removed_meanwhile(host, monkeypatch):
+    """Without systemd the removal does not end it."""
+
+    def removed(*_arguments):
+        setup.remove(test=False)
+        return look.Seen({}, [], [], {})
+
+    setup.watch({**WANTED, "quiet": [], "heartbeat": False}, {}, test=False)
+    monkeypatch.setattr(look, "examine", removed)
+    assert watch.take(spool.config()) == 0
+    assert not spool.CHANNELS.exists() and not spool.STATE.exists()
 
 
 def test_watch_of_a_master_without_systemd_is_a_second_line_of_cron(host, monkeypatch):
