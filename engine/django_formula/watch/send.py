@@ -37,13 +37,12 @@ def main(name: str) -> int:
         return 1
     secrets = [str(channel[key]) for key in ("token", "password") if channel.get(key)]
     secrets += network.secrets_of(channel["url"]) if channel.get("url") else []
+    spool.folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
     if name == spool.HEARTBEAT:
         _value, error, _after = network.ask(spool.SENDER, lambda: _get(channel["url"]))
-        spool.folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
         spool.keep_retry(name, **({"tries": 1, "at": 0, "error": redact(error, secrets)} if error else {}))
         tell(redact(error, secrets) or "sent", is_error=bool(error))
         return 0
-    spool.folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _lock(name)
     try:
         with contextlib.suppress(OSError):  # a full disk, which may be what waits to be told
@@ -73,7 +72,8 @@ def _send_waiting(name: str, channel: Mapping[str, Any], secrets: list[str]) -> 
     for path in spool.batches(name) if known["at"] <= time.time() else ():
         batch = file.read_json(path)
         if not batch or time.time() - batch["time"] > KEPT:
-            path.rename(path.with_suffix(".lost"))
+            with contextlib.suppress(FileNotFoundError):  # a look has just deleted it, as too many wait
+                path.rename(path.with_suffix(".lost"))
             spool.forget_lost(name)
             continue
         _value, error, after = network.ask(

@@ -128,7 +128,8 @@ def keep_retry(channel: str, **retry: Any) -> None:
     """Write when a channel is tried again; nothing, where it has succeeded."""
     path = folder(channel) / ".retry"
     if retry:
-        file.write_json(path, {**retry, "kept": time.time()}, mode=0o600, durable=False)
+        with contextlib.suppress(FileNotFoundError):  # the watch was removed while this was sent
+            file.write_json(path, {**retry, "kept": time.time()}, mode=0o600, durable=False)
     else:
         path.unlink(missing_ok=True)
 

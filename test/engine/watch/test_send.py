@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from django_formula.host import file
+from django_formula.untrusted import network
 from django_formula.watch import decide, look, send, spool, watch
 from django_formula.watch.problem import Problem
 from specimen import UNPRIVILEGED
@@ -111,6 +112,34 @@ def test_batches_are_sent_in_their_order_and_are_gone(chat):
     assert send.main("chat") == 0
     assert texts(chat) == ["one", "two", "three"] and spool.batches("chat") == []
     assert {one.token for one in chat.asked} == {f"Bearer {SECRET}"}
+
+
+def test_batch_that_a_look_deletes_meanwhile_is_skipped(chat, monkeypatch):
+    """A look keeps the newest ones only, while the sender waits for an answer."""
+    put("one", "two", "three")
+    gone, read = spool.batches("chat")[1], file.read_json
+    monkeypatch.setattr(file, "read_json", lambda path, *shape: read(path, *shape) if path != gone else delete(path))
+
+    def delete(path):
+        path.unlink()
+
+    assert send.main("chat") == 0
+    assert texts(chat) == ["one", "three"] and spool.batches("chat") == []
+
+
+@pytest.mark.parametrize("name", ["chat", spool.HEARTBEAT])
+def test_sender_makes_nothing_again_of_a_watch_that_was_removed_meanwhile(chat, monkeypatch, name):
+    """Without systemd the removal does not end it."""
+
+    def asked(*_arguments):
+        file.remove_tree(spool.STATE)
+        return network.Answer(None, "refused", 0.0)
+
+    configure(chat.url, name)
+    put("one")
+    monkeypatch.setattr(send.network, "ask", asked)
+    assert send.main(name) == 0
+    assert not spool.STATE.exists()
 
 
 @pytest.mark.parametrize("token", [{}, {"token": SECRET}])
