@@ -23,6 +23,12 @@ _OF_MODULE = re.compile(r"^ *from django_formula\.(\w+)\.(\w+) import", re.MULTI
 _DATA = re.compile(r"""get_data\(["']django_formula\.(\w+)["'], ["']([\w.]+)["']\)""")
 _COMPOSED = re.compile(r"""import_module\(f["']django_formula\.(\w+)\.{""")
 
+#: Has a program import from the open file of its archive: an apply may replace that while it runs.
+_OWN = """import os
+import sys
+sys.path[0] = f"/proc/self/fd/{os.open(sys.path[0], os.O_RDONLY)}"
+"""
+
 
 @functools.cache
 def packed(module: str, without: frozenset[str] = frozenset()) -> bytes:
@@ -33,7 +39,7 @@ def packed(module: str, without: frozenset[str] = frozenset()) -> bytes:
         without: modules that it does not need, with those that only they import.
     """
     package, _, name = module.rpartition(".")
-    main = f"import sys\nfrom {package} import {name}\nsys.exit({name}.main(*sys.argv[1:]))\n"
+    main = f"{_OWN}from {package} import {name}\nsys.exit({name}.main(*sys.argv[1:]))\n"
     sources: dict[str, str] = {}
     names = [module]
     for name in names:  # grows meanwhile

@@ -2,10 +2,11 @@
 
 import multiprocessing
 import os
+import subprocess
 import zipfile
 
 import pytest
-from django_formula.host import archive
+from django_formula.host import archive, file
 
 
 def test_program_is_on_disk_whole_once_it_is_installed(tmp_path, monkeypatch):
@@ -53,3 +54,41 @@ def test_program_that_was_cut_off_is_not_whole(tmp_path, part):
     assert archive.is_whole(path)
     os.truncate(path, int(path.stat().st_size * part))
     assert not archive.is_whole(path)
+
+
+#: A program that imports a module only after it has waited.
+WAITS = """
+import sys
+def main():
+    print("waits", flush=True)
+    sys.stdin.readline()
+    from django_formula.one import late
+    return late.CODE
+"""
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_program_that_is_replaced_while_it_runs_goes_on_with_its_own_modules(tmp_path, monkeypatch, is_compiled):
+    """A backup waits for another one, maybe for minutes, before it imports what runs commands of the project."""
+
+    def install(more):
+        texts = {"__init__": "", "one/__init__": "", "one/waits": more + WAITS, "one/late": "CODE = 7"}
+        for name, text in texts.items():
+            (package / f"{name}.py").write_text(text)
+        archive.packed.cache_clear()
+        if is_compiled:
+            archive.install("django_formula.one.waits", program)
+        else:
+            file.write(program, archive.packed("django_formula.one.waits"))
+
+    package, program = tmp_path / "django_formula", tmp_path / "waits.pyz"
+    (package / "one").mkdir(parents=True)
+    monkeypatch.setattr(archive, "_PACKAGE", package)
+    install("")
+    argv = ["/usr/bin/python3", "-I", program]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "waits\n"
+        install("# the next version has more lines\n" * 100)
+        process.communicate("\n")
+    archive.packed.cache_clear()
+    assert process.returncode == 7
