@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from django_formula.host import commands, compiled, daemons, file, ports, proc, users
+from django_formula.host import commands, compiled, daemons, file, locks, ports, proc, users
 from django_formula.host import folders as host_folders
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
@@ -313,12 +313,14 @@ class Site:
 
     def keep_templates(self, templates: Mapping[str, str]) -> None:
         """Store the templates that the site is rendered from, by URL, and delete the others."""
-        for url, text in templates.items():
-            if file.read_text(self.kept_template(url)) != text:
-                file.write(self.kept_template(url), text, mode=0o600)
-        for path in {*self.templates.iterdir()} - {self.template_sums, *map(self.kept_template, templates)}:
-            path.unlink()
-        file.write_json(self.template_sums, {url: file.checksum(text) for url, text in templates.items()}, mode=0o600)
+        sums = {url: file.checksum(text) for url, text in templates.items()}
+        with locks.of_folder(self.templates):
+            for url, text in templates.items():
+                if file.read_text(self.kept_template(url)) != text:
+                    file.write(self.kept_template(url), text, mode=0o600)
+            for path in {*self.templates.iterdir()} - {self.template_sums, *map(self.kept_template, templates)}:
+                path.unlink()
+            file.write_json(self.template_sums, sums, mode=0o600)
 
     def kept_templates(self) -> dict[str, str]:
         """Return the templates that the site was last rendered from, by URL.
@@ -326,11 +328,12 @@ class Site:
         Raises:
             DeploymentError: one differs from what was stored.
         """
-        kept = [path for path in self.templates.iterdir() if not path.name.startswith(".")]
-        sums = file.read_json(self.template_sums) or {}
-        urls = {self.kept_template(url).name: url for url in sums}
-        names = {path: urls.get(path.name, f"salt://{unquote(path.name)}") for path in kept}
-        texts = {url: file.read_text(path) or "" for path, url in names.items()}
+        with locks.of_folder(self.templates):  # else an apply may be writing them
+            kept = [path for path in self.templates.iterdir() if not path.name.startswith(".")]
+            sums = file.read_json(self.template_sums) or {}
+            urls = {self.kept_template(url).name: url for url in sums}
+            names = {path: urls.get(path.name, f"salt://{unquote(path.name)}") for path in kept}
+            texts = {url: file.read_text(path) or "" for path, url in names.items()}
         damaged = [url for url, text in texts.items() if sums.get(url) != file.checksum(text)]
         if damaged:
             raise DeploymentError(

@@ -1,8 +1,10 @@
 """A site: its folders, its paths, its registration on the host, its templates."""
 
+import contextlib
 import json
 import os
 import socket
+import threading
 
 import pytest
 import salt.utils.args
@@ -141,6 +143,28 @@ def test_site_is_found_by_its_name(make_site):
     site.applied.write_text("{")
     with pytest.raises(DeploymentError, match="the applied configuration of blog, is missing or damaged"):
         sites.find("blog")
+
+
+def test_templates_are_not_read_while_an_apply_writes_them(make_site, monkeypatch):
+    """A timer would report that they differ from what the last apply has written."""
+
+    def write(path, *arguments, **options):
+        real(path, *arguments, **options)
+        if not reader.ident:
+            reader.start()
+            reader.join(0.3)
+
+    def read():
+        with contextlib.suppress(DeploymentError):
+            answers.append(site.kept_templates())
+
+    site, real, answers, reader = make_site(), file.write, [], threading.Thread(target=read)
+    before, after = ({"salt://a": text, "salt://b": text} for text in ("old", "new"))
+    site.keep_templates(before)
+    monkeypatch.setattr(file, "write", write)
+    site.keep_templates(after)
+    reader.join()
+    assert answers == [after]
 
 
 def test_templates_are_stored_by_their_url(make_site):
