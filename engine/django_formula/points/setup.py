@@ -15,7 +15,7 @@ from django_formula.host import commands, config_files, daemons, file, folders, 
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
 from django_formula.host.outcome import Outcome
-from django_formula.points import archive
+from django_formula.points import archive, aside
 from django_formula.points.archive import CONFIG, FOLDER, USER, Cluster
 from django_formula.proxy import waiting
 from django_formula.site import sites
@@ -26,6 +26,8 @@ MODULE = "django_formula.points.program"
 UNITS, CRON = Path("/etc/systemd/system"), Path("/etc/cron.d/django-points")
 SERVICE, TIMER = "django-points.service", "django-points.timer"
 _RUN = f"/usr/bin/python3 -I {PROGRAM}"
+#: Seconds that the program has to end.
+_ENDS = 60.0
 _TEXTS = {
     SERVICE: f"""\
 [Unit]
@@ -340,15 +342,17 @@ def _remove(*, test: bool) -> Outcome:
     changes = {str(path): "removed" for path in present}
     if test:
         return Outcome("PostgreSQL would be archived no more", changes)
-    with _locked():
+    if (UNITS / TIMER).exists() and daemons.has_systemd():
+        units.end_timer(TIMER)
+        units.stop("stop", units=[SERVICE], doing=f"ending {SERVICE}", within=_ENDS)
+        units.attempt("reset-failed", SERVICE, doing=f"ending {SERVICE}")  # it would stay listed
+    with _locked(), aside.lock("state.apply").held():  # a temporary server would go on without its files
         state = archive.read_state()
-        if (UNITS / TIMER).exists() and daemons.has_systemd():
-            units.end_timer(TIMER)
         for stanza in [*state["clusters"]]:
             _end(state, stanza)
         for path in present:
             path.unlink()
-    file.remove_tree(FOLDER)
+        file.remove_tree(FOLDER)
     if daemons.has_systemd():
         units.daemon_reload()
     return Outcome("PostgreSQL is archived no more; what is in the store stays", changes)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 from django_formula.database import postgres
 from django_formula.host import clock, commands, users
 from django_formula.host.commands import DeploymentError, Ended
+from django_formula.host.locks import Lock
 from django_formula.pillar import states
 from django_formula.points import archive, aside, drill, moment, program, setup
 from django_formula.points.archive import Cluster
@@ -497,6 +499,7 @@ def host(monkeypatch, tmp_path, store, versioned):
         monkeypatch.setattr(setup, name, tmp_path / name.lower())
     for name, path in (("FOLDER", "folder"), ("STATE", "folder/state.json"), ("CONFIG", "config")):
         monkeypatch.setattr(archive, name, tmp_path / path)
+    monkeypatch.setattr(aside, "FOLDER", tmp_path / "folder")
     monkeypatch.setattr(setup, "UNITS", tmp_path)
     there = {"facts": facts(), "said": [], "units": [], "store": store}
 
@@ -592,6 +595,26 @@ def test_archive_ends_without_points(host, tmp_path):
     setup.ensure(None, (), test=False)
     assert "ALTER SYSTEM SET archive_command = '/bin/true'" in host["said"][-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mount", "timers.target.wants"]
+
+
+def test_program_that_runs_is_ended_with_the_archive(host, tmp_path, monkeypatch):
+    setup.ensure({**FULL, **POINTS, "path": str(tmp_path / "mount")}, HERE, test=False)
+    host["units"].clear()
+    monkeypatch.setattr(setup.units, "stop", lambda _verb, units, **_options: host["units"].extend(units))
+    setup.ensure(None, (), test=False)
+    assert host["units"] == ["end_timer", "django-points.service", "control", "daemon_reload"]
+
+
+def test_archive_stays_while_a_moment_of_it_is_restored(host, tmp_path, monkeypatch):
+    """The temporary server would go on without its files, and nothing would end it any more."""
+    setup.ensure({**FULL, **POINTS, "path": str(tmp_path / "mount")}, HERE, test=False)
+    take = functools.partial(Lock, tmp_path / "folder/.aside.lock", busy="a restore", timeout="0s", hint="wait")
+    monkeypatch.setattr(aside, "lock", take)
+    with aside.lock("django.restore").held(), pytest.raises(DeploymentError, match="a restore is under way"):
+        setup.ensure(None, (), test=False)
+    assert setup.CONFIG.exists() and archive.read_state()["clusters"]
+    setup.ensure(None, (), test=False)
+    assert not setup.CONFIG.exists() and not setup.FOLDER.exists()
 
 
 def test_archive_ends_with_the_last_site_that_has_it(host, tmp_path, monkeypatch):
