@@ -229,6 +229,11 @@ def closed(site: Site) -> dict[str, Any] | None:
     return record if record and record["until"] > time.monotonic() else None
 
 
+def is_recorded(site: Site) -> bool:
+    """Return whether the way to a site was closed and nothing has opened it, or removed the site, since."""
+    return _record(site).exists()
+
+
 def status(site: Site) -> dict[str, str]:
     """Return since when requests for a site are held, and how many wait; nothing where none does."""
     if not is_wanted(site):
@@ -318,6 +323,7 @@ def _moving(site: Site) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that was forked meanwhile has the open file, too
         os.close(descriptor)
 
 
@@ -333,7 +339,9 @@ class Hold:
 
     def _renew(self) -> None:
         while not self._ended.wait(_RENEWED):
-            _write(self.site, self._by, self._since, time.monotonic() + _LEASE)
+            with _moving(self.site):
+                if (closed(self.site) or {"by": self._by})["by"] == self._by:  # else something has closed it since
+                    _write(self.site, self._by, self._since, time.monotonic() + _LEASE)
 
     def end(self) -> None:
         """Open the way; nothing happens the second time."""

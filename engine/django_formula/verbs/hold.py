@@ -88,7 +88,7 @@ def _open_in_time(site: Site) -> None:
                 os.dup2(nothing, number)
             while (found := waiting.closed(site)) and found["by"].startswith(_OWN):
                 time.sleep(_PAUSE)
-            if not found:
+            if not found and waiting.is_recorded(site):
                 waiting.open_left(site)
     finally:
         os._exit(0)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import types
@@ -191,6 +192,23 @@ def test_way_is_opened_by_several_processes_at_once(blog):
     assert link(blog) == "/run/django/blog/0042.sock" and not os.path.lexists(blog.release / relay.HELD)
 
 
+def test_way_is_opened_although_a_child_was_forked_while_it_was_moved(blog):
+    """Such as one that asks a git server, while the thread of a hold renews its lease."""
+    with waiting._moving(blog.site):
+        child = os.fork()
+        if not child:
+            time.sleep(30)
+            os._exit(0)
+    opening = threading.Thread(target=waiting.open_way, args=(blog.site,))
+    opening.start()
+    opening.join(3)
+    is_open = not opening.is_alive()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    opening.join()
+    assert is_open
+
+
 def test_way_that_something_else_has_closed_since_stays_closed(blog):
     waiting.close_way(blog.site, blog.release, "state.apply", time.monotonic() + 5)
     for open_ in (lambda: waiting.open_way(blog.site, of="django.hold"), lambda: waiting.open_left(blog.site)):
@@ -200,9 +218,11 @@ def test_way_that_something_else_has_closed_since_stays_closed(blog):
     assert link(blog) == "/run/django/blog/0042.sock"
 
 
-def test_deployment_leaves_requests_waiting_for_a_hold_that_has_begun_since(blog):
+def test_deployment_leaves_requests_waiting_for_a_hold_that_has_begun_since(blog, monkeypatch):
+    monkeypatch.setattr(waiting, "_RENEWED", 0.05)
     own = waiting.begin(blog.site, blog.live, "state.apply")
     waiting.close_way(blog.site, blog.release, "django.hold by root", time.monotonic() + 5)
+    time.sleep(0.2)
     own.end()
     assert waiting.closed(blog.site)["by"] == "django.hold by root" and link(blog) == str(waiting.socket(blog.site))
 
@@ -237,6 +257,14 @@ def test_hold_ends_by_itself(blog):
     while link(blog) != "/run/django/blog/0042.sock":
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_hold_that_runs_makes_nothing_again_of_a_site_that_was_removed(blog):
+    hold.hold("blog", "20", "django.hold by root")
+    waiting.remove(blog.site)
+    assert not waiting.RELAY.folder.exists()
+    time.sleep(0.5)
+    assert not waiting.RELAY.folder.exists()
 
 
 def test_requests_that_do_not_end_are_not_cut(blog, monkeypatch):
