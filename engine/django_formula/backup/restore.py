@@ -1,5 +1,6 @@
 """Restore backups: load one, exchange it for the present databases, keep the former ones; drills."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -181,11 +182,13 @@ def _exchange(
     open_again = hold.end if hold else functools.partial(reopen, site, was_on=was_on, holds=holds)
     swapped: list[Database] = []
     try:
-        refuse_running_commands(site)  # in maintenance no other begins
-        stop(site, live)
-        for one in databases:
-            dumper(one.kind).swap(one, names[one.alias], kept[one.alias])
-            swapped.append(one)
+        # In maintenance none begins.
+        with disk.without_schedules(site, _BY) if hold else contextlib.nullcontext():
+            refuse_running_commands(site)
+            stop(site, live)
+            for one in databases:
+                dumper(one.kind).swap(one, names[one.alias], kept[one.alias])
+                swapped.append(one)
     except BaseException:
         for one in reversed(swapped):
             dumper(one.kind).swap(one, kept[one.alias], names[one.alias])

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -205,6 +205,25 @@ def names_in_use(site: Site) -> set[str]:
 def running_schedules(site: Site) -> dict[str, str]:
     """Return the schedules whose command runs: name → the name of the release that it runs in."""
     return _running(site, LOCK_OF_SCHEDULE)
+
+
+@contextlib.contextmanager
+def without_schedules(site: Site, by: str) -> Iterator[None]:
+    """Have no schedule of a site begin in this block.
+
+    Args:
+        by: what needs that, as those read that begin meanwhile.
+
+    Raises:
+        DeploymentError: one runs.
+    """
+    names = sorted(path.stem for path in site.schedules.glob("*.json") if "." not in path.stem)
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            path, hint = site.schedules / f"{name}{LOCK_OF_SCHEDULE}", "wait until it has ended"
+            lock = Lock(path, by, busy=f"the schedule {name} of {site.name}", timeout="1s", hint=hint)
+            stack.enter_context(lock.held())
+        yield
 
 
 def _running(site: Site, suffix: str) -> dict[str, str]:

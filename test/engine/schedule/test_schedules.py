@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 import zipfile
 
 import pytest
@@ -422,6 +423,20 @@ def test_databases_are_not_exchanged_while_a_schedule_runs(scheduled):
     with lock.held(), pytest.raises(DeploymentError, match="the schedule clear of blog runs"):
         restore._exchange(scheduled.site, live, [], {}, {}, None)
     assert not sites.known_maintenance(scheduled.site)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_no_schedule_begins_while_databases_are_exchanged(scheduled, monkeypatch, waits):
+    """What it writes would be in the former database, whether requests wait meanwhile or get the maintenance page."""
+    hold = types.SimpleNamespace(end=lambda: None) if waits else None
+    monkeypatch.setattr(restore.waiting, "begin", lambda *_arguments: hold)
+    monkeypatch.setattr(restore, "stop", lambda _site, _live: codes.append(schedule_run.main("blog", "clear")))
+    monkeypatch.setattr(restore, "start", lambda _site, _live: None)
+    codes, live = [], releases.Release(scheduled.site, scheduled.live)
+    restore._exchange(scheduled.site, live, [], {}, {}, None)
+    assert codes == [0] and schedule_run.records(scheduled.site, "clear")["runs"] == []
+    assert schedule_run.main("blog", "clear") == 0
+    assert len(schedule_run.records(scheduled.site, "clear")["runs"]) == 1
 
 
 def test_databases_are_not_exchanged_while_a_command_of_the_command_line_runs(scheduled, own_host, monkeypatch):
