@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from django_formula.backup import dumps
 from django_formula.backup.dumps import Database, Dumper
@@ -527,12 +527,17 @@ def verify(site: Site, manifest: dict[str, Any], folder: Path) -> None:
     Raises:
         DeploymentError: it is damaged.
     """
-    with open(folder / manifest["name"], "rb") as file:
-        if host_file.sha256(file) != manifest["sha256"]:
-            raise DeploymentError(
-                f"the backup {manifest['name']} is damaged: it has changed since it was written on {manifest['taken']}",
-                hint=f"use another one: salt-call django.backups {site.name} lists them",
-            )
+    with open(folder / manifest["name"], "rb") as dump:
+        verify_open(site, manifest, dump)
+
+
+def verify_open(site: Site, manifest: dict[str, Any], dump: BinaryIO) -> None:
+    """Compare an open dump, likewise."""
+    if host_file.sha256(dump) != manifest["sha256"]:
+        raise DeploymentError(
+            f"the backup {manifest['name']} is damaged: it has changed since it was written on {manifest['taken']}",
+            hint=f"use another one: salt-call django.backups {site.name} lists them",
+        )
 
 
 def find(site: Site, which: str | None) -> list[dict[str, Any]]:

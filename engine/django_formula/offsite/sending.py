@@ -1,5 +1,6 @@
 """Send a copy of a site elsewhere: the newest backup, the uploads as they are, the sealed secrets, and their index."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -39,10 +40,13 @@ def send(site: Site, store: Repository, state: dict[str, Any]) -> str:
     store.make_sure(is_new=not state["copies"])
     first = chosen[0]
     copy = _Copy(store, str(first["backup"]))
-    for manifest in chosen:
-        backups.verify(site, manifest, site.backups)
-        log.info("%s: copying %s", site.name, manifest["name"])
-        with open(os.open(site.backups / manifest["name"], os.O_RDONLY | os.O_NOFOLLOW), "rb") as dump:
+    with contextlib.ExitStack() as stack:
+        paths = [site.backups / manifest["name"] for manifest in chosen]
+        # All at first: what is sent takes hours, and a newer backup may have this one deleted.
+        opened = [stack.enter_context(open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")) for path in paths]
+        for manifest, dump in zip(chosen, opened, strict=True):
+            backups.verify_open(site, manifest, dump)
+            log.info("%s: copying %s", site.name, manifest["name"])
             copy.send(copies.part_of(manifest["name"]), dump, manifest["sha256"])
     if options["media"]:
         sites.refuse_unmounted_media(site)

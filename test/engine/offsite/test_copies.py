@@ -124,6 +124,25 @@ def test_copy_has_the_backup_the_uploads_and_the_sealed_secrets(site, store):
     assert [row["backup"] for row in copies.overview(store)] == [tag]
 
 
+def test_backup_that_a_newer_one_replaces_meanwhile_is_copied_to_its_end(site, store, monkeypatch):
+    """With `backup:keep: 1`, and databases that take longer to send than there is between two backups."""
+
+    def replaced(*arguments):
+        for one in copies.newest_backup(site):
+            backups.remove(site.backups / one["name"])
+        return send(*arguments)
+
+    (name,) = backup(site)
+    other = name.replace("default-", "other-")
+    manifest = file.read_json(site.backups / f"{name}.json") | {"name": other, "alias": "other"}
+    (site.backups / other).write_bytes((site.backups / name).read_bytes())
+    file.write_json(site.backups / f"{other}.json", manifest)
+    send = store.send
+    monkeypatch.setattr(store, "send", replaced)
+    assert work(site, "copy") == []
+    assert {"default.dump", "other.dump"} <= {*copies.find(store, None)["parts"]}
+
+
 def test_interrupted_copy_is_none(site, store):
     backup(site)
     assert work(site, "copy") == []
