@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from django_formula.host import clock, commands, folders
+from django_formula.host import clock, commands, folders, locks
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
@@ -245,25 +245,33 @@ def make_authority(*, trusts_clock: bool = True) -> None:
     Raises:
         DeploymentError: openssl fails.
     """
-    folder = root().parent
+    folder, own = root().parent, STATE / "certificates"
+    if _has_authority(trusts_clock):
+        return
+    for path, mode in ((STATE, 0o755), (folder, 0o755), (own, 0o700)):
+        folders.make(Folder(path, "root", "root", mode))
+    with locks.of_folder(own):
+        if _has_authority(trusts_clock):
+            return  # another apply or timer has made it meanwhile
+        name = re.sub(r"[^A-Za-z0-9.-]", "", os.uname().nodename)[:40]
+        with tempfile.TemporaryDirectory(dir=folder) as made:
+            _openssl(
+                *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-sha256"),
+                *("-keyout", f"{made}/key", "-out", f"{made}/root", "-days", str(AUTHORITY_DAYS)),
+                *("-subj", f"/O=django-formula/CN=Local authority of {name}"),
+                *("-addext", "basicConstraints=critical,CA:TRUE,pathlen:0"),
+                *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
+            )
+            host_file.write(folder / "root.key", Path(made, "key").read_bytes(), mode=0o600)
+            host_file.write(root(), Path(made, "root").read_bytes())
+
+
+def _has_authority(trusts_clock: bool) -> bool:
     with contextlib.suppress(OSError):
-        known = _decode(str(root()))
-        _load(str(root()), str(folder / "root.key"))  # which may be that of another one, whose apply was killed
-        if known.left > DAYS * 86400 and (known.has_begun or not trusts_clock):
-            return
-    for path in (STATE, folder):
-        folders.make(Folder(path, "root", "root", 0o755))
-    name = re.sub(r"[^A-Za-z0-9.-]", "", os.uname().nodename)[:40]
-    with tempfile.TemporaryDirectory(dir=folder) as made:
-        _openssl(
-            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-sha256"),
-            *("-keyout", f"{made}/key", "-out", f"{made}/root", "-days", str(AUTHORITY_DAYS)),
-            *("-subj", f"/O=django-formula/CN=Local authority of {name}"),
-            *("-addext", "basicConstraints=critical,CA:TRUE,pathlen:0"),
-            *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
-        )
-        host_file.write(folder / "root.key", Path(made, "key").read_bytes(), mode=0o600)
-        host_file.write(root(), Path(made, "root").read_bytes())
+        known, key = _decode(str(root())), root().with_name("root.key")
+        _load(str(root()), str(key))  # which may be that of another one, whose apply was killed
+        return known.left > DAYS * 86400 and (known.has_begun or not trusts_clock)
+    return False
 
 
 def _openssl(*arguments: str) -> str:

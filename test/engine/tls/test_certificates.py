@@ -1,5 +1,6 @@
 import os
 import stat
+import threading
 import time
 
 import pytest
@@ -62,6 +63,22 @@ def test_local_authority_issues_certificates(blog):
     verify = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", DOMAIN]
     commands.run([*verify, "-CAfile", str(certificates.root()), str(certificates.path_of(DOMAIN))], doing="verify")
     assert {path.name for path in certificates.root().parent.iterdir()} == {"root.key", "root.pem"}
+
+
+def test_local_authority_is_made_once_by_two_applies_at_the_same_time(own_host, monkeypatch):
+    """Else its key is that of the one, and its certificate that of the other."""
+
+    def write(path, *arguments, **options):
+        real(path, *arguments, **options)
+        if not other.ident:
+            other.start()
+            other.join(1)
+
+    other, real = threading.Thread(target=certificates.make_authority), file.write
+    monkeypatch.setattr(file, "write", write)
+    certificates.make_authority()
+    other.join()
+    certificates._load(str(certificates.root()), str(certificates.root().with_name("root.key")))
 
 
 def test_local_authority_is_replaced_when_it_expires_too_soon(blog, monkeypatch):
