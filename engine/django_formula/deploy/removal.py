@@ -177,7 +177,8 @@ def _remove(site: Site) -> None:
         switch.apply(site_files.absent(site))
     listener.remove(site)
     for task in timer.TASKS:
-        timer.remove(site, task)
+        timer.end(site, task)
+    certificates += _certificates(site)  # with what a renewal has made until it was ended
     schedules.remove(site)
     hook_unit.remove(site)
     waiting.remove(site)

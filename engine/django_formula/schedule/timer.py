@@ -15,7 +15,7 @@ from django_formula.backup import backups
 from django_formula.database import databases
 from django_formula.host import archive, commands, daemons, file, template, units
 from django_formula.host.commands import DeploymentError
-from django_formula.offsite import repository
+from django_formula.offsite import copies, repository
 from django_formula.process import command as process_command
 from django_formula.process import systemd
 from django_formula.release import releases as release_releases
@@ -46,6 +46,10 @@ BACKUP = Task("backup", "Backups", "django_formula.backup.program")
 OFFSITE = Task("offsite", "Copies of the backups elsewhere", "django_formula.offsite.program")
 RENEWAL = Task("tls", "Renewal of the certificates", "django_formula.tls.renewal")
 TASKS = (BACKUP, OFFSITE, RENEWAL)
+#: The locks that programs hold while they work.
+_LOCKS = {BACKUP: backups.lock, OFFSITE: copies.lock}
+#: Seconds that a program has to end.
+_PATIENCE = 30.0
 
 
 def stale(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> dict[str, str]:
@@ -114,12 +118,31 @@ def present(site: Site, task: Task = BACKUP) -> list[Path]:
 
 
 def remove(site: Site, task: Task = BACKUP) -> None:
-    """Remove a task of a site from the host."""
+    """Remove a task of a site from the host; its program, if it runs, is left to end."""
     timer = _timer(site, task)
     if timer.exists() or os.path.lexists(_link(site, task)):
         units.end_timer(timer.name)
     for path in present(site, task):
         path.unlink()
+
+
+def end(site: Site, task: Task) -> None:
+    """End the program of a task, and have nothing start it any more, before its site is removed.
+
+    Else it would write again what the removal removes, such as a certificate or the database of a drill.
+
+    Raises:
+        DeploymentError: systemd does not stop it.
+    """
+    service, lock = _service(site, task), _LOCKS.get(task)
+    is_started = service.exists() and daemons.has_systemd()
+    remove(site, task)
+    if is_started:
+        doing = f"ending {service.name}"
+        units.stop("stop", units=[service.name], doing=doing, within=_PATIENCE)
+        units.attempt("reset-failed", service.name, doing=doing)  # it would stay listed
+    elif lock and (held := lock(site, "")).holder():
+        held.end_holders()
 
 
 def _program(site: Site, task: Task) -> Path:

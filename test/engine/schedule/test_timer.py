@@ -12,10 +12,12 @@ import pytest
 from django_formula.backup import backups
 from django_formula.backup import program as backup_program
 from django_formula.deploy import removal, steps
-from django_formula.host import archive, daemons
+from django_formula.host import archive, daemons, file, locks
 from django_formula.host.commands import DeploymentError
+from django_formula.offsite import copies
 from django_formula.process import systemd
 from django_formula.schedule import timer as schedule_timer
+from django_formula.tls import certificates
 from django_formula.verbs import schedule as verbs_schedule
 from specimen import formula_templates
 
@@ -150,6 +152,26 @@ def test_timer_is_removed_with_its_schedule(daily, off):
     assert not (daily.site.root / "backup.pyz").exists()
 
 
+def test_program_that_runs_is_ended_when_its_site_is_removed(daily, monkeypatch):
+    """A renewal would write the certificate again, and a backup what its user owns."""
+
+    def stop(*verb, units, **options):
+        if {*units} & programs:
+            stopped.extend(units)
+            file.write(written, "{}")  # until it is ended
+        else:
+            real(*verb, units=units, **options)
+
+    daily.options |= {"tls": {"kind": "self_signed"}}
+    daily.apply()
+    programs, stopped = {"django-blog-backup.service", "django-blog-tls.service"}, []
+    written, real = certificates.path_of(daily.site.canonical).with_suffix(".failed"), schedule_timer.units.stop
+    written.parent.mkdir(exist_ok=True)
+    monkeypatch.setattr(schedule_timer.units, "stop", stop)
+    removal.remove(daily.site, "a test")
+    assert {*stopped} == programs and not written.exists()
+
+
 # Copies elsewhere
 
 
@@ -233,6 +255,16 @@ def test_cron_that_does_not_run_is_shown_and_started(daily, cron, monkeypatch):
     assert daily.apply(test=True)["site"]["schedule"] == {"cron": "started"} and not started
     assert daily.apply()["site"]["schedule"] == {"cron": "started"} and started == ["cron"]
     assert daily.apply() == {} and verbs_schedule.idle(daily.site) == ""
+
+
+@pytest.mark.parametrize("lock", [backups.lock, copies.lock])
+def test_program_of_cron_that_runs_is_ended_when_its_site_is_removed(daily, cron, monkeypatch, lock):
+    daily.apply()
+    ended, site = [], daily.site
+    monkeypatch.setattr(locks.Lock, "end_holders", lambda own: ended.append(own.path))
+    with lock(site, "cron").held():
+        removal.remove(site, "a test")
+    assert ended == [lock(site, "").path]
 
 
 @pytest.mark.parametrize(
