@@ -435,9 +435,13 @@ def change_certificates(keys: Mapping[Path, str]) -> None:
         DeploymentError: it does not accept them.
     """
     with lock().held():
+        wanted = certificates()  # an apply may have removed a site since
+        used = {path: text for path, text in keys.items() if path in wanted}
+        if keys and not used:
+            return
         program = _program()
         present = {path: config_files.read(path) for path in program.configuration_files({}, {})}
-        balancer_program.install(program, present, keys)
+        balancer_program.install(program, present, used)
 
 
 def catch_up() -> None:

@@ -91,7 +91,6 @@ def renew(
         What was ordered, by domain, and warnings.
     """
     ordered, warnings = {}, []
-    install = install or switch.change_certificates
     for domain in domains:
         path = certificates.path_of(domain)
         before, has_begun = file.read_text(path), False
@@ -101,10 +100,15 @@ def renew(
                 if file.read_text(path) != before:
                     continue  # the timer, or an apply, renewed it in the meantime
                 log.info("%s: ordering a certificate for %s", site.name, domain)
-                install({path: _order(site, domain, files)})
+                texts = {path: _order(site, domain, files)}
+                with switch.alone() if install is None else contextlib.nullcontext():
+                    if file.read_text(path) != before:
+                        continue  # an apply has changed or removed it during the order
+                    (install or switch.change_certificates)(texts)
         except (DeploymentError, OSError) as error:
             cause = _cause(site, error)
-            if has_begun:  # else another one is under way, after which this one need not wait
+            # Else another one is under way, after which this one need not wait; or the certificate is not wanted.
+            if has_begun and file.read_text(path) == before:
                 _record_failure(site, domain, cause)
             warnings.append(f"no certificate for {domain} yet: {cause}; {_serves(domain)}")
         else:

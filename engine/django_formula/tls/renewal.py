@@ -65,29 +65,45 @@ def renew(site: Site, *, force: bool = False, again: bool = False) -> tuple[dict
         DeploymentError: a certificate cannot be made, or the proxy refuses it.
     """
     unread = switch.catch_up()
-    changed, warnings = _renew_all(site, force=force, again=again)
-    return changed, [*unread, *warnings]
+    changed, warnings = _renew(site.name, force=force, again=again)
+    more, others = _renew(site.name, of_page=True, force=force, again=again)
+    return changed | more, [*unread, *warnings, *others]
 
 
-def _renew_all(site: Site, *, force: bool, again: bool) -> tuple[dict[str, str], list[str]]:
-    record = served_page()
-    if not record or record["site"] != site.name or record["domain"] in certificates.domains(site):
-        return _renew(site, force=force, again=again)
-    changed, warnings = _renew(site, force=force, again=again)
-    more, others = _renew(with_domain(site, record["domain"]), force=force, again=again)
-    return changed | more, [*warnings, *others]
-
-
-def _renew(site: Site, *, force: bool, again: bool) -> tuple[dict[str, str], list[str]]:
-    if not site.https:
-        return {}, []
-    templates = site.kept_templates()
-    changed = certificates.missing(site, {}, templates, trusts_clock=again)
-    if changed:
-        switch.change_certificates(certificates.texts(site, changed, {}, templates, trusts_clock=again))
-    if site.config["tls"]["kind"] != "acme":
+def _renew(name: str, *, of_page: bool = False, force: bool, again: bool) -> tuple[dict[str, str], list[str]]:
+    changed = _replace(name, of_page=of_page, again=again)
+    site = _served(name, of_page=of_page)
+    if not site or site.config["tls"]["kind"] != "acme":
         return changed, []
     due, deferred = acme.due(site, again=again)
     domains = certificates.domains(site) if force else list(due)
     ordered, warnings = acme.renew(site, domains, {})
     return changed | ordered, [*([] if force else deferred), *warnings]
+
+
+def _served(name: str, *, of_page: bool) -> Site | None:
+    """Return a site as last applied, or what the page needs that is served like it; None where it has no https."""
+    site = sites.find(name)
+    if of_page:
+        record = served_page()
+        if not record or record["site"] != name or record["domain"] in certificates.domains(site):
+            return None
+        site = with_domain(site, record["domain"])
+    return site if site.https else None
+
+
+def _replace(name: str, *, of_page: bool, again: bool) -> dict[str, str]:
+    """Install what can be installed at once; an apply that changes the site meanwhile has its own certificates."""
+
+    def missing() -> tuple[Site | None, dict[str, str]]:
+        site = _served(name, of_page=of_page)
+        return site, certificates.missing(site, {}, site.kept_templates(), trusts_clock=again) if site else {}
+
+    if not missing()[1]:
+        return {}
+    with switch.alone():
+        site, changed = missing()
+        if site and changed:
+            templates = site.kept_templates()
+            switch.change_certificates(certificates.texts(site, changed, {}, templates, trusts_clock=again))
+    return changed

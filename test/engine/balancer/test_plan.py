@@ -240,6 +240,19 @@ def test_folders_of_a_client_of_acme_are_removed_with_the_domain(haproxy: list[s
     assert certificates.belongings("shop.example.org") == [] and account.exists()
 
 
+@pytest.mark.parametrize("left", [[], ["blog"]])
+def test_renewal_that_began_before_an_apply_installs_no_certificate_of_a_site_that_is_gone(
+    haproxy: list[str], left: list[str]
+) -> None:
+    sites = entries({name: yaml.safe_load(_sites())[name] for name in ("blog", "shop")})
+    apply(sites, [])
+    apply({name: sites[name] for name in left}, ["shop"])
+    (certificates.STATE / "certificates").mkdir(parents=True, exist_ok=True)
+    haproxy.clear()
+    plan.change_certificates({certificates.path_of("shop.example.org"): "key and chain"})
+    assert certificates.belongings("shop.example.org") == [] and haproxy == []
+
+
 @pytest.mark.parametrize(("length", "size"), [(16, 128), (110, 128), (111, 256), (240, 512)])
 def test_nginx_has_room_for_the_longest_name(haproxy: list[str], length: int, size: int) -> None:
     """By ngx_hash.h a bucket has the name, its length and two pointers, and nginx refuses a table without room."""

@@ -58,6 +58,7 @@ def test_certificate_of_the_page_is_renewed_with_those_of_its_site(monkeypatch, 
     monkeypatch.setattr(renewal, "PAGE", tmp_path / "page.json")
     site = make_site(tls={"kind": "self_signed"})
     asked = []
+    monkeypatch.setattr(renewal.sites, "find", lambda _name: site)
     monkeypatch.setattr(
         certificates, "missing", lambda one, *_more, **_options: asked.append(certificates.domains(one)) or {}
     )

@@ -380,6 +380,29 @@ def test_order_times_out_while_another_process_orders(blog, authority, monkeypat
     assert acme.due(blog) == ({DOMAIN: "5.0 days left"}, []), "no order has failed"
 
 
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("then", ["changed", "removed"])
+def test_order_leaves_what_an_apply_has_done_meanwhile(blog, authority, monkeypatch, then, fails):
+    """A site that is removed, or gets another kind of certificates, while the authority looks at it."""
+
+    def applies(argv, **options):
+        if then == "removed":
+            certificates.path_of(DOMAIN).unlink(missing_ok=True)
+        else:
+            put(given, "files")
+        return run(argv, **options)
+
+    put(signed(DOMAIN, begins=-85, ends=5))
+    given, run = signed(DOMAIN, ends=20), authority.run
+    if fails:
+        authority.fails["issue"] = "no A record"
+    monkeypatch.setattr(commands, "run", applies)
+    assert order(blog)[0] == {}
+    certificate = certificates.read(DOMAIN)
+    assert certificate.origin == "files" if then == "changed" else certificate is None
+    assert not certificates.path_of(DOMAIN).with_suffix(".failed").exists()
+
+
 # The timer
 
 
@@ -427,6 +450,34 @@ def test_timer_replaces_no_certificate_before_the_clock_is_set_after_a_boot(make
     monkeypatch.setattr(certificates.time, "time", lambda: now - 30 * 86400)
     assert renewal.renew(site) == ({}, [])
     assert renewal.renew(site, again=True) == ({DOMAIN: "not valid yet"}, [])
+
+
+@pytest.mark.parametrize("waits", ["catch_up", "alone"])
+def test_timer_leaves_what_an_apply_has_installed_while_it_waited(make_site, monkeypatch, waits):
+    """It waits for the switch of another site, and so does the apply, which may be the first to go on."""
+
+    def applies():
+        if not done:
+            done.append(True)
+            put(given, "files")
+            applied(make_site(tls={"kind": "files", "certificate": given.certificate, "key": given.key}))
+
+    def caught_up():
+        applies()
+        return []
+
+    @contextlib.contextmanager
+    def alone():
+        applies()
+        yield
+
+    monkeypatch.setattr(daemons, "reload", lambda daemon: None)
+    applied(make_site(tls={"kind": "self_signed"}))
+    put(signed(DOMAIN, begins=-300, ends=65), "self_signed 0")
+    given, done = signed(DOMAIN, ends=20), []
+    monkeypatch.setattr(switch, waits, caught_up if waits == "catch_up" else alone)
+    assert renewal.main("blog") == 0 and done
+    assert certificates.read(DOMAIN).origin == "files"
 
 
 def test_program_of_the_timer_needs_python_alone(blog):
