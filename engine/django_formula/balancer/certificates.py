@@ -70,9 +70,8 @@ def renew(entries: Entries, given: Mapping[str, Mapping[str, str]]) -> tuple[dic
         due, deferred = acme.due(site)
         warnings += deferred
         if due:
-            with acme.serving_challenges():
-                secrets = given.get(site.name, {})
-                ordered, failed = acme.renew(site, due, secrets, install=plan.change_certificates)
+            secrets, install, serving = given.get(site.name, {}), plan.change_certificates, acme.serving_challenges
+            ordered, failed = acme.renew(site, due, secrets, install=install, serving=serving)
             changed |= ordered
             warnings += failed
     return changed, warnings

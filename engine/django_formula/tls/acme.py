@@ -78,6 +78,7 @@ def renew(
     domains: Iterable[str],
     files: Mapping[str, str],
     install: Callable[[Mapping[Path, str]], None] | None = None,
+    serving: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> tuple[dict[str, str], list[str]]:
     """Order certificates and reload what serves them; where an order fails, the present certificate stays.
 
@@ -86,6 +87,7 @@ def renew(
         domains: what to order certificates for.
         files: secrets of the pillar below ``tls``: ``eab:key``.
         install: writes certificates and reloads what serves them; without it, the proxies of this host.
+        serving: serves the challenges of an order, where the proxies of this host do not.
 
     Returns:
         What was ordered, by domain, and warnings.
@@ -100,7 +102,8 @@ def renew(
                 if file.read_text(path) != before:
                     continue  # the timer, or an apply, renewed it in the meantime
                 log.info("%s: ordering a certificate for %s", site.name, domain)
-                texts = {path: _order(site, domain, files)}
+                with serving():  # under the lock: the end of one order would end what serves another's
+                    texts = {path: _order(site, domain, files)}
                 with switch.alone() if install is None else contextlib.nullcontext():
                     if file.read_text(path) != before:
                         continue  # an apply has changed or removed it during the order

@@ -1,12 +1,15 @@
 import contextlib
 import os
 import subprocess
+import tempfile
+import threading
 import time
 import zipfile
 from pathlib import Path
 
 import pytest
 from authority import signed
+from django_formula.balancer import certificates as balancer_certificates
 from django_formula.host import archive, commands, daemons, file
 from django_formula.host.commands import DeploymentError
 from django_formula.proxy import switch
@@ -79,6 +82,13 @@ def blog(make_site, authority, request):
 @pytest.fixture
 def by_uacme(make_site, authority):
     return make_site(tls=ACME)
+
+
+@pytest.fixture
+def short():
+    """A folder whose path is short enough for a socket."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def put(signed, origin=f"acme {URL}"):
@@ -378,6 +388,29 @@ def test_order_times_out_while_another_process_orders(blog, authority, monkeypat
     with acme._alone():
         assert "another order of certificates is under way" in order(blog)[1][0]
     assert acme.due(blog) == ({DOMAIN: "5.0 days left"}, []), "no order has failed"
+
+
+@pytest.mark.parametrize("patience", [0.0, 20.0])
+def test_balancer_serves_the_challenges_of_one_order_while_another_waits(by_uacme, short, monkeypatch, patience):
+    """An apply and the timer: what ends first would remove the socket of the other."""
+
+    def renew():
+        answers.append(balancer_certificates.renew({}, {}))
+
+    monkeypatch.setattr(acme, "CHALLENGES", short / "challenges.sock")
+    monkeypatch.setattr(acme, "PATIENCE", patience)
+    monkeypatch.setattr(balancer_certificates, "sites", lambda _entries: [by_uacme])
+    monkeypatch.setattr(balancer_certificates.plan, "catch_up", lambda: None)
+    monkeypatch.setattr(balancer_certificates.plan, "change_certificates", lambda _texts: None)
+    put(signed(DOMAIN, begins=-85, ends=5))
+    answers, other = [], threading.Thread(target=renew)
+    with acme._alone(), acme.serving_challenges():
+        socket = acme.CHALLENGES.stat().st_ino
+        other.start()
+        other.join(0.3)
+        assert acme.CHALLENGES.stat().st_ino == socket
+    other.join()
+    assert len(answers) == 1 and not acme.CHALLENGES.exists()
 
 
 @pytest.mark.parametrize("fails", [False, True])
