@@ -218,18 +218,19 @@ class Search:
     def _near(self, result: Answer, given: dict[str, str]) -> list[str]:
         """Return the variables that an exception may be about: read near the line that failed, then those before them.
 
-        One that is not given comes before those that are. Each is taken away later, to see whether it was.
+        One that is not given comes before those that are; one that has a default counts on the line that failed alone,
+        which may not take its own default. Each is taken away later, to see whether it was.
         """
         error, asked = result["error"], result["asked"]
         if error["type"] in ("ModuleNotFoundError", "FileNotFoundError", "Ended"):
             return []
         own = [frame for frame in error["frames"] if self._is_own(frame[0])]
         near = [
-            (-depth, line - number, name in given, -about["order"], name)
+            (-depth, line - number, "default" in about, name in given, -about["order"], name)
             for depth, (file, line) in enumerate(own)
             for name, about in asked.items()
             for path, number in about["places"]
-            if path == file and 0 <= line - number <= 12 and (name in given or "default" not in about)
+            if path == file and 0 <= line - number <= (12 if name in given or "default" not in about else 0)
         ]
         before = sorted(asked, key=lambda name: -int(asked[name]["order"]))
         before = [name for name in before if name in given or "default" not in asked[name]]

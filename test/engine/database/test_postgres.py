@@ -381,10 +381,10 @@ def test_files_that_the_server_names_are_opened_as_its_user(psql, tmp_path, monk
     secret.write_text("root:x\n")
     secret.chmod(0o600)
     psql.answer["ident"] = str(secret)
-    with pytest.raises(DeploymentError, match="^reading how PostgreSQL authenticates: .*Permission denied"):
+    with pytest.raises(DeploymentError, match=r"^reading how PostgreSQL authenticates: .*Permission denied"):
         POSTGRESQL.query(MAPPED)
     change = Change("pg_ident.conf", "changed", files={str(secret): "blog"})
-    with pytest.raises(DeploymentError, match="^changing how PostgreSQL authenticates: .*Permission denied"):
+    with pytest.raises(DeploymentError, match=r"^changing how PostgreSQL authenticates: .*Permission denied"):
         POSTGRESQL.apply(MAPPED, [change])
     assert secret.read_text() == "root:x\n"
 

@@ -251,7 +251,7 @@ def test_variables_that_the_schema_refuses_are_not_proposed(tmp_path, file):
 def test_login_of_a_repository_is_in_no_error(monkeypatch, tmp_path, function):
     monkeypatch.setattr(inspection, "_fetched", lambda *_arguments: (tmp_path, "0" * 40))
     monkeypatch.setattr(inspection, "_read", lambda *_arguments: os._exit(0))
-    with pytest.raises(DeploymentError, match="reading https://.*example.org/shop.git: it ended") as raised:
+    with pytest.raises(DeploymentError, match=r"reading https://.*example.org/shop.git: it ended") as raised:
         function("https://ann:hunter2@example.org/shop.git")
     assert "hunter2" not in str(raised.value)
 

@@ -27,6 +27,8 @@ config = Config()
 class NoValue:
     def __repr__(self):
         return "<NoValue>"
+def entries(name, default=Undefined):
+    return config(name, default, lambda text: text).split(",")
 def known(name, default=NoValue()):
     return os.environ[name] if name in os.environ else "Bern"
 """
@@ -125,6 +127,12 @@ def parsed(text):
                 }
             },
         ),
+        (
+            "from reader import config, entries\nSECRET_KEY = config('KEY')\nON = config.bool('ON', default=False)\n"
+            "ALLOWED_HOSTS = entries('HOSTS', default=[])\n",
+            {"KEY": {"SECRET_KEY": "whole"}, "HOSTS": {"ALLOWED_HOSTS": "element"}},
+        ),
+        full("N = int(os.environ.get('N', ''))\n", {"N": {"N": "whole"}}),
         (
             "KEY, SECRET = os.environ.get('KEY'), os.environ.get('SECRET')\n"
             "if not (KEY and SECRET):\n    raise RuntimeError('set KEY and SECRET')\n",
