@@ -30,7 +30,7 @@ _OF_PYTHON = re.compile(
     r"'(?P<attribute>\w+)'"
     r"|No module named '(?P<missing>imp|cgi|asynchat|asyncore|telnetlib)'"
     r"|initialization of (?P<compiled>\w+) raised"
-    r"|cannot pickle 'FrameLocalsProxy'"
+    r"|cannot pickle 'FrameLocalsProxy'|PY_SSIZE_T_CLEAN macro must be defined"
 )
 #: How many major versions newer one that replaces another may be.
 _MAJORS = 3

@@ -70,6 +70,13 @@ OLDER_ALL = OLDER.replace("version replaces the one", "versions replace those")
             f"'psycopg2~=2.9.5', 'bleach~=3.3.1', 'celery~=5.4.0', 'kombu~=5.4.0', 'vine~=5.1']{OLDER_ALL}",
         ),
         (
+            "MySQLdb/connections.py",
+            "SystemError: PY_SSIZE_T_CLEAN macro must be defined for '#' formats",
+            [],
+            "mysqlclient 1.4.2.post1 does not run on this Python: set django:sites:blog:python_packages: "
+            f"['mysqlclient>1.4.2.post1,<5']{OLDER}",
+        ),
+        (
             "django/db/models/sql/subqueries.py",
             MAPPING,
             [],
@@ -85,6 +92,7 @@ def test_package_that_is_too_old_for_this_python_is_replaced(path, cause, packag
     """With all others that have a row for it: each that is left out is another attempt."""
     installed = {"bleach": "3.1.5", "pyyaml": "3.1", "one": "1.4", "celery": "4.4.7", "vine": "1.3.0"}
     installed |= {"django": "1.8.19", "kombu": "4.6.11", "psycopg2": "2.8.6", "billiard": "4.2.1"}
+    installed |= {"mysqlclient": "1.4.2.post1"}
     site = configured(python_packages=packages)
     assert dependency.of_python(site, cause, FRAMES.format(path), installed) == hint
     own = FRAMES.format(path).replace("virtualenv/lib/python3.11/site-packages", "source")
