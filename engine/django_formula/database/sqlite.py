@@ -8,12 +8,12 @@ import json
 import os
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 from django_formula.host import commands, file, users
 from django_formula.host.commands import Command, DeploymentError
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate, shapes
-from django_formula.untrusted.text import InCommand, in_command
 
 #: Limits of the program: seconds, bytes of memory, rows, and characters of each text.
 _TIMEOUT, _MEMORY, _ROWS, _TEXT = 5, 512 << 20, 20_000, 255
@@ -114,11 +114,19 @@ def _problem(site: Site, path: Path) -> str:
     return "" if users.may(users.WRITE, folder, site.user) else f"{site.user} cannot write in {folder}"
 
 
-def copy_command(site: Site, source: Path, target: Path) -> InCommand:
-    """Return the command that copies a database into another file, as the site's user."""
+def copy_command(user: str, source: Path | str, target: Path | str, *, committed: bool = False) -> list[str]:
+    """Return the words of a command of root that copies the rows of a database, as a user, into another file.
+
+    Args:
+        committed: whether the source is a file of a release, in which its user may not write.
+    """
     one, other = (json.dumps(str(path), ensure_ascii=False) for path in (source, target))
-    program = f"import sqlite3 as s; s.connect({one}).backup(s.connect({other}))"
-    return in_command("runuser", "-u", site.user, "--", "python3", "-c", program)
+    if committed:
+        one = f'"file:{quote(str(source))}?immutable=1", uri=True'
+    # With a WAL it takes no pages of another size than its own.
+    opened = f't = s.connect({other}); t.execute("PRAGMA journal_mode=DELETE")'
+    program = f"import sqlite3 as s; {opened}; s.connect({one}).backup(t)"
+    return ["runuser", "-u", user, "--", "python3", "-c", program]
 
 
 def _read(site: Site, path: Path) -> list[str] | None:

@@ -13,7 +13,7 @@ from django_formula.database import databases, engines, setup, sqlite
 from django_formula.host.commands import DeploymentError
 from django_formula.release.releases import Release
 from django_formula.site.sites import Site
-from django_formula.untrusted.text import in_pillar
+from django_formula.untrusted.text import in_command, in_pillar
 
 #: Hosts that are the server of this host, apart from the folders of its socket.
 _LOCAL = ("", "localhost", "127.0.0.1", "::1")
@@ -89,7 +89,7 @@ def refuse_other(left: Release, target: Release) -> None:
         again = left.site.to_return(target.name, target.record.get("commit", ""))
         hint = f"copy what was written since into {old}"
         if move.files:
-            copy = sqlite.copy_command(left.site, *reversed(move.files))
+            copy = in_command(*sqlite.copy_command(left.site.user, *reversed(move.files)))
             hint = f"copy the data, which replaces what is in {old}: {copy}"
         raise DeploymentError(
             f"the database {move.alias!r} of {target.name} is {old}, and {left.name} writes to {new}: what was "
@@ -112,7 +112,7 @@ def _refuse(site: Site, moves: list[_Move]) -> None:
         empty = f"{key}:replaces: {in_pillar(move.old)} to begin with an empty one"
         hint = f"copy the data first, {_GUIDE}; or set {empty}"
         if move.files:
-            copy = sqlite.copy_command(site, *move.files)
+            copy = in_command(*sqlite.copy_command(site.user, *move.files))
             hint = f"set {key}:name, or {empty}, or copy the data: {copy}"
         raise DeploymentError(
             f"the database {move.alias!r} would be {new}, which is empty; the data is in {old}",

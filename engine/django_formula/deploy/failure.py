@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from django_formula.container import images
-from django_formula.database import databases
+from django_formula.database import databases, sqlite
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.inspect import advice as inspect_advice
-from django_formula.inspect import data, dependency
+from django_formula.inspect import dependency
 from django_formula.knowledge import hints
 from django_formula.observe import observation
 from django_formula.project import failure as project_failure
@@ -66,7 +66,8 @@ def _rows(release: Release) -> str:
         return ""
     path = inspect_advice.committed_database(site, release.path, release.facts)
     own = databases.sqlite_path(site, "default") if engine else site.database.top / os.path.basename(path)
-    command = in_command(*data.copy_of_database(site.user, f"{release.path}/source/{path}", str(own))) if path else ""
+    source = f"{release.path}/source/{path}"
+    command = in_command(*sqlite.copy_command(site.user, source, own, committed=True)) if path else ""
     if not command:
         return ""
     return f"its database is empty, and {path} in the source has one; copy it if the page needs its rows: {command}"

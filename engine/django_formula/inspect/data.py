@@ -3,7 +3,6 @@
 import ast
 import os
 import re
-import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -44,8 +43,6 @@ _OF_OTHERS = (
 )
 #: How every SQLite file begins.
 _SQLITE = b"SQLite format 3\0"
-#: The program that copies the rows of a SQLite file.
-_COPY = 'import sqlite3 as s; s.connect("file:{}?immutable=1", uri=True).backup(s.connect("{}"))'
 _PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep", "README", "README.md", "README.txt", ".placeholder", "__init__.py"}
 
 
@@ -322,11 +319,6 @@ def committed_database(settings: Settings, tree: Path) -> str:
         return ""
     with open(path, "rb") as file:
         return str(inside) if file.read(len(_SQLITE)) == _SQLITE else ""
-
-
-def copy_of_database(user: str, source: str, target: str) -> list[str]:
-    """Return the words of a command of root that copies the rows of a SQLite file, as a user, into another one."""
-    return ["runuser", "-u", user, "--", "python3", "-c", _COPY.format(urllib.parse.quote(source), target)]
 
 
 def _sources(settings: Settings, tree: Path, top: Path) -> set[Path]:

@@ -57,10 +57,11 @@ def of_python(
     found = _OF_PYTHON.search(cause)
     if not found:
         return ""
-    package = _of_module(_importing(log), installed)
-    version = installed.get(package, "")
     replacing = requirements.replacing(site.config["python_packages"])
-    if not version or package in replacing:
+    # Several may have the module, as psycopg2 and psycopg2-binary.
+    package = _of_module(_importing(log), {one: installed[one] for one in installed if one not in replacing})
+    version = installed.get(package, "")
+    if not version:
         return ""
     python = _PYTHON.search(log)
     known = dict(requirements.not_running(installed, python[1] if python else "3.99"))

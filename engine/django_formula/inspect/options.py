@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.database import engines
+from django_formula.database import engines, sqlite
 from django_formula.host import daemons
 from django_formula.inspect import (
     background,
@@ -619,7 +619,7 @@ def _copy_of_database(path: str, engine: str | None) -> list[str | list[str]]:
     own = f"/srv/django/SITE/database/{'db.sqlite3' if engine else os.path.basename(path)}"
     return [
         f"{path} has a database, and the site begins with an empty one; copy it after the first release:",
-        data.copy_of_database("SITE", f"/srv/django/SITE/current/source/{path}", own),
+        sqlite.copy_command("SITE", f"/srv/django/SITE/current/source/{path}", own, committed=True),
         "and apply the migrations that it lacks: salt-call django.release SITE",
     ]
 

@@ -13,6 +13,7 @@ from django_formula.database import engines as database_engines
 from django_formula.host import toml
 from django_formula.inspect import code, images
 from django_formula.inspect import project as inspect_project
+from django_formula.knowledge import package as knowledge_package
 from django_formula.knowledge.package import normalised
 from django_formula.knowledge.rows import rows
 from django_formula.virtualenv import index, lock, requirements
@@ -54,7 +55,8 @@ def system_packages(required: Collection[str]) -> Iterator[tuple[str, list[str]]
 def not_running(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
     """Yield the pinned packages that a Python cannot import, and the version that is installed in their place.
 
-    What cannot be built gives way in the build (`virtualenv.relaxed_pins`).
+    A row is for another package with the same module too, where a project pins both. What cannot be built gives way in
+    the build (`virtualenv.relaxed_pins`).
 
     Args:
         python: the version of Python that they are installed for; empty if it is not known.
@@ -63,9 +65,11 @@ def not_running(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, s
     for name, series in rows("on_python").items():
         known = [row for row in series if python and not _is_before(python, row["python"])]
         is_due = known and known[-1].get("with") in (None, *replaced)
-        if is_due and _is_before(pinned.get(name, ""), known[-1]["since"]):
-            replaced.add(name)
-            yield name, known[-1]["to"]
+        same = {name, normalised(knowledge_package.package_of(name))} if name in pinned and is_due else ()
+        for package in sorted(same):
+            if _is_before(pinned.get(package, ""), known[-1]["since"]):
+                replaced.add(name)
+                yield package, known[-1]["to"]
 
 
 def broken(pinned: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import sqlite3
+import subprocess
 import sys
 from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -607,3 +608,23 @@ def test_sqlite_file_of_another_user_not_read(make_site, monkeypatch, how):
     else:
         monkeypatch.setattr(users, "user_id", lambda name: os.getuid() + 1)
     assert sqlite.applied(site, path) == set()
+
+
+@pytest.mark.parametrize("size", [1024, 4096])
+@pytest.mark.parametrize("committed", [False, True])
+def test_copy_command_replaces_the_rows_of_a_database_that_has_a_wal(tmp_path, size, committed):
+    """It has one from the first start on, and takes no pages of another size then."""
+    source, target = tmp_path / "committed 100%.sqlite3", tmp_path / "db.sqlite3"
+    for path, statements in (
+        (source, [f"PRAGMA page_size={size}", "CREATE TABLE rows (value)", "INSERT INTO rows VALUES (7)"]),
+        (target, ["PRAGMA journal_mode=WAL", "CREATE TABLE rows (value)"]),
+    ):
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+            connection.commit()
+    argv = sqlite.copy_command("blog", source, target, committed=committed)
+    assert argv[:4] == ["runuser", "-u", "blog", "--"]
+    subprocess.run([sys.executable, *argv[5:]], check=True)
+    with contextlib.closing(sqlite3.connect(target)) as connection:
+        assert connection.execute("SELECT value FROM rows").fetchall() == [(7,)]

@@ -339,7 +339,8 @@ def test_rollback_refused_when_release_has_another_sqlite_file(moved):
     )
     assert error.value.hint == (
         f"copy the data, which replaces what is in {old}: runuser -u blog -- python3 -c "
-        f'\'import sqlite3 as s; s.connect("{new}").backup(s.connect("{old}"))\'; '
+        f'\'import sqlite3 as s; t = s.connect("{old}"); t.execute("PRAGMA journal_mode=DELETE"); '
+        f's.connect("{new}").backup(t)\'; '
         f"then salt-call django.rollback blog {ONE} force=True rolls back\n{TWO} still runs"
     )
     assert world.live == TWO
@@ -363,7 +364,8 @@ def test_copy_command_of_an_empty_database_names_files_that_stay(world):
     assert error.value.hint == (
         f"set django:sites:blog:database:name, or django:sites:blog:database:replaces: sqlite:///{old} to begin with "
         "an empty one, or copy the data: runuser -u blog -- python3 -c "
-        f'\'import sqlite3 as s; s.connect("{old}").backup(s.connect("{new}"))\'\n{ONE} still runs'
+        f'\'import sqlite3 as s; t = s.connect("{new}"); t.execute("PRAGMA journal_mode=DELETE"); '
+        f's.connect("{old}").backup(t)\'\n{ONE} still runs'
     )
 
 

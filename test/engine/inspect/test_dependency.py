@@ -70,6 +70,14 @@ OLDER_ALL = OLDER.replace("version replaces the one", "versions replace those")
             f"'psycopg2~=2.9.5', 'bleach~=3.3.1', 'celery~=5.4.0', 'kombu~=5.4.0', 'vine~=5.1']{OLDER_ALL}",
         ),
         (
+            "psycopg2/__init__.py",
+            "SystemError: initialization of _psycopg raised unreported exception (profiles/models.py:2)",
+            ["psycopg2~=2.9.5"],
+            "psycopg2-binary 2.8.6 does not run on this Python: set django:sites:blog:python_packages: "
+            "['psycopg2~=2.9.5', 'psycopg2-binary~=2.9.5', 'bleach~=3.3.1', 'celery~=5.4.0', 'kombu~=5.4.0', "
+            f"'vine~=5.1']{OLDER_ALL}",
+        ),
+        (
             "MySQLdb/connections.py",
             "SystemError: PY_SSIZE_T_CLEAN macro must be defined for '#' formats",
             [],
@@ -93,6 +101,7 @@ def test_package_that_is_too_old_for_this_python_is_replaced(path, cause, packag
     installed = {"bleach": "3.1.5", "pyyaml": "3.1", "one": "1.4", "celery": "4.4.7", "vine": "1.3.0"}
     installed |= {"django": "1.8.19", "kombu": "4.6.11", "psycopg2": "2.8.6", "billiard": "4.2.1"}
     installed |= {"mysqlclient": "1.4.2.post1"}
+    installed |= {"psycopg2-binary": "2.8.6"} if "psycopg2~=2.9.5" in packages else {}
     site = configured(python_packages=packages)
     assert dependency.of_python(site, cause, FRAMES.format(path), installed) == hint
     own = FRAMES.format(path).replace("virtualenv/lib/python3.11/site-packages", "source")

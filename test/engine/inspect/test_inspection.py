@@ -300,6 +300,11 @@ def test_health_page_of_an_included_module_is_found():
         ({"psycopg2": "2.7.5"}, "3.10.1", []),
         ({"psycopg2": "2.9.9"}, "3.12.3", []),
         ({"psycopg2": "2.7.5"}, "", []),
+        (
+            {"psycopg2": "2.7.5", "psycopg2-binary": "2.8.6"},
+            "3.11.2",
+            [("psycopg2", "2.9.5"), ("psycopg2-binary", "2.9.5")],
+        ),
         ({}, "3.11.2", []),
         ({"lxml": "4.6.3", "psycopg2-binary": "2.7.5", "uwsgi": "2.0.19.1"}, "3.11.2", []),
     ],
