@@ -222,6 +222,9 @@ class _Run:
         has_enough = not self._proof.share or self._answered >= options["requests"]
         if took < duration or (not has_enough and took < seconds(options["limit"])):
             return False
+        known = state.current(self._site)
+        if not known or (known.stage, known.since) != (self._proof.stage, self._proof.since):
+            return False  # people have chosen a share since `_hold`
         self._record()
         if not has_enough and options["undecided"] == "back":
             why = f"{self._new.name} had {self._answered} requests in {took:.0f} s, fewer than {options['requests']}"

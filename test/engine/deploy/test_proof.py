@@ -185,6 +185,21 @@ def test_share_of_the_command_line_and_a_token(site):
             verbs.share("blog", wrong, token=None)
 
 
+@pytest.mark.parametrize("stage", [0, -1])
+def test_share_that_people_choose_at_the_end_of_a_step_stays(site, monkeypatch, stage):
+    """The program looks at it every two seconds only, and the last step gives all visitors the release."""
+    site.apply()
+    activated, last = [], len(state.stages(site.site)) - 1
+    known = state.change(site.site, proven(site), stage=stage % (last + 1), since=time.time() - 1e6)
+    run = proof_run._Run.__new__(proof_run._Run)
+    run._site, run._proof, run._answered, run._record = site.site, known, 10**6, lambda: None
+    run._new, run._hold = Release(site.site, known.release), lambda: True
+    monkeypatch.setattr(proof_end, "activate", lambda *_given: activated.append(True))
+    verbs.share("blog", 0, token=None)
+    assert not run._is_step_over() and not activated
+    assert (proven(site).share, proven(site).stage) == (0, -1)
+
+
 def test_program_that_was_ended_is_started_on_request(site):
     site.apply()
     site.started.clear()
