@@ -38,8 +38,6 @@ DUMPERS: dict[str, Dumper] = {
 QUEUE, _OF_QUEUE = "redis", "rdb"
 #: All kinds of data that are backed up.
 KINDS = (*DUMPERS, QUEUE)
-#: What takes the lock of backups for a restore.
-RESTORE = "django.restore"
 #: Those that are no database, and are restored only where that is requested.
 ON_REQUEST = ("media", QUEUE)
 #: Why a backup was made; those before a migration stay as long as the release that they were made for, and those of a
@@ -222,11 +220,10 @@ def refuse_during_restore(site: Site) -> None:
     Raises:
         DeploymentError: one runs.
     """
-    found = lock(site, "")
-    if found.holder().startswith(f"{RESTORE},"):
+    if holder := releases.restore_under_way(site):
         raise DeploymentError(
-            f"a restore of {site.name} is under way, and would discard what the command writes: {found.holder()}",
-            hint=found.hint,
+            f"a restore of {site.name} is under way, and would discard what the command writes: {holder}",
+            hint=lock(site, "").hint,
             transient=True,
         )
 

@@ -58,7 +58,7 @@ def restore(
     requested = {"media": media, "redis": queue}
     chosen = [one for one in backups.find(site, which) if requested.get(one["engine"], True)]
     _check_selection(site, chosen, requested)
-    with backups.lock(site, backups.RESTORE).held():
+    with backups.lock(site, releases.RESTORE).held():
         databases = loading.of_backup(live, chosen, secrets)
         backups.remove_leftovers(site, databases)
         for one in databases:
@@ -226,7 +226,7 @@ def _shut(site: Site, *, was_on: bool) -> bool:
 
 
 def refuse_running_commands(site: Site) -> None:
-    """Check that neither a schedule nor `django.manage` runs: what it writes would be in the former database.
+    """Check that no schedule, `django.manage` or console runs that writes: that would be in the former database.
 
     Raises:
         DeploymentError: one runs.
@@ -236,6 +236,12 @@ def refuse_running_commands(site: Site) -> None:
         raise DeploymentError(
             f"the schedule {running} of {site.name} runs, and would go on with the former database",
             hint=f"restore again once it has ended, or end it: systemctl stop 'django-{site.name}-at-*'",
+            transient=True,
+        )
+    if consoles := disk.writing_consoles(site):
+        raise DeploymentError(
+            f"{consoles[0]} is open for {site.name}, and would go on with the former database",
+            hint="restore again once it is closed",
             transient=True,
         )
     commands = transient.management_commands(site)

@@ -99,8 +99,10 @@ def _opened(asked: Asked) -> int:
     live = releases.linked(site, site.current)
     if not live:
         raise DeploymentError(f"{site.name} has no live release", hint="salt-call state.apply django")
-    lock = _lock(site, live)
+    lock = _lock(site, live, asked)
     with lock.held(), _removed_at_the_end(lock.path):
+        if asked.reason:
+            _refuse_during_restore(site)
         if site.current.resolve() != live.path:
             raise DeploymentError(f"{site.name} was released meanwhile", hint="try again")
         for line in _notices(asked, site, live):
@@ -123,11 +125,21 @@ def _removed_at_the_end(path: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _lock(site: Site, live: Release) -> Lock:
+def _refuse_during_restore(site: Site) -> None:
+    """Check that no restore runs: one that begins meanwhile sees the lock of the console."""
+    if holder := releases.restore_under_way(site):
+        raise DeploymentError(
+            f"a restore of {site.name} is under way, and would discard what is changed here: {holder}",
+            hint=f"wait until it has finished; to read meanwhile: {in_command('django-shell', site.name)}",
+        )
+
+
+def _lock(site: Site, live: Release, asked: Asked) -> Lock:
     """Return the lock that keeps a release on the disk while a console is open in it."""
+    what = releases.WRITING_CONSOLE if asked.reason else "console"
     path = site.schedules / f"{os.getpid()}{releases.LOCK_OF_CONSOLE}"
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    return Lock(path, f"{live.name} console", busy="a console", timeout="0s", hint="")
+    return Lock(path, f"{live.name} {what}", busy="a console", timeout="0s", hint="")
 
 
 def _notices(asked: Asked, site: Site, live: Release) -> Iterator[str]:

@@ -13,7 +13,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.locks import Lock
 from django_formula.process import contract, systemd, transient
 from django_formula.release import claim, instances, releases, workers
-from django_formula.release.releases import LOCK_OF_CONSOLE, LOCK_OF_SCHEDULE, Release
+from django_formula.release.releases import LOCK_OF_CONSOLE, LOCK_OF_SCHEDULE, WRITING_CONSOLE, Release
 from django_formula.secret import secrets
 from django_formula.server import servers
 from django_formula.site.sites import Site
@@ -226,11 +226,20 @@ def without_schedules(site: Site, by: str) -> Iterator[None]:
         yield
 
 
+def writing_consoles(site: Site) -> list[str]:
+    """Return the consoles in which data can be changed, each with its release, its pid and since when."""
+    return [holder for holder in _holders(site, LOCK_OF_CONSOLE).values() if f" {WRITING_CONSOLE}," in holder]
+
+
 def _running(site: Site, suffix: str) -> dict[str, str]:
     """Return what holds a lock: the name of its file without the suffix → the name of its release."""
+    return {name: text.split()[0] for name, text in _holders(site, suffix).items()}
+
+
+def _holders(site: Site, suffix: str) -> dict[str, str]:
     paths = sorted(site.schedules.glob(f"*{suffix}"))
     holders = {path.stem: Lock(path, "", busy="", timeout="0s", hint="").holder() for path in paths}
-    return {name: text.split()[0] for name, text in holders.items() if re.match(r"\d{4,}-[0-9a-f]{12} ", text)}
+    return {name: text for name, text in holders.items() if re.match(r"\d{4,}-[0-9a-f]{12} ", text)}
 
 
 # The interpreter of a release: whether it is still there, and is that of the site (docs/decisions/0086)

@@ -12,6 +12,7 @@ from typing import Any
 
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
+from django_formula.host.locks import Lock
 from django_formula.release import bus
 from django_formula.secret import secrets
 from django_formula.site.sites import Site
@@ -22,6 +23,10 @@ from django_formula.untrusted.text import proposal
 LOCK_OF_SCHEDULE = ".lock"
 #: The end of the name of the lock of a console, in the same folder.
 LOCK_OF_CONSOLE = ".console"
+#: What holds that lock, after the name of the release, where data can be changed in the console.
+WRITING_CONSOLE = "console that can change data"
+#: What takes the lock of backups for a restore.
+RESTORE = "django.restore"
 #: The file of a release with its commit, which the proxy of a fleet's host serves to balancers.
 COMMIT = "commit"
 #: The shape of a release's record; another one is damaged. Keys that are missing here are only displayed.
@@ -261,3 +266,9 @@ def next_sequence(site: Site) -> int:
 def next_name(site: Site, commit: str, least: int = 0) -> str:
     """Return the name of the next release: ``0042-3f2a9c1b77de``; its number is not less than `least`."""
     return f"{max(next_sequence(site), least):04d}-{commit[:12]}"
+
+
+def restore_under_way(site: Site) -> str:
+    """Return what restores the databases of a site now, as its lock names it; empty where nothing does."""
+    holder = Lock(site.backups / ".lock", "", busy="", timeout="0s", hint="").holder()
+    return holder if holder.startswith(f"{RESTORE},") else ""

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 from django_formula.audit import chain
+from django_formula.backup import backups, restore
 from django_formula.host.commands import DeploymentError
 from django_formula.process import supervisor
 from django_formula.release import console, disk, releases
@@ -109,6 +110,30 @@ def test_release_of_an_open_console_is_in_use(live, monkeypatch, capsys):
     assert (first["verb"], first["site"], first["release"]) == ("shell", "blog", live.name)
     assert first["arguments"] == {"kind": "dbshell", "write": "ticket 311"} and last["result"] == "exit 7"
     assert "CHANGES ARE POSSIBLE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["--write", "ticket 311"]])
+def test_console_that_can_change_data_and_a_restore_refuse_each_other(live, monkeypatch, capsys, words):
+    """What it changes would be in the former database."""
+
+    def call(_argv, cwd):
+        opened.append(cwd)
+        if words:
+            with pytest.raises(DeploymentError, match=r"console that can change data, pid .* is open for blog"):
+                restore.refuse_running_commands(live.site)
+        else:
+            restore.refuse_running_commands(live.site)
+        return 0
+
+    opened = []
+    monkeypatch.setattr(console.subprocess, "call", call)
+    monkeypatch.setattr(console.os, "geteuid", lambda: 0)
+    assert console.main("blog", *words, "dbshell") == 0 and len(opened) == 1
+    capsys.readouterr()
+    with backups.lock(live.site, "django.restore").held():
+        assert console.main("blog", *words, "dbshell") == bool(words) and len(opened) == 2 - bool(words)
+    assert ("a restore of blog is under way" in capsys.readouterr().err) is bool(words)
+    assert [*live.site.schedules.iterdir()] == []
 
 
 @pytest.mark.parametrize(
