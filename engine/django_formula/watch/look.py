@@ -191,8 +191,8 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
     found += _of_requests(site, row, own, now)
     found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
     need = _need(own, found, is_deployed=is_deployed, is_released=bool(row["release"]))
-    if config.get("drift") and decide.is_over(own.get("drift_at", 0), _DRIFT, now):
-        own |= {"drift_at": now, "drift": _drift(name)}
+    if config.get("drift") and not is_deployed:
+        _rarely("drift", own, _DRIFT, now, lambda: _drift(name))
     if config.get("drift") and own.get("drift"):
         command = in_command("salt-call", "django.drift", name)
         files = "1 file differs" if own["drift"] == 1 else f"{own['drift']} files differ"
@@ -332,12 +332,23 @@ def _of_served(site: Site, own: dict[str, Any], now: float) -> list[Problem]:
     """Return what is wrong with the certificate that is really served, looked at now and then."""
     if not site.https or not proxies.is_installed(site):
         return []
-    if decide.is_over(own.get("served_at", 0), _SERVED, now):
-        own |= {"served_at": now, "served": _served(site)}
-    if not own["served"]:
+    text = _rarely("served", own, _SERVED, now, lambda: _served(site))
+    if not text:
         return []
     command = in_command("salt-call", "django.renew", site.name)
-    return [Problem("certificate", own["served"], command, "served")]
+    return [Problem("certificate", text, command, "served")]
+
+
+def _rarely(name: str, own: dict[str, Any], period: float, now: float, see: Callable[[], Any]) -> Any:
+    """Return what is wrong with something that is looked at now and then; it is kept in `own` until the next time.
+
+    The first time that something is wrong the next look sees it too: an apply may have changed half of it.
+    """
+    if decide.is_over(own.get(f"{name}_at", 0), period, now):
+        before, own[name] = own.get(name), see()
+        if before or not own[name]:
+            own[f"{name}_at"] = now
+    return own.get(name)
 
 
 def _served(site: Site) -> str:

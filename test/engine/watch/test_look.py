@@ -215,6 +215,36 @@ def test_site_that_gets_its_first_certificate_has_no_problem_with_it(
     assert [one.kind for one in seen.problems] == kinds
 
 
+@pytest.mark.parametrize(("seen", "told"), [([2, 0], [1, 0, 0]), ([2, 2], [1, 1, 1]), ([0, 2], [0, 0, 0])])
+@pytest.mark.parametrize("what", ["drift", "served"])
+def test_what_an_apply_has_changed_in_part_is_wrong_in_one_look_only(make_site, monkeypatch, what, seen, told):
+    """Such as a certificate that the proxy is about to read. What two looks find is reported."""
+    site, found = make_site(tls={"kind": "self_signed"}), iter(seen)
+    monkeypatch.setattr(look.proxies, "is_installed", lambda _site: True)
+    monkeypatch.setattr(look, "_drift", lambda _name: next(found) if what == "drift" else 0)
+    monkeypatch.setattr(look, "_served", lambda _site: "x" * next(found) if what == "served" else "")
+    row = {"site": "blog", "release": "0001-c71d97a38e83", "running": True, "damage": "", "maintenance": "since now"}
+    monkeypatch.setattr(look.sites, "find", lambda _name: site)
+    monkeypatch.setattr(look.status, "row", lambda *_given, **_how: dict(row))
+    state = {}
+    looks = [look._of_site("blog", state, {"queue": 100, "drift": True}, 1e9 + 60 * number) for number in range(3)]
+    assert [len([one for one in each.problems if one.key == what]) for each in looks] == told
+
+
+def test_files_of_a_site_that_is_deployed_are_not_compared(make_site, monkeypatch):
+    """They are those of the pillar's next release, maybe for minutes."""
+    compared, deployed = [], iter([True, True, False])
+    monkeypatch.setattr(look, "_drift", lambda name: compared.append(name) or 0)
+    monkeypatch.setattr(look, "_is_deployed", lambda _site: next(deployed))
+    row = {"site": "blog", "release": "0001-c71d97a38e83", "running": True, "damage": "", "maintenance": "since now"}
+    monkeypatch.setattr(look.sites, "find", lambda _name: make_site())
+    monkeypatch.setattr(look.status, "row", lambda *_given, **_how: dict(row))
+    state = {}
+    for number in range(3):
+        look._of_site("blog", state, {"queue": 100, "drift": True}, 1e9 + 60 * number)
+        assert len(compared) == (number == 2)
+
+
 @pytest.mark.parametrize("hold", ["", "since 2026-03-01T12:00:00Z, by django.hold"])
 def test_site_whose_requests_are_held_is_not_visited(make_site, monkeypatch, hold):
     visits = []
