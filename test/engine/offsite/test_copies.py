@@ -330,6 +330,27 @@ def test_drill_loads_what_was_fetched_and_leaves_nothing(world, site, store):
     assert [*world.server.databases] == ["blog"]
 
 
+def test_drill_is_of_the_release_that_is_active_once_it_begins(world, site, store, monkeypatch):
+    """A copy before it may take hours, in which releases are made, and the one of its begin is deleted."""
+
+    def rehearse(release, *arguments):
+        asked.append(release.name)
+        return real(release, *arguments)
+
+    def send(*arguments):
+        if world.live == former.name:
+            world.push("two")
+            world.apply()
+        return sent(*arguments)
+
+    backup(site)
+    former, asked, real, sent = releases.linked(site, site.current), [], loading.rehearse, store.send
+    monkeypatch.setattr(loading, "rehearse", rehearse)
+    monkeypatch.setattr(store, "send", send)
+    assert program.work(former, ["copy", "drill"], []) == []
+    assert asked == [world.live] != [former.name]
+
+
 @pytest.mark.parametrize("part", ["default.dump", "media.tar", "secrets.age"])
 def test_drill_finds_a_changed_part(site, store, part):
     backup(site)
