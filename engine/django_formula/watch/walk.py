@@ -71,7 +71,7 @@ def rivals(used: Collection[Proxy], state: dict[str, Any], now: float) -> dict[s
     is_due = files != kept["files"] or (not files and decide.is_over(kept["at"], _UNKNOWN, now))
     if used and is_due:
         _have_walked(PROXIES)
-        state["proxies"] = {"files": _files(used), "at": now}
+        state["proxies"] = {"files": files, "at": now}  # as before: an apply may have changed them meanwhile
     read = file.read_json(_path(PROXIES), _READ) if used else None
     return {
         name: [Problem("down", f"visitors do not reach it: {rival['text']}", rival["command"], "unreached")]

@@ -45,6 +45,19 @@ def test_proxy_is_asked_once_its_files_have_changed(proxy):
     assert walk.rivals([proxy], state, 300.0) == {} and proxy.asked == 3
 
 
+def test_files_that_an_apply_changes_while_a_proxy_is_asked_are_read_by_the_next_look(proxy, monkeypatch):
+    """Else what it was just mending would be a problem until the next change of a file."""
+
+    def have_walked(name):
+        real(name)
+        proxy.files, proxy.rival = "2", None
+
+    state, real, proxy.rival = {}, walk._have_walked, Broken("forum is answered by aaa.conf:1", "mv aaa.conf /root/")
+    monkeypatch.setattr(walk, "_have_walked", have_walked)
+    assert walk.rivals([proxy], state, 0.0) == {"forum": [FORUM]}
+    assert [walk.rivals([proxy], state, float(now)) for now in (60, 120)] == [{}] * 2 and proxy.asked == 2
+
+
 def test_proxy_whose_files_are_not_known_is_asked_now_and_then(proxy):
     state, proxy.files = {}, ""
     for now in (1000, 1060, 1599, 1601):
