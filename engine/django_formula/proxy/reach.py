@@ -79,6 +79,7 @@ def problem(site: Site, *, anew: bool = True) -> str:
     if waiting.closed(site):
         return ""
     answers: list[str | None] = [None]
+    visit = _visit(site, proxy)  # before: a release or the proxy's restart may change it while it is tried
     try:
         found = [] if not anew and memory.has_no_rival() else list(map(str, rivals(site)))
     except DeploymentError as error:
@@ -87,7 +88,7 @@ def problem(site: Site, *, anew: bool = True) -> str:
         answers = list(_answers(site, proxy, time.monotonic() + _PATIENCE))
         found = list(filter(None, answers))
     if not found:
-        memory.keep(is_reached=None not in answers)
+        memory.keep(visit if None not in answers else "")
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return "; ".join(found[:_SHOWN]) + more
 
@@ -443,10 +444,13 @@ class Memory:
         """Return whether visitors have reached the site too, and nothing on their way has changed."""
         return self.has_no_rival() and self._known["visit"] == _visit(self._site, self._proxy)
 
-    def keep(self, *, is_reached: bool) -> None:
-        """Keep that no server answers in place of the site, and whether visitors reach it."""
+    def keep(self, visit: str) -> None:
+        """Keep that no server answers in place of the site.
+
+        Args:
+            visit: what decided on the answers (`_visit`) when visitors reached the site; empty where that is not known.
+        """
         files = configuration(self._proxy).state()
-        visit = _visit(self._site, self._proxy) if is_reached else ""
         known = {"time": time.time(), "places": _places(self._site, self._proxy), "files": files, "visit": visit}
         with contextlib.suppress(OSError):  # it is looked at again then
             host_file.write_json(self._site.proxied, known, mode=0o600, durable=False)

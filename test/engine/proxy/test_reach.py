@@ -101,6 +101,26 @@ def test_slow_site_is_not_judged(visited, monkeypatch):
     assert time.monotonic() - began < 10
 
 
+def test_way_that_a_release_changes_while_it_is_tried_is_tried_again(visited, monkeypatch):
+    """Such as the verb `django.doctor` during a release: the step `proxy` would not see that no visitor reaches it."""
+
+    def answers(site, *arguments):
+        yield from real(site, *arguments)
+        way.append("another release")
+        tried.append(site)
+
+    way, tried, real = ["a release"], [], reach._answers
+    sites.RUNTIME.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(reach, "_visit", lambda *_arguments: way[-1])
+    monkeypatch.setattr(reach, "_answers", answers)
+    monkeypatch.setattr(reach.Memory, "has_no_rival", lambda _self: True)
+    assert visited(200) == ""
+    memory = reach.Memory(tried[0], proxies.PROXIES["nginx"])
+    assert memory._known and not memory.is_reached()
+    way.append("a release")
+    assert memory.is_reached()
+
+
 def test_address_without_the_proxy_is_said(visited):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
