@@ -132,5 +132,9 @@ def _start(config: dict[str, Any]) -> None:
         return
     for name in names:
         if not os.fork():
-            os.setsid()
-            os._exit(send.main(name))
+            code = 1
+            try:
+                os.setsid()
+                code = send.main(name)
+            finally:
+                os._exit(code)  # whatever it fails with: it is not the look

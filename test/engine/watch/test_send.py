@@ -114,6 +114,25 @@ def test_batches_are_sent_in_their_order_and_are_gone(chat):
     assert {one.token for one in chat.asked} == {f"Bearer {SECRET}"}
 
 
+def test_sender_that_fails_does_not_go_on_as_the_look_that_has_forked_it(chat, monkeypatch):
+    """It would release the lock of the look, and keep and tell once more what that has found."""
+
+    def leave(code):
+        raise SystemExit(code)
+
+    def fails(_name):
+        raise OSError("the disk fails")
+
+    put("one")
+    monkeypatch.setattr(watch.daemons, "has_systemd", lambda: False)
+    for name, played in (("fork", lambda: 0), ("setsid", lambda: None), ("_exit", leave)):
+        monkeypatch.setattr(os, name, played)
+    monkeypatch.setattr(send, "main", fails)
+    with pytest.raises(SystemExit) as left:
+        watch._start({"channels": {"chat": {}}, "heartbeat": False})
+    assert left.value.code == 1
+
+
 def test_batch_that_a_look_deletes_meanwhile_is_skipped(chat, monkeypatch):
     """A look keeps the newest ones only, while the sender waits for an answer."""
     put("one", "two", "three")
