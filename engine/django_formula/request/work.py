@@ -68,18 +68,20 @@ def main(name: str) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     stop = _Stop()
     try:
-        lock = queue.work_lock(sites.find(name))
-        try:
-            lock.take()
-        except DeploymentError as error:
-            tell(error)
-            return 0
-        try:
-            gate = checks.Gate()
-            while not stop.is_asked and _work(sites.find(name), stop, gate):
-                pass
-        finally:
-            lock.release()
+        site, gate, is_left = sites.find(name), checks.Gate(), True
+        lock = queue.work_lock(site)
+        while is_left and not stop.is_asked:
+            try:
+                lock.take()
+            except DeploymentError as error:
+                tell(error)
+                return 0
+            try:
+                while not stop.is_asked and _work(sites.find(name), stop, gate):
+                    pass
+            finally:
+                lock.release()
+            is_left = _is_asked(site)  # what came just now has seen the lock, and started no program
     except (DeploymentError, OSError) as error:
         tell(error, is_error=True)
         until = time.monotonic() + _PAUSE
@@ -91,7 +93,7 @@ def main(name: str) -> int:
 
 def _work(site: Site, stop: _Stop, gate: checks.Gate) -> bool:
     """Work off one request; return whether to look for another one."""
-    if not any(path.exists() for path in queue.paths(site)):
+    if not _is_asked(site):
         return False
     left = queue.running(site)
     if left and left.commit == _active(site):  # interrupted after it
@@ -119,6 +121,10 @@ def _work(site: Site, stop: _Stop, gate: checks.Gate) -> bool:
         queue.finish(site, request, status, why, is_recorded=is_recorded)
         log.info("request %s: %s: %s", request.number, status, why.partition("\n")[0])
     return True
+
+
+def _is_asked(site: Site) -> bool:
+    return any(path.exists() for path in queue.paths(site))
 
 
 def _subject(site: Site, request: Request) -> checks.Subject:

@@ -179,6 +179,28 @@ def test_program_ends_where_another_one_works(site):
     assert calls(site) == [] and queue.waiting(site)
 
 
+def test_request_that_comes_as_the_program_ends_is_worked_off(site, monkeypatch):
+    """Without systemd no unit of paths starts another one, and `start` sees the lock of the one that ends."""
+
+    def work_lock(one):
+        def release():
+            if not asked:
+                asked.append(queue.put(site, "b" * 40, ADA))
+                unit.start(site)
+            end()
+
+        lock = make(one)
+        end, lock.release = lock.release, release
+        return lock
+
+    asked, started, make = [], [], queue.work_lock
+    monkeypatch.setattr(unit.commands, "detach", started.append)
+    monkeypatch.setattr(queue, "work_lock", work_lock)
+    queue.put(site, "a" * 40, ADA)
+    assert work_off(site, (0, DONE)) == 0
+    assert len(queue.history(site)) + len(started) == 2 and not queue.waiting(site)
+
+
 def test_status_has_what_waits_and_what_failed_with_its_command(site):
     row = {"site": "blog", "release": "0001-a", "running": True, "damage": ""}
     assert requests.status(site) == {"release_requests": ""}
