@@ -11,6 +11,8 @@ from django_formula.points.archive import DRILL, Cluster
 from django_formula.points.aside import Moment
 from django_formula.untrusted import shapes
 
+#: How long it is waited for others before what a drill has found is given up.
+_PATIENCE = "6h"
 _NAMES = "SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database WHERE datallowconn;"
 
 
@@ -26,13 +28,12 @@ def _is_due(entry: dict[str, Any], period: float) -> bool:
     return program.is_due(period, done=last["done"], tried=last["tried"], has_failed=DRILL in entry["failed"])
 
 
-def work(stanzas: list[str], holder: str, patience: str = "10s") -> list[DeploymentError]:
+def work(stanzas: list[str], holder: str) -> list[DeploymentError]:
     """Drill the archives of clusters, and return what has failed, which is remembered until it works again.
 
     Args:
         stanzas: the names of the clusters.
         holder: what drills, for others that wait for it.
-        patience: how long to wait for others, as a duration of the pillar.
 
     Raises:
         DeploymentError: a moment is being restored, or another drill runs.
@@ -47,8 +48,8 @@ def work(stanzas: list[str], holder: str, patience: str = "10s") -> list[Deploym
                 last |= {"done": clock.now(), "text": f"{clock.now()}, {took:.0f} s: good, {rows} rows"}
             except (DeploymentError, OSError) as error:
                 failures.append(error if isinstance(error, DeploymentError) else DeploymentError(f"drill: {error}"))
-        # The archive itself is free meanwhile: a drill takes as long as a restore.
-        with archive.lock(holder, patience).held():
+        # The archive itself is free meanwhile: a drill takes as long as a restore. A check or a backup may have begun.
+        with archive.lock(holder, _PATIENCE).held():
             state = archive.read_state()
             if entry := state["clusters"].get(stanza):
                 entry["drill"] = {**archive.NO_DRILL, **(entry.get("drill") or {}), **last}

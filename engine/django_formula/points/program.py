@@ -16,7 +16,7 @@ _SERVICE = "django-points.service"
 
 def main() -> int:
     """Do what is due of each cluster, and return the exit code."""
-    return program.exit_code(lambda: [*work(_SERVICE, "1h"), *drill.work(drill.due(), _SERVICE, "1h")])
+    return program.exit_code(lambda: [*work(_SERVICE, "1h"), *drill.work(drill.due(), _SERVICE)])
 
 
 def work(holder: str, patience: str = "10s") -> list[DeploymentError]:

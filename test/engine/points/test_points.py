@@ -409,6 +409,19 @@ def test_drill_waits_for_no_backup_and_never_runs_unasked(site, restored):
         drill.work(["15-main"], "test")
 
 
+def test_result_of_a_drill_waits_for_the_backup_that_has_begun_meanwhile(site, restored, monkeypatch):
+    """A person has asked for the drill, which has taken an hour, and the timer backs up for hours."""
+
+    def lock(holder, patience="10s"):
+        waits.append(commands.seconds(patience))
+        return real(holder, patience)
+
+    waits, real = [], archive.lock
+    monkeypatch.setattr(archive, "lock", lock)
+    assert drill.work(["15-main"], "django.restore_drill") == []
+    assert waits == [6 * 3600.0]
+
+
 def test_a_moment_and_a_backup_are_not_restored_at_once(world):
     world.apply()
     for options in ({"offsite": True}, {"which": "20260301T120000Z-0041-9be1c07d2a44"}):
