@@ -389,7 +389,8 @@ def rotate_database_password(site, database="default"):
     database
         Alias of the database in Django.
     """
-    return operations.answer(*rotation.rotate_database_password(site, database, _asked_by("rotate_database_password")))
+    asked_by = _asked_by("rotate_database_password")
+    return operations.answer(*rotation.rotate_database_password(site, str(database), asked_by))
 
 
 @_verb("blog", "blog https://blog.example.org/archive/", "blog skip_network=True", reads=True)
@@ -645,6 +646,7 @@ def rebuild(identity, queue=False):
         Restore the queues too. Tasks in them that have run since the backup run again.
     """
     apply = functools.partial(__salt__["state.apply"], "django")
+    identity = terminal.place(identity, "identity")
     return verbs_backup.rebuild(identity, apply, queue=bool(queue), asked_by=_asked_by("rebuild"))
 
 
@@ -777,7 +779,7 @@ def page(folder):
     folder
         Folder that only root may write to; created for root alone where it is missing.
     """
-    return pages.page(folder)
+    return pages.page(terminal.place(folder, "folder"))
 
 
 @_verb(
@@ -859,7 +861,8 @@ def inspect(source, revision="HEAD", deploy_key=None, run=False):
         first, in a folder of the formula's cache and by two users who are removed again; it gets no Debian packages,
         and where it cannot be built, the pillar is the one that was read, with the cause.
     """
-    return (trial.of if run else inspection.inspect)(source, terminal.revision(revision) or "HEAD", deploy_key)
+    where, key = terminal.place(source, "source"), deploy_key and terminal.place(deploy_key, "deploy_key")
+    return (trial.of if run else inspection.inspect)(where, terminal.revision(revision) or "HEAD", key)
 
 
 @_verb("blog /home/ray/blog", "blog /home/ray/blog database=postgres", shows=("folder",))
@@ -878,7 +881,7 @@ def compose(site, folder, python="", database=""):
     database
         ``postgres``, ``mysql`` or ``sqlite`` in place of the site's database.
     """
-    return "\n".join(entry("compose files")(site, folder, str(python), database))
+    return "\n".join(entry("compose files")(site, terminal.place(folder, "folder"), str(python), database))
 
 
 @_verb("blog /root/blog.tar", shows=("file",))
@@ -891,7 +894,7 @@ def save_images(site, file):
     file
         Path of a new file in a folder that only root may write to.
     """
-    return operations.save_images(site, file)
+    return operations.save_images(site, terminal.place(file, "file"))
 
 
 @_verb("blog /root/blog.tar", shows=("file",))
@@ -903,7 +906,7 @@ def load_images(site, file):
     file
         Path of the file, in a folder that only root may write to.
     """
-    return operations.load_images(site, file)
+    return operations.load_images(site, terminal.place(file, "file"))
 
 
 @_verb("", "blog since=7d who=ada", "verify=True", reads=True)

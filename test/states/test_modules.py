@@ -297,6 +297,27 @@ def test_error_is_returned_as_text_with_return_code_1(call, verb, arguments, mes
     assert (answer.splitlines()[0], code) == (message, 1)
 
 
+@pytest.mark.parametrize(
+    ("verb", "argument", "given"),
+    [
+        *[(verb, "folder", value) for verb in ("page", "compose") for value in (5, "", ["/srv"])],
+        *[("inspect", "source", value) for value in (5, "", ["/srv"])],
+        *[("inspect", "deploy_key", 5), ("rebuild", "identity", 5), ("save_images", "file", 5)],
+        *[("load_images", "file", 5), ("rotate_database_password", "database", ["default"])],
+    ],
+)
+def test_argument_that_is_no_path_is_refused(call, own_host, monkeypatch, verb, argument, given):
+    """Salt reads a number as one, and an empty path would be the folder in which a minion was started."""
+    (own_host / "shop").mkdir()
+    (own_host / "shop/manage.py").write_text("")
+    monkeypatch.chdir(own_host / "shop")
+    others = {"inspect": {"source": "/srv/blog"}, "rebuild": {}, "page": {}}.get(verb, {"site": "blog"})
+    answer, code = call(verb, **others | {argument: given})
+    text = "the pillar of blog has no database" if argument == "database" else f"{argument}: expected a path"
+    assert code == 1 and answer.startswith(text)
+    assert [*(own_host / "shop").iterdir()] == [own_host / "shop/manage.py"]
+
+
 @pytest.mark.parametrize("timeout", ["soon", 5])
 def test_invalid_timeout_is_refused(call, timeout):
     answer, code = call("manage", "blog", "check", timeout=timeout)

@@ -44,6 +44,17 @@ def revision(given: object) -> str | None:
     )
 
 
+def place(given: object, argument: str) -> str:
+    """Return a path, or what may be one, as it was written.
+
+    Raises:
+        DeploymentError: it is empty, as whose path the folder would be taken in which Salt was started; or it is none.
+    """
+    if isinstance(given, str) and given:
+        return given
+    raise DeploymentError(f"{argument}: expected a path, got {given!r}", hint="write it whole: /srv/blog")
+
+
 def is_for_programs(options: Mapping[str, Any], full: bool | None) -> bool:
     """Return whether rows are printed for a program: see docs/decisions/0054.
 
