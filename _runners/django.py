@@ -448,8 +448,8 @@ def dashboard(folder, roster=False):
     """
 
     def written():
-        found = _hosts(roster, applies=False)
-        return fleet_dashboard.write(folder, found, _names_of(found, roster))
+        place, found = terminal.place(folder, "folder"), _hosts(roster, applies=False)
+        return fleet_dashboard.write(place, found, _names_of(found, roster))
 
     return _answer(written)
 
@@ -477,6 +477,8 @@ def watch(since=None, roster=False, seen=False):
     """
 
     def asked():
+        if since is not None and type(since) is not int:
+            raise DeploymentError(f"since: expected an offset, got {since!r}", hint="offset of the last answer has it")
         hosts, folder = _hosts(roster, applies=False), _folder()
         if roster:
             _forget_jobs()
@@ -607,7 +609,7 @@ def _rows(rows, view, full):
 
 def _names(hosts):
     """Return the names of hosts: those of a list, or of a text with commas between them; 7 is one as Salt reads it."""
-    names = hosts if isinstance(hosts, (list, tuple)) else str(hosts).split(",")
+    names = hosts if isinstance(hosts, (list, tuple)) else str("" if hosts is None else hosts).split(",")
     return [str(name).strip() for name in names if str(name).strip()]
 
 

@@ -253,6 +253,26 @@ def test_host_whose_name_salt_reads_as_a_number_is_one(runner, monkeypatch):
     assert made[0]["exclude"] == ["7"] and made[-1] == ("7", "drain")
 
 
+@pytest.mark.parametrize(
+    ("act", "text"),
+    [
+        (lambda runner: runner.dashboard(5), "folder: expected a path, got 5"),
+        (lambda runner: runner.dashboard(""), "folder: expected a path, got ''"),
+        (lambda runner: runner.watch("1h"), "since: expected an offset, got '1h'"),
+        (lambda runner: runner.watch(True), "since: expected an offset, got True"),
+        (lambda runner: runner.deploy("blog", exclude=None), "nothing is left out"),
+        (lambda runner: runner.rollback("blog", exclude=None), "nothing is left out"),
+    ],
+)
+def test_argument_of_a_runner_that_is_none_is_no_traceback(runner, monkeypatch, act, text):
+    def deployed(*_arguments, **options):
+        raise DeploymentError("nothing is left out" if options.get("exclude") == [] else str(options))
+
+    monkeypatch.setattr(runner, "_fleet", deployed)
+    monkeypatch.setattr(runner, "_hosts", Mock())
+    assert act(runner)["error"].startswith(text)
+
+
 def test_history_has_each_deployment_with_its_cause(runner, tmp_path):
     assert runner.history() == [] and runner.history(full=True) == []
     line = {"time": "2026-11-27T18:00:00Z", "site": "blog", "verb": "deploy", "user": "ada", "revision": "main"}
