@@ -81,7 +81,7 @@ def put(store: Store, revision: str | None, by: Caller, *, is_promoted: bool = F
         raise DeploymentError(
             f"{site} gets its commits from {wanted['from']}",
             hint=f"run: {in_command('salt-run', 'django.promote', site)}; or deploy it now: "
-            f"{in_command('salt-run', 'django.deploy', site, revision or '')}".rstrip(),
+            f"{in_command('salt-run', 'django.deploy', site, *filter(None, [revision]))}",
         )
     if not store.hosts():
         raise DeploymentError(

@@ -192,6 +192,9 @@ def test_other_requests_are_refused(hosts):
         requests.put(hosts.blog, "v2", ADA)
     expected = "run: salt-run django.promote blog; or deploy it now: salt-run django.deploy blog v2"
     assert error.value.hint == expected
+    with pytest.raises(DeploymentError) as error:
+        requests.put(hosts.blog, None, ADA)
+    assert error.value.hint == expected.removesuffix(" v2")
     requests.put(hosts.staging, "v2", ADA)
 
 
