@@ -651,7 +651,8 @@ def _fleet(site, verb, roster, kind=deployment.Fleet, **options):
 
     by = f"{getpass.getuser()} (salt-run django.{verb}{' roster=True' if roster else ''} on {socket.gethostname()})"
     store = _store(site)
-    return kind(store, _hosts(roster), by, report, **options)
+    words = ["roster=True"] if roster else []
+    return kind(store, _hosts(roster), by, report, words=words, **options)
 
 
 def _hosts(roster, applies=True):

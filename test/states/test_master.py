@@ -273,6 +273,14 @@ def test_argument_of_a_runner_that_is_none_is_no_traceback(runner, monkeypatch, 
     assert act(runner)["error"].startswith(text)
 
 
+@pytest.mark.parametrize(("roster", "words"), [(True, ["roster=True"]), (False, [])])
+def test_hosts_of_a_roster_have_commands_for_these(runner, monkeypatch, roster, words):
+    made = Mock()
+    monkeypatch.setattr(runner, "_hosts", Mock())
+    runner._fleet("blog", "deploy", roster, made)
+    assert made.call_args.kwargs["words"] == words
+
+
 def test_history_has_each_deployment_with_its_cause(runner, tmp_path):
     assert runner.history() == [] and runner.history(full=True) == []
     line = {"time": "2026-11-27T18:00:00Z", "site": "blog", "verb": "deploy", "user": "ada", "revision": "main"}

@@ -134,6 +134,7 @@ class Fleet:
         exclude: hosts that are left out.
         canary: whether a release gets a share of the visitors first, where the pillar has it.
         is_overtaken: returns whether something newer waits, for which a canary ends.
+        words: what each command of the runner has besides, by which it reaches the same hosts.
 
     Raises:
         DeploymentError: `batch` is neither.
@@ -150,6 +151,7 @@ class Fleet:
         *,
         canary: bool = True,
         is_overtaken: Callable[[], bool] = lambda: False,
+        words: Collection[str] = (),
     ):
         if not _BATCH.fullmatch(batch):
             raise DeploymentError(f"batch: expected a number of hosts or a percentage of them, got {batch}")
@@ -163,6 +165,7 @@ class Fleet:
         self._excluded = {*exclude}
         self._has_canary = canary
         self._is_overtaken = is_overtaken
+        self._words = words
         #: The words by which the runner is called for the same again.
         self._again: list[str] = []
         self._drained: dict[str, list[str]] = {}
@@ -281,7 +284,7 @@ class Fleet:
         """
         began, hosts = time.monotonic(), self.recipients()
         self._again = ["django.deploy", self.site, *filter(None, [revision])]
-        self._again += [] if self._has_canary else ["canary=False"]
+        self._again += [*([] if self._has_canary else ["canary=False"]), *self._words]
         with self.store.deploying(self.by) as self._progress:
             ready = self._preflight(hosts)
             return self._release(hosts, ready, self._resolve(hosts, revision), began)
@@ -324,6 +327,7 @@ class Fleet:
         """
         began, hosts = time.monotonic(), self.recipients()
         self._again = ["django.rollback", self.site, *filter(None, [to]), *(["force=True"] if force else [])]
+        self._again += self._words
         with self.store.deploying(self.by) as self._progress:
             ready = self._preflight(hosts)
             first = ready[hosts[0]].value
@@ -491,7 +495,8 @@ class Fleet:
             signing: fingerprints of the secret keys that hosts sign with, and one such host of each.
         """
         if value["claim"]:
-            yield f"it is being deployed by {value['claim']}; salt-run django.abandon {self.site} ends it"
+            ends = in_command("salt-run", "django.abandon", self.site, *self._words)
+            yield f"it is being deployed by {value['claim']}; {ends} ends it"
         elif value["deployment"]:
             yield f"it is being deployed by {value['deployment']}"
         if value.get("uploads"):
@@ -640,7 +645,8 @@ class Fleet:
                 known = texts
             if problems:
                 failure = Failed("canary", problems, [host for host, answer in answers.items() if answer.is_lost])
-                see = in_command("salt", min(problems), "django.proof", self.site)
+                salt = "salt-ssh" if self._words else "salt"
+                see = in_command(salt, min(problems), "django.proof", self.site)
                 without = in_command("salt-run", *self._again, "canary=False")
                 failure.hint = f"{see} has the evidence; {without} goes without it"
                 raise failure
@@ -741,7 +747,7 @@ class Fleet:
             raise failure
         warnings = excluded_hosts.warnings(self._excluded, self._parts, migrated)
         for host, texts in self._drained.items():
-            again = in_command("salt-run", "django.join", self.site, host)
+            again = in_command("salt-run", "django.join", self.site, host, *self._words)
             warnings.setdefault(host, []).append(f"it gets no requests ({', '.join(texts)}) until {again}")
         for answers in (*parts, ended):
             for host, answer in answers.items():

@@ -688,6 +688,20 @@ def test_way_without_a_dead_host_is_that_of_what_was_called(
     assert refused.value.hint.endswith(f": salt-run {command} exclude=web3")
 
 
+def test_commands_of_a_deployment_by_salt_ssh_are_by_salt_ssh(world: World) -> None:
+    fleet = Fleet(world.store, world.hosts, "ops", lambda _phase, _found: None, words=["roster=True"])
+    world.fail("web3", "ready", "it does not answer", is_lost=True)
+    world.hosts.differs["web2"] = {"claim": "ada, since noon", "unfinished": "7"}
+    with pytest.raises(DeploymentError) as refused:
+        fleet.deploy("v2")
+    assert "salt-run django.abandon blog roster=True ends it" in refused.value.message
+    assert refused.value.hint.endswith(": salt-run django.deploy blog v2 roster=True exclude=web3")
+    world.hosts.differs.clear()
+    world.hosts.fails.clear()
+    world.hosts.seen = {"web2": {**UP, "state": "drain"}}
+    assert "salt-run django.join blog web2 roster=True" in fleet.deploy(None)["warnings"]["web2"][0]
+
+
 @pytest.mark.parametrize(
     ("exclude", "text"),
     [
