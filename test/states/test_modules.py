@@ -245,6 +245,13 @@ def test_output_of_inspect_is_yaml_without_its_first_line(loaders):
     assert "# guessed" in "".join(lines)
 
 
+def test_status_shows_the_only_site_when_its_files_are_damaged(call, world):
+    world.site.applied.write_text("{")
+    view, code = call("status")
+    assert "the applied configuration of blog, is missing or damaged" in " ".join(view["problems"][0].split())
+    assert view["sites"][0].startswith("blog") and code == 1
+
+
 @pytest.mark.parametrize(
     ("file", "content", "damage"),
     [

@@ -78,7 +78,8 @@ def every_status() -> list[dict[str, Any]]:
             rows.append(status(name))
         except (DeploymentError, OSError) as error:
             damaged[name] = str(error).splitlines()[0]
-    columns = dict.fromkeys((*(column for row in rows for column in row), "site", "damage"), "")
+    needed = ("site", "release", "live_since", "damage")  # by the view, where no site has all columns
+    columns = dict.fromkeys((*(column for row in rows for column in row), *needed), "")
     rows += [{**columns, "site": name, "running": None, "damage": damage} for name, damage in damaged.items()]
     return sorted(rows, key=lambda row: str(row["site"]))
 
