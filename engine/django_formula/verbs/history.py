@@ -11,7 +11,13 @@ from django_formula.host import clock, commands
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.release import releases
 from django_formula.site import sites
+from django_formula.untrusted import shapes
 
+#: What a line of the log has; one of another shape is left out, and `verify` names it.
+_LINE = {
+    **dict.fromkeys(("id", "time", "who", "from", "how", "verb", "site", "result", "release"), str),
+    **{"arguments": dict, "seconds?": float},
+}
 #: Lines of the journal that are looked for in the log.
 _COMPARED = 1000
 #: Seconds by which the record of a deployment may be later than the end of what has made it.
@@ -53,7 +59,7 @@ def _acts() -> list[dict[str, Any]]:
     begun: dict[str, dict[str, Any]] = {}
     for _place, line in chain.lines():
         values = chain.parsed(line)
-        if not {"id", "time", "who", "from", "how", "verb", "site", "arguments", "result", "release"} <= values.keys():
+        if not shapes.fits(values, _LINE):
             continue
         if values["result"] == "begun":
             row = {**values, "seconds": "", "ended": "", "to": "", "result": "did not end, or has not yet"}

@@ -117,3 +117,14 @@ def test_act_that_was_killed_and_filters(world, monkeypatch):
         lines(None, "soon", "")
     monkeypatch.setattr(history.time, "time", lambda: clock.seconds(clock.now()) + 7200)
     assert lines(None, "1h", "") == ["nothing is recorded"]
+
+
+@pytest.mark.parametrize("damage", [{"time": 5}, {"id": []}, {"seconds": "x"}, {"arguments": ["to"]}, {"verb": None}])
+def test_line_of_another_shape_is_left_out(world, damage):
+    for _time in range(2):
+        with audit.recorded(audit.Act("backup", RAY, "blog", {"kind": "all"})):
+            pass
+    written = chain.current().read_text().splitlines()
+    changed = json.dumps({**json.loads(written[-1]), **damage})
+    chain.current().write_text("\n".join([*written[:-1], changed]) + "\n")
+    assert [line.endswith("done, 0.0 s") for line in lines("blog", "1h", "")] == [False, True]
