@@ -40,6 +40,8 @@ def find_user(name: str) -> pwd.struct_passwd | None:
     """
     try:
         return pwd.getpwnam(name)
+    except ValueError:  # a NUL in it
+        return None
     except KeyError:
         _require_readable_database()
         return None

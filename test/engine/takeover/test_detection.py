@@ -532,6 +532,12 @@ def test_script_of_cron_with_commands_of_the_project_refused(host):
     ]
 
 
+def test_damaged_line_of_a_crontab_has_no_home(host):
+    host.write("srv/django/blog/source/manage.py")
+    host.write("etc/cron.d/blog", "0 3 * * * r\0ay ~/env/bin/python manage.py clearsessions\n")
+    assert host.refused() == []
+
+
 @pytest.mark.parametrize(
     ("time", "at"),
     [
