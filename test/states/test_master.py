@@ -300,7 +300,8 @@ def test_history_has_each_deployment_with_its_cause(runner, tmp_path):
     failed = line | {"site": "shop-de", "result": "failed", "error": "web1: no \x1b[1mspace", "hosts": {}, "commit": ""}
     killed = {**failed, "user": "", "revision": "", "result": "interrupted", "error": ""}
     texts = [json.dumps(one) for one in (line, failed, killed)]
-    (tmp_path / "deploys.jsonl").write_text("\n".join([texts[0], "torn {", *texts[1:]]) + "\n")
+    others = ["torn {", "5", "{}", json.dumps({**line, "hosts": 7}), json.dumps({**line, "error": None})]
+    (tmp_path / "deploys.jsonl").write_text("\n".join([texts[0], *others, *texts[1:]]) + "\n")
     assert runner.history() == [
         "2026-11-27T18:00:00Z shop-de: deploy: interrupted (12.3 s, 0 of 60 requests failed)",
         "2026-11-27T18:00:00Z shop-de: deploy of main by ada: failed (12.3 s, 0 of 60 requests failed): web1: no space",

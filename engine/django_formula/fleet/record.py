@@ -14,6 +14,7 @@ from typing import Any
 from django_formula.fleet.deployment import Failed, Fleet
 from django_formula.host import clock, file, units
 from django_formula.host.commands import DeploymentError
+from django_formula.untrusted import shapes
 from django_formula.untrusted.text import shown
 from django_formula.watch import setup
 
@@ -23,6 +24,11 @@ NAME = "deploys.jsonl"
 _MOST = 4_000_000
 #: The most characters of an error.
 _LONGEST = 1000
+#: What a line of it has.
+_LINE = {
+    **dict.fromkeys(("time", "site", "verb", "user", "revision", "commit", "result", "error"), str),
+    **{"hosts": {str: str}, "seconds": float, "sent?": int, "failed?": int},
+}
 _WATCH = setup.FLEET.replace(".timer", ".service")
 _RESULTS = {"rollback": "rolled back"}
 
@@ -90,9 +96,9 @@ def history(store: str | Path, site: str | None, count: object) -> list[dict[str
         texts = file.read().splitlines()
         found = []
         for text in reversed(texts):
-            with contextlib.suppress(ValueError):  # one that was cut
+            with contextlib.suppress(ValueError, RecursionError):  # one that was cut
                 line = json.loads(text)
-                if not site or site == line["site"]:
+                if shapes.fits(line, _LINE) and (not site or site == line["site"]):
                     found.append(line)
         return found[: int(str(count))]
     return []

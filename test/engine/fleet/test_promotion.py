@@ -41,7 +41,8 @@ class Hosts:
         self.staging.set_release({"commit": commit, "sequence": 1, "held": []})
         line = {"time": clock.timestamp(time.time() - ago), "site": "staging", "result": "released", "commit": commit}
         with record.path(self.blog.folder.parent).open("a") as file:
-            file.write(json.dumps({**line, "sent": 9, "failed": 0, **values}) + "\n")
+            about = {"verb": "deploy", "user": "ada", "revision": "", "error": "", "hosts": {}, "seconds": 1.0}
+            file.write(json.dumps({**line, **about, "sent": 9, "failed": 0, **values}) + "\n")
 
     def ask(self, hosts: Any, function: str, site: str, *arguments: Any, **_options: Any) -> dict[str, Answer]:
         return {host: getattr(self, f"_{function.removeprefix('django_fleet.')}")(host, site) for host in hosts}
