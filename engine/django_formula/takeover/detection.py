@@ -4,6 +4,7 @@ A virtual host of nginx or Apache with a domain of the site leads to the address
 processes that listen there, to their folders, and to what starts them; with mod_wsgi, to the folders of its directives.
 """
 
+import os
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -234,11 +235,22 @@ def _processes(existing: ExistingDeployment, running: list[Process], listening: 
         by_uwsgi = takeover_process.is_uwsgi_instance(process, existing.folders, existing.uwsgi_files)
         is_known = process.unit in units or manager.template_of(process.unit) in existing.templates
         if process.unit and not (is_known or by_supervisor or by_uwsgi):
-            existing.refusals.append(
-                f"process {process.pid} is run by {process.unit}, which also runs what is not this site's: "
-                "remove it from there first"
-            )
+            existing.refusals.append(_of_other_unit(process))
+    existing.refusals = list(dict.fromkeys(existing.refusals))
     return own
+
+
+def _of_other_unit(process: Process) -> str:
+    """Return why the unit of a process cannot be taken over."""
+    path = manager.SYSTEMD / process.unit
+    if path.is_symlink():
+        target = os.path.realpath(path)
+        what = f"{path}, which runs the existing deployment, is a link to {target}"
+        return f"{what}: have a copy of that file in its place"
+    return (
+        f"process {process.pid} is run by {process.unit}, which also runs what is not this site's: "
+        "remove it from there first"
+    )
 
 
 def _server(existing: ExistingDeployment, own: Iterable[Process]) -> str:

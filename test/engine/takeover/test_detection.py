@@ -614,6 +614,18 @@ def test_units_ignored_without_systemd(host):
     assert [process.pid for process in takeover_process.unmanaged([host.root])] == [pid]
 
 
+def test_unit_that_is_a_link_is_named(host):
+    """As `systemctl link` makes it, often of a file of the project."""
+    host.write("srv/django/blog/source/manage.py")
+    unit = host.write("srv/django/blog/source/deploy/blog.service", UNIT % (host.root, host.root))
+    (host.top / "etc/systemd/system/blog.service").symlink_to(unit)
+    host.run("srv/django/blog/source", f"{host.root}/env/bin/gunicorn", "website.wsgi", unit="blog.service")
+    assert host.refused() == [
+        "/etc/systemd/system/blog.service, which runs the existing deployment, is a link to "
+        "/srv/django/blog/source/deploy/blog.service: have a copy of that file in its place"
+    ]
+
+
 def test_refused_when_process_belongs_to_shared_unit(host):
     host.write("srv/django/blog/manage.py")
     host.write("etc/systemd/system/uwsgi.service", "[Service]\nExecStart=/usr/bin/uwsgi --emperor /etc/uwsgi/sites\n")
