@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from django_formula.takeover import existing as takeover_existing
@@ -20,6 +21,8 @@ _PERIODS = "cron.[hdwm]*ly/*"
 _OWN_UNIT = re.compile(r"django-.+-\d+\.(service|socket)")
 #: A time of a timer that counts from an event, such as the last run.
 _SINCE = re.compile(r"(?m)^\s*(On\w+Sec\s*=.*\S)")
+#: What a timer, a socket or a path starts that is not the service of its own name.
+_STARTS = re.compile(r"(?m)^\s*(?:Unit|Service)\s*=\s*(\S+)")
 _OWN_PROGRAM = re.compile(r"django-.+-\d+\.conf")
 
 
@@ -54,12 +57,12 @@ def _units(existing: ExistingDeployment, listening: list[Process]) -> None:
                 "or stop and disable them and remove it"
             )
         elif is_own:
-            pair = [path, *(other for other in texts if other.stem == path.stem and other != path)]
+            pair = [path, *(other for other in texts if other != path and _is_for(other, texts[other], path))]
             existing.units += pair
             existing.findings += [Finding("unit", one.name, str(one)) for one in pair]
             if not takeover_process.serves_pages(text):
                 existing.workers.append(path.name)
-                _add_command(existing, path, text)
+                _add_command(existing, pair, text)
             _add_working_directory(existing, text)
 
 
@@ -68,13 +71,23 @@ def template_of(unit: str) -> str:
     return re.sub(r"@.+(?=\.\w+$)", "@", unit)
 
 
-def _add_command(existing: ExistingDeployment, path: Path, text: str) -> None:
-    """Add what a worker's unit runs, or a timer."""
+def _is_for(other: Path, text: str, service: Path) -> bool:
+    """Return whether a unit has the name of a service, or is a timer or another one that starts it."""
+    named = _STARTS.search(text) if other.suffix in (".timer", ".path", ".socket") else None
+    return named[1] == service.name if named else other.stem == service.stem
+
+
+def _add_command(existing: ExistingDeployment, units: Sequence[Path], text: str) -> None:
+    """Add what a worker's unit runs, or a timer.
+
+    Args:
+        units: the service, and what starts it.
+    """
     from django_formula.inspect import process_files  # which only a host with such a unit needs
 
+    path, *others = units
     command = process_files.unit_command(text)
-    timer = path.with_suffix(".timer")
-    when = read_text(timer) if timer.is_file() else ""
+    when = "\n".join(read_text(other) for other in others if other.suffix == ".timer")
     at = [process_files.timer_time(when), *reversed(_SINCE.findall(when))]
     if any(at):
         existing.timers[path.name] = (command, next(filter(None, at)))
@@ -89,7 +102,8 @@ def _activated_services(texts: dict[Path, str], addresses: list[str]) -> set[str
         listens = set(re.findall(r"^\s*ListenStream\s*=\s*(\S+)", text, re.MULTILINE))
         listens |= {f"127.0.0.1:{value.rpartition(':')[2]}" for value in listens if not value.startswith("/")}
         if path.suffix == ".socket" and listens & {*addresses}:
-            services.add(f"{path.stem}.service")
+            named = _STARTS.search(text)
+            services.add(named[1] if named else f"{path.stem}.service")
     return services
 
 

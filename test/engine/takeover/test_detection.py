@@ -579,6 +579,29 @@ def test_job_of_a_timer_that_counts_from_the_last_run_is_no_worker(host):
     ]
 
 
+def test_timer_and_socket_of_another_name_are_found(host):
+    """One that is left starts a service that is not there any more."""
+    host.write("srv/django/blog/source/manage.py")
+    host.write("etc/systemd/system/web.service", UNIT % (host.root, host.root))
+    host.write("etc/systemd/system/blog.socket", "[Socket]\nListenStream=/run/blog.sock\nService=web.service\n")
+    unit = f"[Service]\nType=oneshot\nExecStart={host.root}/env/bin/python {host.root}/source/manage.py digest\n"
+    host.write("etc/systemd/system/digest.service", unit)
+    host.write("etc/systemd/system/night.timer", "[Timer]\nOnCalendar=Mon 06:00\nUnit=digest.service\n")
+    host.write("etc/systemd/system/other.timer", "[Timer]\nOnCalendar=daily\nUnit=another.service\n")
+    existing = detection.find(host.site(schedules={"any": {"command": "manage.py digest", "at": "daily"}}))
+    assert existing.refusals == [] and existing.timers.keys() == {"digest.service"}
+    names = {path.name for path in existing.units}
+    assert names == {"web.service", "blog.socket", "digest.service", "night.timer"}
+
+
+def test_service_of_a_socket_of_another_name_found(host):
+    host.write("opt/club/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "unix:/run/club.sock"))
+    host.write("etc/systemd/system/club.socket", "[Socket]\nListenStream=/run/club.sock\nService=web.service\n")
+    host.write("etc/systemd/system/web.service", "[Service]\nExecStart=/usr/bin/gunicorn website.wsgi\n")
+    assert {path.name for path in detection.find(host.site()).units} == {"club.socket", "web.service"}
+
+
 def test_lines_of_a_crontab_are_removed_and_kept_aside(tmp_path):
     crontab, aside = tmp_path / "ray", tmp_path / "aside"
     others = "# \f \u2028 0 0 * * *\nMAILTO=caf\udce9\n5 * * * * /opt/other/run\n".encode(errors="surrogateescape")
