@@ -67,9 +67,7 @@ def _opened() -> tuple[int, bytes]:
             last = _last_line(descriptor) or last
             older = path.with_name(f"audit-{_year(last)}.jsonl")
             is_of_now = not os.fstat(descriptor).st_size or _year(last) >= clock.now()[:4]
-            if is_of_now or any(
-                other >= older for other in years()[:-1]
-            ):  # also where the clock was wrong: their order
+            if is_of_now or any(other >= older for other in years()[:-1]):  # a clock was wrong
                 return descriptor, last or _last_of_older()
             path.rename(older)
             os.close(descriptor)

@@ -454,7 +454,7 @@ def test_every_reason_is_said_before_anything_is_begun(world: World, differs: di
 
 def test_host_with_a_new_name_has_to_be_applied_first(world: World) -> None:
     """Else it takes another one for the host that runs the commands after the switch."""
-    world.hosts.differs = {name: {"hosts": {"old1": {}, "web2": {}, "web3": {}}} for name in world.hosts.live}
+    world.hosts.differs = {host: {"hosts": {"old1": {}, "web2": {}, "web3": {}}} for host in world.hosts.live}
     with pytest.raises(DeploymentError, match=r"on 1 of the hosts:\nweb1: its hosts were applied from another pillar"):
         world.fleet().deploy(None)
     assert not world.hosts.claims
