@@ -3,6 +3,7 @@
 import json
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from django_formula.compose import files as compose_files
@@ -10,7 +11,7 @@ from django_formula.compose import plan as compose_plan
 from django_formula.compose.plan import Plan
 from django_formula.inspect import project
 from django_formula.untrusted.foreign import Foreign
-from django_formula.virtualenv import local, setuptools, uv
+from django_formula.virtualenv import local, lock, requirements, setuptools, uv
 
 #: Never in an image: secrets, the history, databases, and what a build makes anew.
 _DOCKERIGNORE = """\
@@ -178,16 +179,19 @@ def _install(plan: Plan, tree: Path) -> list[str]:
     for name in plan.requirements:
         kind, folder = Path(name).name, f"/app/{Path(name).parent}".removesuffix("/.")
         if kind in _LOCKS:
-            options = compose_plan.options_of_uv(plan, tree, name) if kind == "uv.lock" else []
+            options = compose_plan.options_of_lock(plan, tree, name)
             words = "".join(f" {_quoted(option)}" for option in options)
             commands.append(f"cd {folder} && {_LOCKS[kind].format(options=words)}")
             starts = str(Path(name).parent)  # an export has its paths from there
-            name = f"/tmp/{kind}.txt"  # noqa: S108  # nosec B108 - in the image
+            arguments.append(f"--requirement=/tmp/{kind}.txt")  # nosec B108 - in the image
+        elif kind == "pyproject.toml":
+            starts = "."
+            arguments += _of_pyproject(tree, name)
         else:
             text = (Foreign(tree) / name).text() or ""
             starts = local.start_folder(tree, name, text)
             name = f"/app/{name}" if starts != "." else name
-        arguments.append(f"--requirement={_quoted(name)}")
+            arguments.append(f"--requirement={_quoted(name)}")
     constraints = plan.options.get("constraints", [])
     if constraints:
         commands.append(f"printf '%s\\n' {' '.join(map(_quoted, constraints))} >/tmp/constraints.txt")
@@ -201,12 +205,29 @@ def _install(plan: Plan, tree: Path) -> list[str]:
     return commands
 
 
+def _of_pyproject(tree: Path, name: str) -> Iterator[str]:
+    """Yield the arguments of uv for the dependencies of a pyproject.toml, and for its groups that a site needs.
+
+    What uv cannot read, as the table of Poetry of a project that is no package, is written out.
+    """
+    lines = lock.lines_of_pyproject(tree / name)
+    for line in lines:
+        option, _space, value = line.partition(" ") if line.startswith("--") else ("", "", "")
+        yield f"{option}={_quoted(value)}" if option else _quoted(line.replace(f"{tree}/", "/app/"))
+    if lines:
+        return
+    if requirements.is_package(tree / name):
+        yield f"--requirement={_quoted(name)}"
+    yield from (f"--group={_quoted(f'{name}:{group}')}" for group in lock.groups_of_pyproject(tree / name))
+
+
 #: The commands that write a lock file as requirements.
 _LOCKS = {
     "uv.lock": "uv export --quiet --frozen --no-dev --no-emit-project{options} --output-file /tmp/uv.lock.txt",
     "Pipfile.lock": "uv tool run --quiet pipenv requirements >/tmp/Pipfile.lock.txt",
-    "poetry.lock": "uv tool run --quiet --with poetry-plugin-export poetry export --output /tmp/poetry.lock.txt",
-    "pdm.lock": "PDM_USE_VENV=false uv tool run --quiet pdm export --prod --output /tmp/pdm.lock.txt",
+    "poetry.lock": "uv tool run --quiet --with poetry-plugin-export "
+    "poetry export{options} --output /tmp/poetry.lock.txt",
+    "pdm.lock": "PDM_USE_VENV=false uv tool run --quiet pdm export{options} --output /tmp/pdm.lock.txt",
 }
 
 

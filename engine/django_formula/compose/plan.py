@@ -415,9 +415,16 @@ def has_lock(plan: Plan, name: str) -> bool:
     return any(Path(file).name == name for file in plan.requirements)
 
 
-def options_of_uv(plan: Plan, tree: Path, file: str) -> list[str]:
-    """Return the options by which uv exports what a site needs of a uv.lock: its groups, and its member."""
+def options_of_lock(plan: Plan, tree: Path, file: str) -> list[str]:
+    """Return the options by which a lock is exported with what a site needs: its groups, and its member of uv's."""
     lock, folder = tree / file, os.path.relpath(plan.folder, Path(file).parent)
+    if lock.name == "poetry.lock":
+        return [f"--with={group}" for group in virtualenv_lock.groups_of_poetry(lock.with_name("pyproject.toml"))]
+    if lock.name == "pdm.lock":
+        extras, groups = virtualenv_lock.groups_of_pdm(lock.with_name("pyproject.toml"))
+        return [*([] if groups else ["--prod"]), *(f"--group={name}" for name in (*extras, *groups))]
+    if lock.name != "uv.lock":
+        return []
     member = virtualenv_lock.member_of_uv(lock, folder)
     groups = virtualenv_lock.groups_of_uv(lock, folder)
     return [*([f"--package={member}"] if member else []), *(f"--group={group}" for group in groups)]

@@ -70,6 +70,45 @@ def _of_group(groups: dict[str, Any], name: str, above: set[str]) -> Iterator[st
             yield from _of_group(groups, entry["include-group"], {*above, name})
 
 
+def groups_of_poetry(pyproject: Path) -> list[str]:
+    """Return the groups of Poetry in a pyproject.toml that a site needs, in addition to its dependencies."""
+    content = _content(pyproject)
+    return _of_sites(_table(content, "tool", "poetry", "group"), _table(content, "dependency-groups"))
+
+
+def groups_of_pdm(pyproject: Path) -> tuple[list[str], list[str]]:
+    """Return the extras of a pyproject.toml that a site needs, and the groups, which are PDM's for development."""
+    content = _content(pyproject)
+    groups = _table(content, "tool", "pdm", "dev-dependencies"), _table(content, "dependency-groups")
+    return _of_sites(_table(content, "project", "optional-dependencies")), _of_sites(*groups)
+
+
+def _content(pyproject: Path) -> dict[str, Any]:
+    """Return the content of a pyproject.toml; empty where it is missing or damaged."""
+    try:
+        return read_toml(pyproject)
+    except (OSError, ValueError):
+        return {}
+
+
+def _table(content: dict[str, Any], *names: str) -> dict[str, Any]:
+    for name in names:
+        found = content.get(name)
+        content = found if isinstance(found, dict) else {}
+    return content
+
+
+def _of_sites(*tables: dict[str, Any]) -> list[str]:
+    return sorted({name for table in tables for name in table if _GROUP.fullmatch(name) and name != "main"})
+
+
+def lines_of_pyproject(path: Path) -> list[str]:
+    """Return the requirements of a pyproject.toml that uv does not read itself; none of one that it reads."""
+    convert = _converter(path)
+    lines = "".join(convert(path)).split("\n") if convert else []
+    return [line for line in lines if line.strip() and line.isprintable()]
+
+
 def converted_path(lock: Path) -> Path:
     """Return where the requirements of a lock file are written."""
     return lock.with_name(f".{lock.name}.txt")

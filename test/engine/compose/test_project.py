@@ -107,6 +107,47 @@ def test_image_has_the_versions_that_pdm_locked(tmp_path):
     ]
 
 
+GROUP = '[[package]]\nname = "django"\nversion = "5.2.8"\ngroups = ["{}", "prod"]\n'
+POETRY = "[tool.poetry.group.prod.dependencies]\ngunicorn = '*'\n[tool.poetry.group.dev.dependencies]\nruff = '*'\n"
+NAMED = "[project]\nname = 'chat'\n"
+GROUPS = "[dependency-groups]\nprod = ['gunicorn']\ndev = ['ruff']\n"
+
+
+@pytest.mark.parametrize(
+    ("pyproject", "lock", "command"),
+    [
+        (POETRY, "poetry.lock", "poetry export --with=prod --output /tmp/poetry.lock.txt"),
+        (f"{NAMED}{GROUPS}", "poetry.lock", "poetry export --with=prod --output /tmp/poetry.lock.txt"),
+        ("[tool", "poetry.lock", "poetry export --output /tmp/poetry.lock.txt"),
+        (f"{NAMED}{GROUPS}", "pdm.lock", "pdm export --group=prod --output /tmp/pdm.lock.txt"),
+        (
+            f"{NAMED}optional-dependencies = {{prod = ['gunicorn'], test = ['pytest']}}\n",
+            "pdm.lock",
+            "pdm export --prod --group=prod --output /tmp/pdm.lock.txt",
+        ),
+        (
+            f"{NAMED}dependencies = ['django']\n{GROUPS}",
+            "",
+            "RUN uv pip install --requirement=pyproject.toml --group=pyproject.toml:prod ",
+        ),
+        (GROUPS.replace("'gunicorn'", "'django', 'gunicorn'"), "", "RUN uv pip install --group=pyproject.toml:prod "),
+        (f"[project]\ndependencies = ['django>=5']\n{GROUPS}", "", "RUN uv pip install 'django>=5' gunicorn "),
+        (
+            f"[tool.poetry]\nname = 'chat'\ndependencies = {{django = '^5.1'}}\n"
+            f"source = [{{url = 'https://a.example/x y'}}]\n{POETRY}",
+            "",
+            "RUN uv pip install --extra-index-url='https://a.example/x y' 'django>=5.1,<6' gunicorn ",
+        ),
+    ],
+)
+def test_image_has_the_groups_that_a_site_needs(tmp_path, pyproject, lock, command):
+    files = {name: text for name, text in SOURCES["mysql"]["files"].items() if name != "poetry.lock"}
+    files |= {lock: GROUP.format("main" if lock == "poetry.lock" else "default")} if lock else {}
+    folder = write_tree(tmp_path / "chat", {**files, "pyproject.toml": pyproject})
+    compose_project.write(str(folder), "chat", {"python_packages": ["channels-redis"]})
+    assert f"{command}{'' if lock else 'channels-redis'}\n" in (folder / "Dockerfile").read_text()
+
+
 @pytest.mark.parametrize(
     ("python", "version"), [("==3.12.4", "3.12"), (">=3.11.10,<3.12", "3.11"), (">=3.10", "3.13"), ("<3", "3.13")]
 )
