@@ -94,6 +94,11 @@ class Plan:
         return ".dockerignore" if self.dockerfile == "Dockerfile" else f"{self.dockerfile}.dockerignore"
 
     @property
+    def certified(self) -> list[str]:
+        """The domains of the certificate: a challenge by http, as the containers answer it, is for none with a *."""
+        return [domain for domain in self.domains if not domain.startswith("*")]
+
+    @property
     def has_overlay(self) -> bool:
         """Whether settings are overridden by a module; django-configurations has none that one could import."""
         return not self.settings.configuration
@@ -220,9 +225,13 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
         email=str(given.get("email") or ""),
         dockerfile=_dockerfile(Foreign(tree)),
     )
+    plan.email = plan.email if plan.certified else ""
     _refuse_names(plan)
     plan.driver = [*_added(plan, required, contents)]
     plan.notes = [*_notes(plan, settings, tree), *_assigning(plan, roots), *_left_out(plan, tree)]
+    others = [domain for domain in domains if domain not in plan.certified] if given.get("email") else []
+    if others:
+        plan.notes.append(f"no certificate for {', '.join(others)}: the containers answer no challenge by DNS")
     return plan
 
 

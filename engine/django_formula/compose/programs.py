@@ -215,8 +215,8 @@ def serve() -> str:
 
 def certificates(plan: Plan) -> str:
     """Return the program of the service for certificates."""
-    options = " ".join(f"--domain {domain}" for domain in plan.domains)
-    named = {"names": " and ".join(plan.domains), "domain": plan.domains[0], "domains": options}
+    options = " ".join(f"--domain {domain}" for domain in plan.certified)
+    named = {"names": " and ".join(plan.certified), "domain": plan.certified[0], "domains": options}
     return _CERTIFICATES.format(email=shlex.quote(plan.email), **named)
 
 

@@ -339,6 +339,19 @@ def test_a_program_that_assigns_its_settings_is_named(tmp_path):
     assert line.startswith("shop.wsgi assigns DJANGO_SETTINGS_MODULE: use os.environ.setdefault there")
 
 
+@pytest.mark.parametrize("plain", [["www.example.org"], []])
+def test_certificate_is_for_no_domain_that_needs_a_challenge_by_dns(tmp_path, plain):
+    folder = project("sqlite", tmp_path)
+    given = {"domains": ["*.example.org", *plain], "email": "ray@example.org"}
+    lines = compose_project.write(str(folder), "sqlite", given)
+    assert "no certificate for *.example.org: the containers answer no challenge by DNS" in lines
+    found = (folder / "compose/certificates").read_text() if plain else ""
+    assert "*.example.org" not in found and ("--domain www.example.org &&" in found) == bool(plain)
+    services = yaml.safe_load((folder / "compose.production.yml").read_text())["services"]
+    assert ("certificates" in services) == bool(plain)
+    assert "server_name *.example.org" in (folder / "compose/nginx.conf").read_text()
+
+
 def test_each_worker_has_a_service_of_its_own(tmp_path):
     folder = project("sqlite", tmp_path)
     workers = {name: {"kind": "command", "command": f"manage.py {name}"} for name in ("default", "worker", "mail")}
