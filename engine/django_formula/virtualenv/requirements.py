@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -307,7 +308,7 @@ def lines(source: Path, names: Iterable[str]) -> Iterator[tuple[str, bool]]:
     """Yield the lines of requirements in files and those that they include, none of a lock; and whether they limit."""
     paths = [path for name in names for path in with_included(source, source / name, set())]
     texts = {path: _text(path) for path in paths}
-    limits = {(path.parent / one).resolve() for path, text in texts.items() for one in LIMIT.findall(text)}
+    limits = {Path(os.path.realpath(path.parent / one)) for path, text in texts.items() for one in LIMIT.findall(text)}
     for path, text in texts.items():
         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
             yield from ((line, path in limits) for line in _lines(path, text))
@@ -437,11 +438,10 @@ def with_included(source: Path, path: Path, done: set[Path], including: re.Patte
     Raises:
         DeploymentError: an included file does not exist, or is outside of the source.
     """
-    path = path.resolve()
+    path, top = (Path(os.path.realpath(one)) for one in (path, source))  # which a loop of links does not end
     if path in done:
         return
     done.add(path)
-    top = source.resolve()
     if not path.is_relative_to(top) or not path.is_file():
         shown = path.relative_to(top) if path.is_relative_to(top) else path
         raise DeploymentError(
@@ -478,7 +478,7 @@ def _archives(source: Path, folder: Path, text: str) -> Iterator[str]:
     """Yield the files of a source that requirements name as packages: from their own folder, or from one above it."""
     top = source.resolve()
     for name in _ARCHIVE.findall(text):
-        paths = [(source / parent / name).resolve() for parent in (folder, *folder.parents)]
+        paths = [Path(os.path.realpath(source / parent / name)) for parent in (folder, *folder.parents)]
         yield from [str(path.relative_to(top)) for path in paths if path.is_file() and path.is_relative_to(top)][:1]
 
 

@@ -15,6 +15,17 @@ def test_requirements_as_windows_writes_them(tmp_path, encoding):
     assert text.startswith("Django==3.2")
 
 
+def test_links_that_lead_to_themselves_are_not_in_the_source(tmp_path):
+    tree = write_tree(tmp_path, {"requirements.txt": "-r more.txt\nkit.zip\n", "limits.txt": "-c more.txt\nkit.zip\n"})
+    for name in ("more.txt", "kit.zip"):
+        (tree / name).symlink_to(name)
+    for name in ("requirements.txt", "limits.txt"):
+        with pytest.raises(DeploymentError, match=r"the requirements include more\.txt, which is not in the source"):
+            requirements.contents(tree, [name])
+    (tree / "requirements.txt").write_text("django\nkit.zip\n")
+    assert [*requirements.contents(tree, ["requirements.txt"])] == ["requirements.txt"]
+
+
 @pytest.mark.parametrize(
     ("files", "folder", "options", "expected"),
     [
