@@ -444,11 +444,12 @@ def _is_installed_by_poetry(package: dict[str, Any]) -> bool:
 
 def _poetry_requirement(path: Path, package: dict[str, Any]) -> str:
     source = package.get("source", {})
+    subdirectory = f"#subdirectory={source['subdirectory']}" if "subdirectory" in source else ""
     if source.get("type") == "git":
         reference = source.get("resolved_reference", source.get("reference", "HEAD"))
-        return f"{package['name']} @ git+{source['url']}@{reference}"
+        return f"{package['name']} @ git+{source['url']}@{reference}{subdirectory}"
     if source.get("type") == "url":
-        return f"{package['name']} @ {source['url']}"
+        return f"{package['name']} @ {source['url']}{subdirectory}"
     if source.get("type") in ("directory", "file"):
         return str(path.parent / source["url"])
     return f"{package['name']}=={package['version']}"
