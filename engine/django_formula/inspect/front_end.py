@@ -102,7 +102,8 @@ def find(tree: Path, project: str, settings: Settings, distribution: str) -> lis
     """
     found: list[FrontEnd] = []
     built: list[tuple[Path, Any]] = []
-    for path in sorted(inspect_project.walk(tree, "package.json", depth=2), key=lambda one: len(one.parts)):
+    paths = {path for top in (tree, tree / project) for path in inspect_project.walk(top, "package.json", depth=2)}
+    for path in sorted(paths, key=lambda one: (len(one.parts), one)):
         folder = path.parent.relative_to(tree)
         is_plain = re.fullmatch(r"[\w./@+-]+", str(folder))  # it becomes a part of a command
         content = _content(path)

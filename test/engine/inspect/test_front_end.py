@@ -26,6 +26,16 @@ def test_front_end_is_built_for_production(scripts, script):
     assert front_end._build(scripts) == script
 
 
+@pytest.mark.parametrize("project", [".", "src", "back/src"])
+def test_front_end_of_an_application_is_found_wherever_the_project_is(tmp_path, project):
+    package = '{"scripts": {"build": "tailwindcss --minify"}}'
+    files = {"manage.py": "", "theme/__init__.py": "", "theme/static_src/package.json": package}
+    write_tree(tmp_path / project, files)
+    (found,) = front_end.find(tmp_path, project, Settings(), "")
+    folder = "npm --prefix theme/static_src"
+    assert found.commands == (f"{folder} install", f"{folder} run build")
+
+
 @pytest.mark.parametrize(
     ("package", "expected"),
     [
