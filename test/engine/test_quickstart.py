@@ -807,6 +807,13 @@ def test_no_module_of_the_current_folder_runs(tmp_path, option):
         (["--compose", "/nonexistent", "--certificates", "ray"], "--certificates needs an address for mail"),
         (["--compose", "/nonexistent"], "/nonexistent is not a folder"),
         (["--run"], "--run goes with --inspect"),
+        (
+            ["--inspect", "--repository", "https://a.example/b.git"],
+            "--inspect takes no --repository: name it after --inspect",
+        ),
+        (["--inspect", "{folder}", "--domain", "a.example.org"], "--inspect takes no --domain"),
+        (["--inspect", "{folder}", "--push", "ray=key"], "--push goes with neither --inspect nor --compose"),
+        (["--compose", "{folder}", "--push", "ray=key"], "--push goes with neither --inspect nor --compose"),
         (["--compose", "/nonexistent", "--inspect", "/"], "--inspect and --compose do not go together"),
         (["--compose", "/nonexistent", "--revision", "v1"], "--revision goes with --repository"),
         (["--compose", "/nonexistent", "--remove"], "--remove takes no --inspect or --compose"),
