@@ -4,6 +4,7 @@ What a repository cannot configure, and why: docs/decisions/0050.
 """
 
 import contextlib
+import os
 import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -300,8 +301,8 @@ def local_path(url: str) -> str:
 
 
 def _upload_pack(url: str) -> list[str]:
-    """Return the option by which a repository of this host is read as the user who can write to it."""
-    path = local_path(url)
+    """Return the option by which root reads a repository of this host as the user who can write to it."""
+    path = "" if os.geteuid() else local_path(url)
     try:
         reader = source_reader.reader(path) if path else source_reader.ROOT
     except OSError:
