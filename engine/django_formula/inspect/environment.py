@@ -59,6 +59,7 @@ _EXAMPLE_DOMAIN = re.compile(r"([\w-]+\.)+localhost(:\d+)?|([\w-]+\.)*example\.(
 #: Names of variables for the settings that a project runs with, and values of them that no live site has.
 _STAGE = re.compile(r"((DJANGO|APP)_)?(ENV|ENVIRONMENT)")
 _OF_DEVELOPMENT = re.compile(r"dev|develop|development|local", re.IGNORECASE)
+_OF_LIVE_SITE = ("production", "prod", "live")
 #: Names of modules with the settings of a live site, and the variables and texts that are tried to reach one.
 _LIVE = re.compile(rf"(^|[._])({code.LIVE_WORDS}|deploy\w*)([._]|$)")
 _TRIED = 5
@@ -199,7 +200,10 @@ def _read(roots: Sequence[Path], settings_module: str, given: Mapping[str, str],
 def of_live_module(
     roots: Sequence[Path], settings_module: str, application: str, settings: Settings, given: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the variable by whose text a settings module takes every name of a further one, for a live site."""
+    """Return the variable by whose text a settings module takes every name of a further one, for a live site.
+
+    The text is in a condition, or is a part of the further one's name.
+    """
     path = python_path.find_module(roots, settings_module)
     nodes = [node for node in ast.walk(code.tree(path)) if isinstance(node, ast.If)] if path else []
     for node in nodes:
@@ -212,6 +216,10 @@ def of_live_module(
         for name, text in itertools.product(own[:_TRIED], (texts or ["1"])[:_TRIED]):
             if _takes_live(_read(roots, settings_module, {**given, name: text}, application)):
                 return {name: text}
+    of_development = [one.name for one in settings.variables.values() if _OF_DEVELOPMENT.fullmatch(one.default)]
+    for name, text in itertools.product([] if _takes_live(settings) else of_development[:_TRIED], _OF_LIVE_SITE):
+        if _takes_live(_read(roots, settings_module, {**given, name: text}, application)):
+            return {name: text}
     return {}
 
 

@@ -136,7 +136,10 @@ class Readers(Expressions):
         if name == "os.environ.setdefault" and len(args) > 1 and isinstance(first, str):
             if isinstance(args[1].content, str):
                 self.given.setdefault(first, args[1].content)
-            return self._named(args, args[1], "text", place)
+            found = self._named(args, args[1], "text", place)
+            if first in self.variables and isinstance(args[1].content, str):
+                self.variables[first].default = args[1].content
+            return found
         if name in _WITH_NONE:
             default = args[1] if len(args) > 1 else keywords.get("default", Value(None))
             return self._named(args or [keywords.get("key", Value())], default, "text", place)
