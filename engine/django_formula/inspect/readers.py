@@ -368,6 +368,7 @@ class Readers(Expressions):
 
     def call_class(self, found: Namespace, place: str) -> Value:
         """Return an instance of a class; one of pydantic-settings reads a variable for each of its fields."""
+        self.count()
         if found.kind != "model":
             return Value(Namespace(dict(found.names)))
         config = found.names.get("model_config", Value()).content
@@ -380,6 +381,9 @@ class Readers(Expressions):
             variable, value = _field(name, default, prefix if isinstance(prefix, str) else "")
             optional = annotation is not None and re.search(r"Optional|\bNone\b", ast.unparse(annotation))
             value = value or (Value(None) if optional else None)
+            factory = default.content.keywords.get("default_factory") if default and _is_field(default) else None
+            if factory and isinstance(factory.content, Namespace):
+                value = self.call_class(factory.content, place_of_field or place)
             names[name] = self.read(variable, value, _kind_of_annotation(annotation), place_of_field or place)
         return Value(Namespace(names))
 
@@ -417,9 +421,9 @@ def _exists(path: Any) -> Any:
 
 def _field(name: str, default: Value | None, prefix: str) -> tuple[str, Value | None]:
     """Return the variable of a field of pydantic-settings, and its default."""
-    made = default.content if default else None
-    if not isinstance(made, Called) or not made.name.endswith("Field"):
+    if not default or not _is_field(default):
         return f"{prefix}{name}".upper(), default
+    made = default.content
     aliases = [made.keywords[key].content for key in ("validation_alias", "alias", "env") if key in made.keywords]
     alias = aliases[0] if aliases else None
     if isinstance(alias, Called) and alias.args:  # AliasChoices
@@ -428,6 +432,11 @@ def _field(name: str, default: Value | None, prefix: str) -> tuple[str, Value | 
     given = given or (Value() if "default_factory" in made.keywords else None)
     given = None if given and given.content is Ellipsis else given
     return (alias if isinstance(alias, str) else f"{prefix}{name}").upper(), given
+
+
+def _is_field(default: Value) -> bool:
+    """Return whether a field has its default by pydantic's function for that."""
+    return isinstance(default.content, Called) and default.content.name.endswith("Field")
 
 
 def _kind_of_annotation(annotation: ast.expr | None) -> str:

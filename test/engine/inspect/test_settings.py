@@ -162,6 +162,13 @@ def kinds(settings) -> dict[str, str]:
             {"P_A": "required", "P_B": "optional bool", "P_C": "required int", "P_D": "optional"},
         ),
         (
+            "from pydantic import Field\nfrom pydantic_settings import BaseSettings\nclass D(BaseSettings):\n"
+            "    name: str\n    class Config:\n        env_prefix = 'D_'\nclass S(BaseSettings):\n"
+            "    d: D = Field(default_factory=D)\n    e: str = Field(default_factory=lambda: os.environ['E'])\n"
+            "    f: dict = Field(default_factory=dict)\ns = S()\nx = s.d.name",
+            {"D_NAME": "required", "D": "optional", "E": "optional", "F": "optional"},
+        ),
+        (
             "from configurations import Configuration, values\nclass Prod(Configuration):\n"
             "    SECRET_KEY = values.SecretValue()\n"
             "    DEBUG = values.BooleanValue(False)\n    OTHER = values.Value(environ_name='X', environ_prefix=None)",
