@@ -280,6 +280,12 @@ def _refuse_names(plan: Plan) -> None:
             f"the name {wrong[0]!r} in the source cannot be written to compose files",
             hint="rename it: a module has letters, digits and _ alone; other files and folders also . @ + ~ = , and -",
         )
+    packages = [one for key in ("python_packages", "constraints") for one in plan.options.get(key) or ()]
+    if odd := [one for one in packages if not one.isprintable()]:
+        raise DeploymentError(
+            f"the requirement {odd[0]!r} in the source cannot be written to compose files",
+            hint="correct it where the project has it: a requirement is on one line",
+        )
 
 
 def _python(tree: Path, files: list[str]) -> str:

@@ -352,6 +352,21 @@ def test_certificate_is_for_no_domain_that_needs_a_challenge_by_dns(tmp_path, pl
     assert "server_name *.example.org" in (folder / "compose/nginx.conf").read_text()
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"pyproject.toml": f"{NAMED}dependencies = ['django']\noptional-dependencies.prod = [\"y\\nRUN z\"]\n"},
+        {"Pipfile": "[packages]\ndjango = '*'\n\"y\\nRUN z\" = '*'\n"},
+    ],
+)
+def test_package_that_would_add_a_line_to_the_dockerfile_is_refused(tmp_path, files):
+    sqlite = {name: text for name, text in SOURCES["sqlite"]["files"].items() if "requirements" not in name}
+    folder = write_tree(tmp_path / "x", sqlite | files)
+    with pytest.raises(DeploymentError, match="cannot be written to compose files"):
+        compose_project.write(str(folder), "x")
+    assert not (folder / "Dockerfile").exists()
+
+
 def test_each_worker_has_a_service_of_its_own(tmp_path):
     folder = project("sqlite", tmp_path)
     workers = {name: {"kind": "command", "command": f"manage.py {name}"} for name in ("default", "worker", "mail")}
