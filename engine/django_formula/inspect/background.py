@@ -26,8 +26,9 @@ from django_formula.server import servers
 APP = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*(:[A-Za-z_][A-Za-z0-9_]*)?")
 QUEUE = re.compile(r"(?!-)[A-Za-z0-9_.:@-]{1,100}")
 STOPS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH")
-#: A variable in a command, which only a shell replaces.
+#: A variable in a command, which only a shell replaces, and what the pillar refuses in one, as Jinja.
 _OF_SHELL = re.compile(r"\$[A-Za-z_{]")
+_OF_JINJA = re.compile(r"\{\{.*\}\}|\{%.*%\}", re.DOTALL)
 #: Programs that serve pages, and those of the host.
 _SERVERS = re.compile(rf"{servers.programs()}|nginx|caddy|celery|flower|npm|yarn|node")
 
@@ -156,7 +157,8 @@ def _process(found: _Found, line: Line, commands: list[list[str]]) -> None:
     """Add the worker that a line runs, which is the last of its commands."""
     is_own = line.is_own and not line.place.endswith(".sh")
     worker = inspect_worker.of(commands[-1], is_process=is_own)
-    if worker and _OF_SHELL.search(worker.about.get("command", "")):
+    command = worker.about.get("command", "") if worker else ""
+    if _OF_SHELL.search(command) or _OF_JINJA.search(command):
         worker = None
     is_known = worker and not is_own and worker.kind in {known.kind for known in found.workers.values()}
     if worker and not worker.queues and is_known and line.place.endswith(".sh"):
@@ -189,8 +191,8 @@ def _schedule(found: _Found, line: Line, commands: list[list[str]]) -> None:
         _user, _space, rest = line.command.partition(" ")
         of_user = (shell.commands(rest.strip()) or [[]])[-1]
         words = of_user if of_user[:1] == ["manage.py"] else words
-    at = time(line.at, line.style)
-    if words[:1] == ["manage.py"] and len(words) > 1 and at and "$" not in "".join(words):
+    at, is_plain = time(line.at, line.style), "$" not in "".join(words) and not _OF_JINJA.search(shlex.join(words))
+    if words[:1] == ["manage.py"] and len(words) > 1 and at and is_plain:
         named = "_".join(word for word in words[1:3] if re.fullmatch(r"[A-Za-z]\w*", word))
         name = inspect_worker.name(line.name) or inspect_worker.name(named) or "job"
         _add_schedule(found, name, shlex.join(words), at, line.place)

@@ -262,6 +262,21 @@ def test_submodules_that_cannot_be_fetched_are_among_the_keys(tmp_path):
     assert inspection.found(str(tree))["submodules"] is False
 
 
+def test_command_that_the_pillar_takes_for_jinja_is_only_named(tmp_path):
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n"}
+    files["Procfile"] = "mail: manage.py mail '{{ a }}'\nsums: manage.py sums '{%a%}'\nruns: manage.py runs '{}'\n"
+    files["Procfile"] += "release: manage.py migrate && manage.py fill {{a}}\n"
+    files["crontab"] = "0 3 * * * manage.py clear '{{ a }}'\n0 4 * * * manage.py clean\n"
+    text = inspection.inspect(str(write_tree(tmp_path / "x", files)))
+    pillar = yaml.safe_load(text)
+    assert compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
+    (site,) = pillar["django"]["sites"].values()
+    assert [*site["workers"]] == ["runs"] and [one["command"] for one in site["schedules"].values()] == [
+        "manage.py clean"
+    ]
+    assert "not understood, and not in the pillar: mail (Procfile), sums (Procfile)," in text.replace("\n#     ", " ")
+
+
 def test_name_that_no_application_can_have_is_in_no_command(tmp_path):
     name, model = "x; touch y", "class A(models.Model):\n    b = models.CharField()\n"
     settings = f"INSTALLED_APPS = ['{name}', 'sass_processor', 'shop']\n"

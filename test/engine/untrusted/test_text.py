@@ -137,9 +137,12 @@ def inspected(tmp_path, files: dict[str, str], folder: str = "shop") -> tuple[st
 
 
 def test_command_of_a_procfile_is_no_program_of_jinja(tmp_path):
-    command = "python manage.py foo '{{ salt.cmd.run(dict(id=1)|first) }}'"
-    _text, site = inspected(tmp_path, {**PROJECT, "Procfile": f"other: {command}\n"})
-    assert shlex.split(site["workers"]["other"]["command"])[-1] == "{{ salt.cmd.run(dict(id=1)|first) }}"
+    """A whole one is not proposed: no pillar takes it."""
+    whole = "python manage.py foo '{{ salt.cmd.run(dict(id=1)|first) }}'"
+    command = "python manage.py foo '{{ salt.cmd.run(' '{# a #}'"
+    text, site = inspected(tmp_path, {**PROJECT, "Procfile": f"other: {command}\nwhole: {whole}\n"})
+    assert shlex.split(site["workers"]["other"]["command"])[-2:] == ["{{ salt.cmd.run(", "{# a #}"]
+    assert "whole" not in site["workers"] and "salt.cmd.run(dict" not in text
 
 
 @pytest.mark.usefixtures("asked_here")
