@@ -153,7 +153,7 @@ def _yaml(text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError) as error:  # of a value such as !!bool x
         raise ValueError("no YAML") from error
 
 

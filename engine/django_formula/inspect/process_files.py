@@ -204,7 +204,7 @@ def services(path: Path, remarks: list[str]) -> dict[str, dict[str, Any]]:
     Loader.add_multi_constructor("!", _tagged)
     try:
         content = yaml.load(code.read(path), Loader)  # noqa: S506  # nosec B506
-    except (yaml.YAMLError, RecursionError, ValueError):
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError):
         remarks.append("it is not valid YAML")
         return {}
     found = content.get("services") if isinstance(content, dict) else None
@@ -231,7 +231,8 @@ def _service(name: str, service: dict[str, Any], place: str) -> Iterator[Line]:
     if command and name not in _NOT_WORKERS:
         yield Line(name, command, place, is_own="build" in service or bool(_OF_DJANGO.search(command)))
     labels = service.get("labels")
-    pairs = labels.items() if isinstance(labels, dict) else [str(one).partition("=")[::2] for one in labels or ()]
+    listed = labels if isinstance(labels, list) else []
+    pairs = labels.items() if isinstance(labels, dict) else [str(one).partition("=")[::2] for one in listed]
     about = {str(key): str(value) for key, value in pairs}
     for key, at in about.items():  # the jobs of Ofelia
         found = re.fullmatch(r"ofelia\.job-(?:exec|run|local)\.([\w.-]+)\.schedule", key)

@@ -262,6 +262,18 @@ def test_submodules_that_cannot_be_fetched_are_among_the_keys(tmp_path):
     assert inspection.found(str(tree))["submodules"] is False
 
 
+@pytest.mark.parametrize("text", ["services: {a: {x: !!bool y}}", "services: {a: {x: !!int ''}}", "x: !!timestamp y"])
+def test_value_that_yaml_cannot_make_ends_its_own_file_only(tmp_path, text):
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n"}
+    files |= {"compose.yaml": text, "render.yaml": text, "heroku.yml": "setup: {config: {A: b}}\nrun: {web: x, z: manage.py y}\n"}
+    files["docker-compose.yml"] = "services: {a: {build: ., command: manage.py x, labels: 5}}\n"
+    text = inspection.inspect(str(write_tree(tmp_path / "x", files)))
+    assert "compose.yaml was not read: it is not valid YAML" in text and "not completely inspected" not in text
+    assert "render.yaml was not read: it is not valid YAML" in text
+    (site,) = yaml.safe_load(text)["django"]["sites"].values()
+    assert sorted(worker["command"] for worker in site["workers"].values()) == ["manage.py x", "manage.py y"]
+
+
 def test_command_that_the_pillar_takes_for_jinja_is_only_named(tmp_path):
     files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n"}
     files["Procfile"] = "mail: manage.py mail '{{ a }}'\nsums: manage.py sums '{%a%}'\nruns: manage.py runs '{}'\n"
