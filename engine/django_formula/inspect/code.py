@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import functools
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def example_of(path: Path) -> Path | None:
 
     Not one of another language for templates, which is no Python.
     """
-    if path.suffix != ".py" or path.exists() or not path.parent.is_dir():
+    if path.suffix != ".py" or os.path.exists(path) or not os.path.isdir(path.parent):
         return None
     found = [one for one in path.parent.iterdir() if has_example(one) == path and one.is_file()]
     found = [one for one in found if not syntax_error(one) and not _OF_TEMPLATE.search(read(one))]

@@ -1,6 +1,7 @@
 """The modules of other packages that a project imports by its applications, its routes and its WSGI module."""
 
 import ast
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def from_top(tree: Path, roots: Sequence[Path], settings: Settings) -> list[str]
     Args:
         roots: the folders that the project is imported from, of which the top is none.
     """
-    names = [name for name in foreign(roots, settings) if (tree / name / "__init__.py").is_file()]
+    names = [name for name in foreign(roots, settings) if os.path.isfile(tree / name / "__init__.py")]
     return [name for name in names if name not in sys.stdlib_module_names and not knowledge_package.package_of(name)]
 
 

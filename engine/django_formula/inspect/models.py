@@ -1,6 +1,7 @@
 """Models of a project for which its source has no migrations, so that a release would lack their tables."""
 
 import ast
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -65,7 +66,8 @@ def _applications(settings: Settings, roots: Sequence[Path]) -> Iterator[Path]:
 
 def _packages(roots: Sequence[Path], parts: Sequence[str]) -> list[Path]:
     folders = [root.joinpath(*parts) for root in roots] if parts else []
-    return [folder for folder in folders if any((folder / name).is_file() for name in ("__init__.py", "models.py"))]
+    names = ("__init__.py", "models.py")
+    return [folder for folder in folders if any(os.path.isfile(folder / name) for name in names)]
 
 
 def _label(folder: Path) -> str:

@@ -123,7 +123,7 @@ def _of_applications(
         [name.partition(".")[0] for name in installed if isinstance(name, str)] if isinstance(installed, list) else []
     )
     paths = [root / name / "requirements.txt" for name in dict.fromkeys(names) for root in roots]
-    own = [str(path.relative_to(tree)) for path in paths if path.is_file()]
+    own = [str(path.relative_to(tree)) for path in paths if os.path.isfile(path)]
     more = [name for name in own if {*virtualenv_requirements.package_names(tree, [name])} - {*required}]
     if not all(name.endswith(".txt") for name in files) or not {*more} - {*files}:
         return []

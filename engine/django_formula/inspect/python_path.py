@@ -43,7 +43,8 @@ def declared(source: Path, folder: str) -> list[str]:
 def module_file(folder: Path, module: str) -> Path | None:
     """Return the file of a module that is imported from a folder, or None if it does not exist."""
     base = folder / module.replace(".", "/")
-    return next((path for path in (base.with_name(f"{base.name}.py"), base / "__init__.py") if path.is_file()), None)
+    paths = (base.with_name(f"{base.name}.py"), base / "__init__.py")
+    return next((path for path in paths if os.path.isfile(path)), None)  # a name may be too long for Path.is_file
 
 
 def find_module(roots: Sequence[Path], module: str) -> Path | None:
@@ -53,7 +54,7 @@ def find_module(roots: Sequence[Path], module: str) -> Path | None:
 
 def is_own(roots: Sequence[Path], module: str) -> bool:
     """Return whether a top-level module is in one of the folders that a project is imported from."""
-    return any((root / module).is_dir() or (root / f"{module}.py").is_file() for root in roots)
+    return any(os.path.isdir(root / module) or os.path.isfile(root / f"{module}.py") for root in roots)
 
 
 def hides_packages(folder: Path) -> bool:

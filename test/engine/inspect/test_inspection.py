@@ -265,13 +265,24 @@ def test_submodules_that_cannot_be_fetched_are_among_the_keys(tmp_path):
 @pytest.mark.parametrize("text", ["services: {a: {x: !!bool y}}", "services: {a: {x: !!int ''}}", "x: !!timestamp y"])
 def test_value_that_yaml_cannot_make_ends_its_own_file_only(tmp_path, text):
     files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n"}
-    files |= {"compose.yaml": text, "render.yaml": text, "heroku.yml": "setup: {config: {A: b}}\nrun: {web: x, z: manage.py y}\n"}
+    files |= {"compose.yaml": text, "render.yaml": text, "heroku.yml": "run: {web: x, z: manage.py y}\n"}
     files["docker-compose.yml"] = "services: {a: {build: ., command: manage.py x, labels: 5}}\n"
     text = inspection.inspect(str(write_tree(tmp_path / "x", files)))
     assert "compose.yaml was not read: it is not valid YAML" in text and "not completely inspected" not in text
     assert "render.yaml was not read: it is not valid YAML" in text
     (site,) = yaml.safe_load(text)["django"]["sites"].values()
     assert sorted(worker["command"] for worker in site["workers"].values()) == ["manage.py x", "manage.py y"]
+
+
+def test_name_that_is_longer_than_a_file_can_have_is_of_no_module(tmp_path):
+    long = "a" * 300
+    settings = f"import {long}\nINSTALLED_APPS = ['{long}', 'b.{long}', 'shop']\nROOT_URLCONF = '{long}'\n"
+    settings += "KEY = os.environ['KEY']\n"
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n"}
+    files |= {"site/settings.py": settings, "shop/__init__.py": "x = os.environ['OF_SHOP']\n"}
+    text = inspection.inspect(str(write_tree(tmp_path / "x", files)))
+    assert "not completely inspected" not in text
+    assert [*yaml.safe_load(text)["django"]["sites"]["x"]["environment"]] == ["KEY", "OF_SHOP"]
 
 
 def test_command_that_the_pillar_takes_for_jinja_is_only_named(tmp_path):
