@@ -457,7 +457,7 @@ def _found(source: Path, facts: Mapping[str, Any], domain: str) -> dict[str, Any
     if facts["python_path"]:
         report.set("python_path", facts["python_path"])
     options.add(report, source, facts["folder"], domain, "")
-    report.leave_out_paths()
+    report.leave_out_refused()
     return report.keys()
 
 

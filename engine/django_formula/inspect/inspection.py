@@ -113,7 +113,7 @@ def _read(report: Report, tree: Path, domain: str, host: str) -> None:
     code.begin()
     try:
         options.add(report, tree, layout.add(report, tree), domain, host)
-        report.leave_out_paths()
+        report.leave_out_refused()
     except code.UNEXPECTED as error:
         path = code.Reading.path
         after = f", after {os.path.relpath(path, tree)} was read" if path else ""

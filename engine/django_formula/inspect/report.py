@@ -33,6 +33,8 @@ ENTRIES = ("environment", "secrets", "workers", "schedules")
 #: Keys with paths of the source, and what the pillar takes as such a path; `.` is one where a folder is meant.
 OF_SOURCE = ("project", "python_path", "requirements", "files", "shared", "writable")
 PATH = re.compile(r"(?!-)(?!\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+(/(?!\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)*")
+#: What the pillar takes as a requirement; the rest is none, or Jinja.
+_REQUIREMENT = re.compile(r"(?!.*(\{\{.*\}\}|\{%.*%\}))[A-Za-z0-9][ -~]{0,1023}")
 #: Those that the hint of a failure may set: not those that say what is served, and what it may do.
 CURES = {*_ORDER} - {"repository", "folder", "revision", "domains", "sandbox"}
 
@@ -95,8 +97,8 @@ class Report:
         comments = dict.fromkeys([*filter(None, comments_before.split("; ")), comment])
         self.set(key, hints.joined(key, before, values), "; ".join(comments))
 
-    def leave_out_paths(self) -> None:
-        """Name the paths of the source that the pillar does not take, such as those with blanks, in place of them."""
+    def leave_out_refused(self) -> None:
+        """Name what the pillar does not take, such as paths of the source with blanks, in place of it."""
         for key in (key for key in OF_SOURCE if key in self.pillar):
             value, comment = self.pillar.pop(key)
             paths = [value] if isinstance(value, str) else [*value]
@@ -107,6 +109,14 @@ class Report:
             if kept:
                 left = {path: value[path] for path in kept} if isinstance(value, Mapping) else kept
                 self.pillar[key] = (value if isinstance(value, str) else left, comment)
+        packages, comment = self.pillar.get("python_packages", ([], ""))
+        kept = [package for package in packages if _REQUIREMENT.fullmatch(package)]
+        if kept != packages:
+            named = ", ".join(package[:100] for package in packages if package not in kept)
+            text = f"the pillar takes no such requirements, which `python_packages` leaves out: {named}"
+            self.remarks.append(f"{text}; correct them where the project lists them")
+            del self.pillar["python_packages"]
+            self.pillar |= {"python_packages": (kept, comment)} if kept else {}
 
     def propose(self, *words: str) -> None:
         """Add a command to the remarks: the one above it says what for."""

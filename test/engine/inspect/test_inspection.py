@@ -300,6 +300,26 @@ def test_command_that_the_pillar_takes_for_jinja_is_only_named(tmp_path):
     assert "not understood, and not in the pillar: mail (Procfile), sums (Procfile)," in text.replace("\n#     ", " ")
 
 
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("Pipfile", '[packages]\ndjango = "*"\nx = {version = "*", markers = "{{ a }}"}\ny = ">=1\\nz"\n'),
+        ("Pipfile", '[packages]\ndjango = "*"\n"\\u0007" = "*"\n'),
+        ("pyproject.toml", "[project]\nname = 'a'\ndependencies = ['b']\n[project.optional-dependencies]\n"
+         "prod = ['django', '{{ a }}', 'y; {%a%}', '--index-url=https://c.example', '-r d.txt', 'é']\n"),
+    ],
+)  # fmt: skip
+def test_requirement_that_the_pillar_refuses_is_only_named(tmp_path, path, content):
+    text = inspection.inspect(str(write_tree(tmp_path / "x", {"manage.py": "", path: content})))
+    pillar = yaml.safe_load(text)
+    assert compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
+    (site,) = pillar["django"]["sites"].values()
+    assert site["python_packages"] == ["django"]
+    assert "the pillar takes no such requirements, which `python_packages` leaves out: " in text.replace(
+        "\n#     ", " "
+    )
+
+
 def test_name_that_no_application_can_have_is_in_no_command(tmp_path):
     name, model = "x; touch y", "class A(models.Model):\n    b = models.CharField()\n"
     settings = f"INSTALLED_APPS = ['{name}', 'sass_processor', 'shop']\n"
