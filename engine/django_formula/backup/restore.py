@@ -56,9 +56,9 @@ def restore(
         DeploymentError: the backup is damaged or does not fit the release, or a server fails; then nothing is replaced.
     """
     requested = {"media": media, "redis": queue}
-    chosen = [one for one in backups.find(site, which) if requested.get(one["engine"], True)]
-    _check_selection(site, chosen, requested)
-    with backups.lock(site, releases.RESTORE).held():
+    with backups.lock(site, releases.RESTORE).held():  # a backup that was under way may have had others deleted
+        chosen = [one for one in backups.find(site, which) if requested.get(one["engine"], True)]
+        _check_selection(site, chosen, requested)
         databases = loading.of_backup(live, chosen, secrets)
         backups.remove_leftovers(site, databases)
         for one in databases:

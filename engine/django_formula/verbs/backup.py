@@ -76,6 +76,7 @@ def restore(
         deployment.take_lock(look_again=True)
         live = _live(site)
         deployment.secrets.read()
+        which = backups.find(site, which)[0]["backup"] if rollback and not which else which
         to = _made_under(site, which, live) if rollback else None
         proof_unit.supersede(site, "a backup is restored")
 

@@ -471,6 +471,29 @@ def test_maintenance_stays_when_restored_site_fails(world, site, clock):
     assert sites.known_maintenance(site) and world.server.databases["blog"]["rows"] == ROWS
 
 
+@pytest.mark.parametrize("is_named", [False, True])
+def test_restore_that_has_waited_for_the_timer_looks_for_its_backup_then(world, site, clock, monkeypatch, is_named):
+    """The backup of the timer is the newest one then, and `backup:keep` has had the former one deleted."""
+
+    def lock(own, holder):
+        if holder == releases.RESTORE and not newer:
+            clock()
+            newer.extend(backup(world.site))
+        return real(own, holder)
+
+    world.options = {"backup": {"keep": 1}}
+    world.apply()
+    former, newer, real = backup(world.site), [], backups.lock
+    monkeypatch.setattr(backups, "lock", lock)
+    if is_named:
+        with pytest.raises(DeploymentError, match=f"there is no backup {former[0]} of blog"):
+            verbs_backup.restore("blog", former[0])
+    else:
+        restored = verbs_backup.restore("blog")["restored"]["default"]
+        assert restored.startswith(newer[0])
+    assert names(site)[0] == newer[0] != former[0]
+
+
 @pytest.fixture
 def held(monkeypatch, site):
     """What becomes of a hold of the requests, and whether the maintenance page is shown then."""
