@@ -195,8 +195,8 @@ def test_task_of_gulp_that_yarn_runs_says_why_it_fails():
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended (a zombie has), within two seconds."""
-    deadline = time.monotonic() + 2
+    """Whether a process has ended (a zombie has), or does so soon."""
+    deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
@@ -213,9 +213,9 @@ def test_hanging_program_is_killed_with_its_children(tmp_path):
     )
     began = time.monotonic()
     with pytest.raises(DeploymentError) as error:
-        run(["bash", "-c", script], doing="testing", timeout=0.4, hint="hint")
-    assert time.monotonic() - began < 3
-    assert (error.value.message, error.value.transient) == ("testing: timed out after 0.4 s", True)
+        run(["bash", "-c", script], doing="testing", timeout=2, hint="hint")
+    assert time.monotonic() - began < 30
+    assert (error.value.message, error.value.transient) == ("testing: timed out after 2 s", True)
     assert "before" in error.value.log
     assert gone(int((tmp_path / "child").read_text())) and gone(int((tmp_path / "leader").read_text()))
 
@@ -243,7 +243,7 @@ def test_error_tells_how_long_a_hanging_program_did_nothing(monkeypatch, script,
 def test_hanging_program_receives_sigterm_first(tmp_path):
     script = f"trap 'echo ended > {tmp_path}/ended; exit' TERM; sleep 60 & wait"
     with pytest.raises(DeploymentError):
-        run(["bash", "-c", script], doing="testing", timeout=0.3)
+        run(["bash", "-c", script], doing="testing", timeout=2)
     assert (tmp_path / "ended").read_text() == "ended\n"
 
 
@@ -368,7 +368,7 @@ def test_only_the_end_of_long_output_is_kept():
 def test_command_completes_while_its_child_keeps_the_output_open(tmp_path):
     began = time.monotonic()
     assert run(["bash", "-c", f"sleep 60 & echo $! >{tmp_path}/left; echo done"], doing="testing") == "done\n"
-    assert time.monotonic() - began < 5 and gone(int((tmp_path / "left").read_text()))
+    assert time.monotonic() - began < 30 and gone(int((tmp_path / "left").read_text()))
 
 
 def test_error_shows_no_frames_of_javascript():
@@ -476,27 +476,29 @@ def test_log_of_an_error_is_shown_without_colours():
 
 def test_what_a_command_prints_when_it_is_ended_is_no_progress():
     script = "trap 'echo disconnected >&2; exit 1' TERM; while :; do sleep 0.05; done"
-    with pytest.raises(DeploymentError, match=r"no progress for 0\.3 s") as error:
-        run(["sh", "-c", script], doing="fetching", timeout=20, stall=0.3)
+    with pytest.raises(DeploymentError, match=r"no progress for 2 s") as error:
+        run(["sh", "-c", script], doing="fetching", timeout=30, stall=2)
     assert "disconnected" in error.value.log
 
 
 def test_command_ends_with_a_process_that_is_killed(tmp_path):
     """What a killed process has begun does not act later, when another has taken over."""
-    started, late = tmp_path / "started", tmp_path / "late"
-    for is_ending, mark in ((True, "ended"), (False, "went on")):
+    started, acts, late = tmp_path / "started", tmp_path / "acts", tmp_path / "late"
+    for is_ending in (True, False):
         child = os.fork()
         if not child:
-            script = f"touch {started}; sleep 1; touch {late}"
+            script = f"echo $$ >{started}; until test -e {acts}; do sleep 0.02; done; touch {late}"
             with commands.ending_with_this_process() if is_ending else contextlib.nullcontext():
                 commands.run(["sh", "-c", script], doing="waiting")
             os._exit(0)
-        while not started.exists():
+        while not started.exists() or not started.read_text():
             time.sleep(0.01)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        time.sleep(2 if is_ending else 0)
+        assert not is_ending or gone(int(started.read_text()))
+        acts.touch()
         while not is_ending and not late.exists():
             time.sleep(0.05)
-        assert late.exists() is not is_ending, mark
+        assert late.exists() is not is_ending
         started.unlink()
+        acts.unlink()

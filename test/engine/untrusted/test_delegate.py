@@ -64,7 +64,7 @@ def test_process_has_limits():
     began = time.monotonic()
     with pytest.raises(DeploymentError, match=r"^reading: timed out after 0\.3 s$") as error:
         ask(time.sleep, 60, doing="reading", timeout=0.3)
-    assert error.value.transient and time.monotonic() - began < 2
+    assert error.value.transient and time.monotonic() - began < 30
     with pytest.raises(DeploymentError, match=r"^reading: (MemoryError|it ended without)"):
         ask(lambda: len(bytearray(1 << 30)), doing="reading", memory=100 << 20)
     with pytest.raises(DeploymentError, match="it ended without an answer"):

@@ -34,7 +34,7 @@ def away(depth):
     with open(sys.argv[1], "a") as file: file.write(f"{os.getpid()}\\n")
     time.sleep(600)
 if not os.fork(): away(3)
-time.sleep(0.3)
+while open(sys.argv[1]).read().count("\\n") <= int(sys.argv[2]): time.sleep(0.01)
 """
 
 
@@ -99,8 +99,8 @@ def test_daemons_of_a_command_are_killed(notes, children):
 def test_command_is_killed_with_its_daemons_on_timeout(notes):
     began = time.monotonic()
     argv = ["sh", "-c", f"trap '' TERM; python3 -c '{DAEMON}' {notes} 3; sleep 600"]
-    assert run(argv, timeout=1.5).code is None
-    assert time.monotonic() - began < 8
+    assert run(argv, timeout=4).code is None
+    assert time.monotonic() - began < 60
     assert len(notes.read_text().split()) == 4 and alive(notes.read_text().split()) == []
 
 
@@ -116,7 +116,7 @@ subprocess.Popen(reaper.command(argv, {NOBODY.pw_uid}, {NOBODY.pw_gid}, [], "/")
                  stderr=open({str(tmp_path / "errors")!r}, "w")).wait()
 """
     parent = subprocess.Popen(["/usr/bin/python3", "-c", program])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(notes.read_text().split()) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     numbers = notes.read_text().split()
@@ -126,5 +126,5 @@ subprocess.Popen(reaper.command(argv, {NOBODY.pw_uid}, {NOBODY.pw_gid}, [], "/")
     parent.wait()
     began = time.monotonic()
     with open(tmp_path / "lock") as lock:
-        subprocess.run(["flock", "--timeout", "5", str(lock.fileno())], pass_fds=[lock.fileno()], check=True)
-    assert time.monotonic() - began < 4 and alive(numbers) == []
+        subprocess.run(["flock", "--timeout", "60", str(lock.fileno())], pass_fds=[lock.fileno()], check=True)
+    assert time.monotonic() - began < 60 and alive(numbers) == []
