@@ -159,22 +159,22 @@ def test_exception_outside_of_django_and_while_a_response_is_sent(ask):
 
 @pytest.mark.slow
 def test_page_that_does_not_end_is_explained_by_where_it_waits(ask, monkeypatch):
-    monkeypatch.setattr(page, "_PATIENCE", 1)
+    monkeypatch.setattr(page, "_PATIENCE", 3)
     waits = Raised(
-        "no answer within 1 s (blog/urls.py:27)",
+        "no answer within 3 s (blog/urls.py:27)",
         "blog/wsgi.py:11 in application: return inner(environ, start_response)\n"
-        "blog/urls.py:27 in slow: time.sleep(60)\nno answer within 1 s (blog/urls.py:27)",
+        "blog/urls.py:27 in slow: time.sleep(60)\nno answer within 3 s (blog/urls.py:27)",
     )
     assert ask().path("/slow/") == waits
 
 
 @pytest.mark.slow
 def test_page_whose_modules_are_still_imported_says_so(ask, monkeypatch):
-    monkeypatch.setattr(page, "_PATIENCE", 1)
+    monkeypatch.setattr(page, "_PATIENCE", 3)
     asked = ask()
     (asked.site.releases / "0001-3f2a9c1b77de/source/blog/late.py").write_text("import time\ntime.sleep(60)\n")
     raised = asked.path("/late/")
-    assert raised.exception == "no answer within 1 s, its modules are still imported (blog/late.py:2)"
+    assert raised.exception == "no answer within 3 s, its modules are still imported (blog/late.py:2)"
     assert raised.log.splitlines()[-2] == "blog/late.py:2 in <module>: time.sleep(60)"
 
 

@@ -95,7 +95,7 @@ def ends():
     ],
 )
 def test_line_bounded(ends, monkeypatch, parts, is_closed, expected):
-    monkeypatch.setattr(door, "PATIENCE", 0.5)
+    monkeypatch.setattr(door, "PATIENCE", 0.5 if "no whole line" in str(expected) else 30)
     near, far = ends
     for part in parts:
         threading.Thread(target=far.sendall, args=(part,), daemon=True).start()
@@ -171,15 +171,15 @@ def test_client_that_has_gone_is_no_failure(site, ends, monkeypatch):
 
 
 def test_steps_and_status_are_sent_to_a_client_that_follows(site):
-    sent = []
+    sent, taken = [], []
 
     def send(answer):
         sent.append(answer)
         if "accepted" in answer:  # what works it off does that meanwhile
-            taken = queue.take(site)
+            taken.append(queue.take(site))
             queue.steps(site).write_text("source\nvirtualenv\n")
-            end = threading.Timer(0.3, queue.finish, (site, taken, queue.FAILED, "static: no\nhint"))
-            end.start()
+        if answer.get("step") == "virtualenv":
+            queue.finish(site, taken[0], queue.FAILED, "static: no\nhint")
 
     door.answer(site, door.Asked("request", A, by="alice", is_followed=True), "blog-push", send)
     assert sent[1:] == [{"step": "source"}, {"step": "virtualenv"}, {"status": "failed", "why": "static: no\nhint"}]
@@ -195,7 +195,6 @@ def test_accepted_request_is_never_called_refused(site, monkeypatch, error):
     sent, asked = [], door.Asked("request", A, by="alice", is_followed=True)
     monkeypatch.setattr(unit, "start", fail)
     monkeypatch.setattr(follow, "_RESTART", 0.05)
-    monkeypatch.setattr(follow, "ABANDONED", 0.5)
 
     def take():
         queue.finish(site, queue.take(site), queue.RELEASED, "0002 is active")
@@ -205,6 +204,7 @@ def test_accepted_request_is_never_called_refused(site, monkeypatch, error):
     door.answer(site, asked, "blog-push", sent.append)
     end.join()
     assert [one["status"] for one in sent[1:]] == ["released"]
+    monkeypatch.setattr(follow, "ABANDONED", 0.5)
     sent.clear()
     door.answer(site, asked, "blog-push", sent.append)
     assert sent[1]["status"] == "waiting" and sent[1]["why"].startswith("aaaaaaaaaaaa waits, and no program")
