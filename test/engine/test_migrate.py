@@ -138,7 +138,7 @@ def project(tmp_path):
 
 def ran(project, times):
     """Wait until a migration's code has begun so many times."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (project.folder / "ran").exists() or len((project.folder / "ran").read_text()) < times:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -206,7 +206,8 @@ def test_migration_waits_for_lock(project, how):
     project.add("0002_note", SECOND)
     with project.locked(how):
         process = project.begin(lock_timeout=0.4)
-        time.sleep(1.5)
+        while "waited 0.4 s for a lock" not in process.stderr.readline():
+            assert process.poll() is None
     assert project.end(process)["migrated"]["default"] == ["blog.0002_note"]
 
 
@@ -219,7 +220,7 @@ def test_migration_fails_when_lock_is_held(project):
         took = time.monotonic() - began
     assert told["migration"] == "blog.0002_note" and told["blocked"] == "yes" and told["applied"] == ""
     assert told["cause"] == "waited 5 times 0.1 s for a lock; its holder is unknown"
-    assert 2 < took < 10
+    assert 2 < took < 60
     assert project.applied() == ["0001_first"]
 
 

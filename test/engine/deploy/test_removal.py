@@ -1,12 +1,12 @@
 """Sites that are removed, with and without their data."""
 
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django_formula.database import setup
 from django_formula.deploy import removal as deploy_removal
-from django_formula.host import file
+from django_formula.host import file, locks
 from django_formula.host.commands import DeploymentError
 from django_formula.process import systemd, transient
 from django_formula.proxy import nginx
@@ -190,14 +190,16 @@ def test_removal_waits_for_a_deployment(world):
     assert world.live
 
 
-def test_removal_that_waited_for_a_release_is_refused(world):
+def test_removal_that_waited_for_a_release_is_refused(world, monkeypatch):
     """The pillar by which it was begun is older than the one that the release has."""
+    waits, is_taken = threading.Event(), locks._is_taken
+    monkeypatch.setattr(locks, "_is_taken", lambda *arguments: is_taken(*arguments) or waits.set())
     world.apply()
     other = world.site.lock("a deployment")
     other.take()
     with ThreadPoolExecutor() as threads:
         removal = threads.submit(deploy_removal.remove, world.site, "a test")
-        time.sleep(0.3)
+        assert waits.wait(30)
         other_release = world.site.releases / "0009-0123456789ab"
         world.site.current.unlink()
         world.site.current.symlink_to(f"releases/{other_release.name}")

@@ -1,4 +1,5 @@
 import http.server
+import math
 import threading
 import time
 from types import SimpleNamespace
@@ -60,12 +61,13 @@ def test_a_switch_waits_for_the_first_response_of_the_release_before(make_site, 
 
 def test_a_switch_does_not_wait_for_a_release_that_hangs(make_site, monkeypatch):
     monkeypatch.setattr(switch_report, "FIRST", 0.1)
-    probe = Probe(make_site(), through_proxy=False)
-    monkeypatch.setattr(probe, "problem", lambda: time.sleep(1) or "")
+    probe, ends = Probe(make_site(), through_proxy=False), threading.Event()
+    monkeypatch.setattr(probe, "problem", lambda: ends.wait(30) or "")
     began = time.monotonic()
     probe.start().wait_for_first()
     probe.end()
-    assert time.monotonic() - began < 0.9
+    assert time.monotonic() - began < 20
+    ends.set()
 
 
 def test_report_has_counts_gap_and_latencies(make_site):
@@ -238,38 +240,51 @@ def test_request_that_raises_has_failed(make_site, monkeypatch):
     wait_for(lambda: not probe._under_way)
 
 
+class Paced:
+    """A clock that goes on when a probe waits, and never by itself; at its end the probe is ended."""
+
+    def __init__(self, probe, monkeypatch, *, switches_at, ends_at):
+        self.now, self.probe, self.switches_at, self.ends_at = 100.0, probe, switches_at, ends_at
+        monkeypatch.setattr(switch_report, "time", SimpleNamespace(monotonic=lambda: self.now))
+        probe._wake = self
+        monkeypatch.setattr(probe, "problem", lambda: "")
+        monkeypatch.setattr(
+            switch_report, "threading", SimpleNamespace(Thread=lambda target, **_: SimpleNamespace(start=target))
+        )
+        probe._run()
+
+    def wait(self, seconds):
+        due = self.now + max(seconds, 0)
+        if self.now < self.switches_at < due:
+            self.now = self.switches_at
+            with self.probe.switching():
+                pass
+            return True
+        self.now = due
+        if due >= self.ends_at:
+            self.probe.end()
+        return False
+
+    def set(self):
+        """What wakes the probe: it is told by `wait`."""
+
+    def clear(self):
+        """It waits for the next one."""
+
+
 def test_the_pace_is_kept(make_site, monkeypatch):
-    monkeypatch.setattr(Probe, "problem", lambda probe: "")
-    probe = Probe(make_site(), through_proxy=False).start()
-    time.sleep(0.55)
-    probe.end()
-    assert 5 <= len(probe.samples) <= 12
+    probe = Probe(make_site(), through_proxy=False)
+    Paced(probe, monkeypatch, switches_at=math.inf, ends_at=100.99)
+    assert [sample.sent for sample in probe.samples] == pytest.approx([100 + number / 20 for number in range(20)])
 
 
-def test_the_first_after_the_switch_come_twice_as_fast(make_site, monkeypatch):
+def test_after_the_switch_it_asks_at_once_and_the_first_come_twice_as_fast(make_site, monkeypatch):
     monkeypatch.setattr(switch_report, "RATE", 5)
-    monkeypatch.setattr(Probe, "problem", lambda probe: "")
-    probe = Probe(make_site(), through_proxy=False).start()
-    wait_for(lambda: probe.samples)
-    with probe.switching():
-        pass
-    wait_for(lambda: len(probe._after()) == 4)
-    probe.end()
+    probe = Probe(make_site(), through_proxy=False)
+    Paced(probe, monkeypatch, switches_at=100.33, ends_at=101)
     sent = [sample.sent - probe.switched for sample in probe._after()]
-    assert 0.2 <= sent[2] < 0.38 <= sent[3], "three for which it is waited, then as before"
-    assert probe.report(0)["longest_gap"] < 0.15
-
-
-def test_after_the_switch_it_asks_at_once(make_site, monkeypatch):
-    monkeypatch.setattr(switch_report, "RATE", 1)
-    monkeypatch.setattr(Probe, "problem", lambda probe: "")
-    probe = Probe(make_site(), through_proxy=False).start()
-    wait_for(lambda: probe.samples)
-    with probe.switching():
-        pass
-    wait_for(lambda: probe._after())
-    assert time.monotonic() - probe.switched < 0.9
-    probe.end()
+    assert sent == pytest.approx([0, 0.1, 0.2, 0.4, 0.6]), "three for which it is waited, then as before"
+    assert probe.report(0)["longest_gap"] < 0.001
 
 
 OLD = {"domain": "old.example.org", "path": "/", "health": {"path": "/", "status": [200], "contains": "good"}}

@@ -123,12 +123,18 @@ def test_rollback_exchanges_the_workers(one):
     one.check()
 
 
+def comes_true(condition):
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def test_tasks_do_not_wait_for_open_connections(one, monkeypatch):
     taking = []
     monkeypatch.setattr(
         switch.instances,
         "drain",
-        lambda site, path: (time.sleep(0.5), taking.append(one.fetching()), 1)[2] if path.name == ONE else 0,
+        lambda site, path: (comes_true(one.fetching), taking.append(one.fetching()), 1)[2] if path.name == ONE else 0,
     )
     one.apply()
     assert taking == [units(TWO)]
@@ -138,10 +144,9 @@ def test_release_that_fails_while_connections_are_drained_is_held_again(one, mon
     def fails_late(site, path):
         if path.name != ONE:
             return 0
-        while not one.fetching():
-            time.sleep(0.01)
+        comes_true(one.fetching)
         one.problems["0002"] = "returned 500"
-        time.sleep(0.5)
+        comes_true(lambda: one.live == ONE)
         return 0
 
     monkeypatch.setattr(switch.instances, "drain", fails_late)
