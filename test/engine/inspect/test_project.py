@@ -64,4 +64,4 @@ def test_endless_files_of_a_project_are_not_read(tmp_path, monkeypatch):
     facts = {"folder": ".", "python_path": [], "settings_module": "blog.base"}
     assert advice._required(tmp_path, facts, {}) == []
     assert advice._found(tmp_path, facts, "blog.example.org") == {}
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60

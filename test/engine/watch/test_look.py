@@ -377,7 +377,7 @@ def test_apply_waits_for_a_look_that_writes(tmp_path, watched, monkeypatch, want
         apply = threading.Thread(target=setup.watch, args=(wanted, {}), kwargs={"test": False})
         apply.start()
         assert not done.wait(0.2)
-    apply.join(5)
+    apply.join(60)
     assert done.is_set()
 
 
