@@ -95,7 +95,7 @@ def make(
     with lock(site, f"backup ({why})").held():
         _remove_incomplete(site)
         aliases_of = sorted(release.facts["migrations"]) if aliases is None else sorted(aliases)
-        databases = dumps.databases(release, aliases_of, secrets)
+        databases = dumps.distinct(dumps.databases(release, aliases_of, secrets))
         remove_leftovers(site, databases)
         if aliases is None and site.config["backup"]["media"]:
             sites.refuse_unmounted_media(site)

@@ -155,6 +155,15 @@ def databases(release: Release, aliases: list[str], secrets: list[str]) -> list[
     return list(found.values())
 
 
+def distinct(databases: Sequence[Database]) -> list[Database]:
+    """Return databases without those that are another one of them by a second alias; `default` stays."""
+    first: dict[tuple[str, ...], Database] = {}
+    for one in sorted(databases, key=lambda one: one.alias != "default"):
+        server = (str(one.connection.get(key) or "") for key in ("host", "port"))
+        first.setdefault((one.kind, one.name, *server), one)
+    return [one for one in databases if one in first.values()]
+
+
 def free(folder: Path) -> int:
     """Return the bytes that root may still write into a folder."""
     return shutil.disk_usage(folder).free

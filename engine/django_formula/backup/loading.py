@@ -42,7 +42,7 @@ def rehearse(
         DeploymentError: the dumps are not what their manifests say.
     """
     site = release.site
-    databases = of_backup(release, chosen, secrets)
+    chosen, databases = of_backup(release, chosen, secrets)
     backups.remove_leftovers(site, databases, folder)
     if port:
         databases = [one._replace(connection={**one.connection, "port": port}) for one in databases]
@@ -67,8 +67,8 @@ def loadable(site: Site, chosen: list[Manifest]) -> list[Manifest]:
     return [one for one in chosen if one["engine"] != backups.QUEUE or has_queue]
 
 
-def of_backup(release: Release, chosen: list[Manifest], secrets: list[str]) -> list[Database]:
-    """Return the present databases that a backup was made of, in its order."""
+def of_backup(release: Release, chosen: list[Manifest], secrets: list[str]) -> tuple[list[Manifest], list[Database]]:
+    """Return the manifests of a backup, and the present databases that they are of: each once, in its order."""
     site = release.site
     aliases = [one["alias"] for one in chosen if one["engine"] not in backups.ON_REQUEST]
     present = [alias for alias in aliases if alias in release.facts["databases"]]
@@ -90,7 +90,9 @@ def of_backup(release: Release, chosen: list[Manifest], secrets: list[str]) -> l
                 f"{found[one['alias']].kind}",
                 hint="restore it while the pillar names the old one, and move its data then (docs/guides/databases.md)",
             )
-    return [found[one["alias"]] for one in chosen]
+    distinct = dumps.distinct([found[one["alias"]] for one in chosen])
+    aliases = [one.alias for one in distinct]
+    return [one for one in chosen if one["alias"] in aliases], distinct
 
 
 def _queue(site: Site) -> list[Database]:

@@ -59,7 +59,7 @@ def restore(
     with backups.lock(site, releases.RESTORE).held():  # a backup that was under way may have had others deleted
         chosen = [one for one in backups.find(site, which) if requested.get(one["engine"], True)]
         _check_selection(site, chosen, requested)
-        databases = loading.of_backup(live, chosen, secrets)
+        chosen, databases = loading.of_backup(live, chosen, secrets)
         backups.remove_leftovers(site, databases)
         for one in databases:
             dumper(one.kind).check_swappable(one)
@@ -87,8 +87,9 @@ def compare(site: Site, live: Release, which: str | None, secrets: list[str]) ->
         DeploymentError: there is no such backup, or a server does not answer.
     """
     chosen = [one for one in backups.find(site, which) if one["engine"] not in backups.ON_REQUEST]
-    databases = zip(chosen, loading.of_backup(live, chosen, secrets), strict=True)
-    differences = {one.alias: dumps.differences(manifest["rows"], _count_rows(one)) for manifest, one in databases}
+    chosen, databases = loading.of_backup(live, chosen, secrets)
+    pairs = zip(chosen, databases, strict=True)
+    differences = {one.alias: dumps.differences(manifest["rows"], _count_rows(one)) for manifest, one in pairs}
     return {
         "backup": {one["alias"]: f"{one['name']}, taken {one['taken']}" for one in chosen},
         "rows": {

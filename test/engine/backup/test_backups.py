@@ -347,6 +347,39 @@ def test_names_of_copies_fit_servers_and_are_those_of_one_database(site):
     assert found["blog"].startswith("blog_restore_2")
 
 
+def _in_twice(site):
+    """Have the active release reach its database by a second alias, which comes before `default` in their order."""
+    live = releases.linked(site, site.current)
+    databases, migrations = live.facts["databases"], live.facts["migrations"]
+    again = {"databases": {"archive": databases["default"], **databases}}
+    live.update(facts={**live.facts, **again, "migrations": {"archive": migrations["default"], **migrations}})
+
+
+def test_database_of_two_aliases_is_backed_up_and_restored_once(world, site, clock):
+    _in_twice(site)
+    (name,) = backup(site)
+    assert name.startswith("default-")
+    world.server.databases["blog"]["rows"]["public.guestbook_entry"] = 9
+    done = verbs_backup.restore("blog")
+    assert world.server.databases[done["kept"]["default"]]["rows"]["public.guestbook_entry"] == 9
+    assert world.server.databases["blog"]["rows"] == ROWS
+    assert verbs_backup.restore_drill("blog")["result"] == "good"
+
+
+def test_backup_in_which_a_database_is_twice_is_restored_once(world, site, clock, monkeypatch):
+    """One of before: the second exchange would rename what is restored over the former database."""
+    _in_twice(site)
+    with monkeypatch.context() as former:
+        former.setattr(dumps, "distinct", list)
+        assert len(backup(site)) == 2
+    world.server.databases["blog"]["rows"]["public.guestbook_entry"] = 9
+    done = verbs_backup.restore("blog")
+    assert [*done["kept"]] == ["default"]
+    assert world.server.databases[done["kept"]["default"]]["rows"]["public.guestbook_entry"] == 9
+    world.server.databases["blog"]["rows"] = {}
+    assert verbs_backup.restore("blog", names(site)[0])["kept"].keys() == {"archive"}
+
+
 def test_restore_refused_where_a_database_is_in_memory_now(world, site, clock):
     backup(site)
     live = releases.linked(site, site.current)
