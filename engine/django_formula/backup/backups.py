@@ -8,9 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from django_formula.backup import dumps
+from django_formula.backup import dumps, media
 from django_formula.backup.dumps import Database, Dumper
-from django_formula.backup.media import MediaDumper
 from django_formula.backup.mysql import MySQLDumper
 from django_formula.backup.postgres import PostgreSQLDumper
 from django_formula.backup.sqlite import SQLiteDumper
@@ -32,7 +31,7 @@ DUMPERS: dict[str, Dumper] = {
     SQLITE.name: SQLiteDumper(),
     POSTGRES.name: PostgreSQLDumper(),
     MYSQL.name: MySQLDumper(),
-    "media": MediaDumper(),
+    "media": media.MediaDumper(),
 }
 #: The kind of the queue, and the last part of the name of its dump.
 QUEUE, _OF_QUEUE = "redis", "rdb"
@@ -99,7 +98,7 @@ def make(
         remove_leftovers(site, databases)
         if aliases is None and site.config["backup"]["media"]:
             sites.refuse_unmounted_media(site)
-            databases.append(Database(site, "media", "media", str(site.media)))
+            databases.append(Database(site, media.alias(aliases_of), "media", str(site.media)))
         databases += _queue(site) if aliases is None else []
         measured = {one.alias: dumper(one.kind).measure(one) for one in databases}
         if aliases is None:

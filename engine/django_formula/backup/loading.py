@@ -79,8 +79,8 @@ def of_backup(release: Release, chosen: list[Manifest], secrets: list[str]) -> t
             f"{release.name} has no database {missing[0]!r}, which is in the backup",
             hint="restore a single dump of the backup by its name",
         )
-    if any(one["engine"] == "media" for one in chosen):
-        found["media"] = Database(site, "media", "media", str(site.media))
+    uploads = [one["alias"] for one in chosen if one["engine"] == "media"]
+    found |= {alias: Database(site, alias, "media", str(site.media)) for alias in uploads}
     if any(one["engine"] == "redis" for one in chosen):
         found |= {one.alias: one for one in _queue(site)}
     for one in chosen:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,11 @@ from django_formula.untrusted.text import in_command
 ATTEMPTS = 3
 #: What GNU tar says of a file that another process writes, deletes or truncates while it is packed.
 _CHANGED = re.compile("changed as we read it|removed before we read it|shrank by", re.IGNORECASE)
+
+
+def alias(aliases: Collection[str]) -> str:
+    """Return the alias of uploads in a backup, which is none of those of its databases."""
+    return "media_uploads" if "media" in aliases else "media"
 
 
 class MediaDumper(Dumper):

@@ -124,7 +124,8 @@ def fetch_uploads(store: Repository, copy: Copy, folder: Path, *, there: Path | 
     Raises:
         DeploymentError: the copy has none, there is not enough room, or they are damaged.
     """
-    site, name = store.site, f"media-{copy['backup']}.tar"
+    site, alias = store.site, media.alias([one["alias"] for one in copy["dumps"]])
+    name = f"{alias}-{copy['backup']}.tar"
     if copies.UPLOADS not in copy["parts"]:
         raise DeploymentError("this copy has no uploads", hint=f"set {site.at}:backup:offsite:media for the next ones")
     if _is_there(there, name):
@@ -132,7 +133,7 @@ def fetch_uploads(store: Repository, copy: Copy, folder: Path, *, there: Path | 
     part = copy["parts"][copies.UPLOADS]
     _check_room(folder, part["size"])
     manifest = {key: copy[key] for key in ("backup", "taken", "release", "commit")}
-    manifest |= {"name": name, "alias": "media", "engine": "media", "database": str(site.media), "migrations": []}
+    manifest |= {"name": name, "alias": alias, "engine": "media", "database": str(site.media), "migrations": []}
     manifest |= {"why": backups.BY_COMMAND, "size": part["size"], "sha256": part["sha256"], "verified": ""}
     _fetch_dump(store, copy, copies.UPLOADS, manifest, folder)
 

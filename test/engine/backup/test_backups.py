@@ -380,6 +380,22 @@ def test_backup_in_which_a_database_is_twice_is_restored_once(world, site, clock
     assert verbs_backup.restore("blog", names(site)[0])["kept"].keys() == {"archive"}
 
 
+def test_database_that_is_called_media_is_restored_with_uploads(world, site, clock, monkeypatch):
+    live, uploads = releases.linked(site, site.current), type(world.server)()
+    databases, migrations = live.facts["databases"], live.facts["migrations"]
+    more = {"databases": {**databases, "media": {**databases["default"], "name": "films"}}}
+    live.update(facts={**live.facts, **more, "migrations": {**migrations, "media": migrations["default"]}})
+    world.server.databases["films"] = {"rows": {"public.film": 2}, "migrations": []}
+    uploads.suffix, uploads.databases = "tar", {str(site.media): {"rows": {"files": 1}, "migrations": []}}
+    monkeypatch.setitem(backups.DUMPERS, "media", uploads)
+    site.config["backup"]["media"] = True
+    assert [name.partition("-2")[0] for name in backup(site)] == ["default", "media", "media_uploads"]
+    world.server.databases["films"]["rows"], uploads.databases[str(site.media)]["rows"] = {}, {}
+    assert {*verbs_backup.restore("blog", media=True)["kept"]} == {"default", "media", "media_uploads"}
+    assert world.server.databases["films"]["rows"] == {"public.film": 2}
+    assert uploads.databases[str(site.media)]["rows"] == {"files": 1}
+
+
 def test_restore_refused_where_a_database_is_in_memory_now(world, site, clock):
     backup(site)
     live = releases.linked(site, site.current)
