@@ -1,6 +1,7 @@
 """Backups of a site: dumps of its databases, each with a manifest of its contents; list, verify and delete them."""
 
 import contextlib
+import hashlib
 import os
 import re
 import time
@@ -374,7 +375,10 @@ def _new_name(site: Site, live: Release) -> str:
 
 def _dump(database: Database, name: str, about: Mapping[str, str]) -> Path:
     site, own = database.site, dumper(database.kind)
-    path = site.backups / f"{re.sub(r'[^a-zA-Z0-9_]', '_', database.alias)}-{name}.{_suffix(own)}"
+    stem, end = re.sub(r"[^a-zA-Z0-9_]", "_", database.alias), f"-{name}.{_suffix(own)}"
+    if (site.backups / f"{stem}{end}").exists():  # of an alias that differs in such a character
+        stem += f"_{hashlib.sha256(database.alias.encode()).hexdigest()[:8]}"
+    path = site.backups / f"{stem}{end}"
     log.info("%s: backing up %s", site.name, database.alias)
     new = path.with_name(f".{path.name}.new")
     began, taken = time.monotonic(), clock.now()

@@ -380,6 +380,20 @@ def test_backup_in_which_a_database_is_twice_is_restored_once(world, site, clock
     assert verbs_backup.restore("blog", names(site)[0])["kept"].keys() == {"archive"}
 
 
+def test_databases_whose_aliases_differ_in_a_character_have_dumps_of_their_own(world, site, clock):
+    live = releases.linked(site, site.current)
+    databases, migrations = live.facts["databases"]["default"], live.facts["migrations"]["default"]
+    aliases = ["site-a", "site_a"]
+    facts = {"databases": {alias: {**databases, "name": alias} for alias in aliases}}
+    live.update(facts={**live.facts, **facts, "migrations": dict.fromkeys(aliases, migrations)})
+    for number, alias in enumerate(aliases, 1):
+        world.server.databases[alias] = {"rows": {"public.page": number}, "migrations": []}
+    backup(site)
+    world.server.databases |= {alias: {"rows": {}, "migrations": []} for alias in aliases}
+    verbs_backup.restore("blog")
+    assert [world.server.databases[alias]["rows"]["public.page"] for alias in aliases] == [1, 2]
+
+
 def test_database_that_is_called_media_is_restored_with_uploads(world, site, clock, monkeypatch):
     live, uploads = releases.linked(site, site.current), type(world.server)()
     databases, migrations = live.facts["databases"], live.facts["migrations"]
