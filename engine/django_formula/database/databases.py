@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from django_formula.database import engines, sqlite
 from django_formula.database.engines import ENGINES, POSTGIS, SERVERS, login_pair
@@ -12,6 +12,8 @@ from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.site.sites import Site
 
+#: Parameters of a URI by which SQLite has a database in memory, or does not write it.
+_NO_FILE = {"mode=memory", "vfs=memdb", "mode=ro", "immutable=1"}
 #: How Debian's PostgreSQL knows a system user over its socket.
 _PEER = "restore Debian's line in the server's pg_hba.conf: local all all peer"
 #: Error texts of drivers and servers (regular expressions), and the hint for each. {key} is the database's pillar key.
@@ -298,17 +300,24 @@ def _hosts(database: Mapping[str, Any]) -> list[str]:
 
 
 def database_file(site: Site, release: Path, facts: Mapping[str, Any], database: Mapping[str, str]) -> Path | None:
-    """Return the path of a SQLite database on the host, or None for other databases.
+    """Return the path of a SQLite database on the host, or None for other databases, and what only is read.
 
     A relative name is resolved in the project's folder; below the pillar's ``mount`` is the release's source.
     """
     if not engines.SQLITE.is_backend(database["engine"]):
         return None
-    if database["name"].startswith((":memory:", "file:")):
+    name = _name_of_uri(database["name"]) if database["name"].startswith("file:") else database["name"]
+    if not name or name.startswith(":memory:"):
         return None
     source, mount = release / "source", site.config["mount"]
-    path = Path(mount or source, facts["folder"], database["name"])
+    path = Path(mount or source, facts["folder"], name)
     return source / path.relative_to(mount) if mount and path.is_relative_to(mount) else path
+
+
+def _name_of_uri(uri: str) -> str:
+    """Return the name of the file that SQLite opens by a URI; empty where it is in memory, or is only read."""
+    parts = urlsplit(uri)
+    return "" if _NO_FILE & {*parts.query.split("&")} else unquote(parts.path)
 
 
 def pending_migrations(site: Site, release: Path, facts: Mapping[str, Any], alias: str, is_new: bool) -> list[str]:

@@ -620,6 +620,25 @@ def test_connections_queried_only_for_servers(site, monkeypatch):
     assert asked == [{"mode": "connections", "aliases": ["default"]}]
 
 
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("file:/srv/data/db%20of%20blog.sqlite3?mode=rwc&cache=private", "/srv/data/db of blog.sqlite3"),
+        ("file:///srv/data/db.sqlite3", "/srv/data/db.sqlite3"),
+        ("file:data/db.sqlite3#x", "{source}/data/db.sqlite3"),
+        *((uri, "") for uri in ("file::memory:?cache=shared", "file:blog?cache=shared&mode=memory", "file:?x=1")),
+        *((uri, "") for uri in ("file:words.sqlite3?mode=ro", "file:/srv/words.sqlite3?immutable=1")),
+    ],
+)
+def test_databases_by_uris_of_files_that_are_written(site, uri, path):
+    """All that SQLite opens by a URI was taken for a database in memory, and never backed up."""
+    release = releases.Release(site, "0001-3f2a9c1b77de")
+    databases = {"default": {"engine": "django.db.backends.sqlite3", "name": uri}}
+    release.record = {"facts": {"folder": ".", "databases": databases}}
+    found = [one.name for one in dumps.databases(release, ["default"], [])]
+    assert found == ([os.path.realpath(path.format(source=release.path / "source"))] if path else [])
+
+
 def test_unreadable_uploads_reported(site, monkeypatch):
     (site.media.top / "2026").mkdir()
     scan = os.scandir
