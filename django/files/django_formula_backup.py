@@ -3,6 +3,8 @@
 stdin has the length of this program, the program, and a request (JSON); stdout gets the answer (JSON).
 """
 
+import configparser
+import contextlib
 import importlib
 import json
 import os
@@ -11,13 +13,36 @@ import traceback
 
 #: Names of parameters that differ between drivers, and what the answer calls them.
 NAMES = {"dbname": "name", "database": "name", "db": "name", "passwd": "password", "unix_socket": "host"}
+#: Those that a file of options may have, by their names there.
+OPTIONS = ("user", "password", "host", "port", "database", "ssl_mode")
 
 
 def connections_of(request):
     """Return the connection parameters of each database, as far as they are text and numbers."""
     from django.db import connections
 
-    return {alias: plain(connections[alias].get_connection_params()) for alias in request["aliases"]}
+    found = {alias: connections[alias].get_connection_params() for alias in request["aliases"]}
+    return {alias: {**plain(of_option_file(values)), **plain(values)} for alias, values in found.items()}
+
+
+def of_option_file(values):
+    """Return the parameters that a driver of MySQL reads in a file of options itself."""
+    parser = configparser.RawConfigParser(allow_no_value=True, strict=False, delimiters="=")
+    with contextlib.suppress(configparser.Error, OSError, ValueError):
+        parser.read(values.get("read_default_file") or ())
+    options = {}
+    for group in ("client", values.get("read_default_group")):
+        lines = parser[group].items() if group in parser else ()
+        options.update({key.replace("-", "_"): unquoted(value) for key, value in lines if value is not None})
+    if "socket" in options and options.get("host", "localhost") == "localhost":
+        options["host"] = options["socket"]
+    found = {key: options[key] for key in OPTIONS if key in options}
+    tls = {key[4:]: options[key] for key in options if key.startswith("ssl_") and key != "ssl_mode"}
+    return {**found, "ssl": tls} if tls else found
+
+
+def unquoted(value):
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
 
 
 def plain(values):

@@ -524,19 +524,23 @@ def test_program_reports_connection_parameters(site, tmp_path, reads_tables):
     )
     raises = "from django.db import DatabaseError\nraise DatabaseError('no such table: blog_post')\n"
     (tmp_path / "wsgi.py").write_text(f"print('noise')\n{raises * reads_tables}")
-    program = site.kept_template(project_ask.BACKUP).read_bytes()
-    request = json.dumps({"mode": "connections", "aliases": ["default"], "application": "wsgi"}).encode()
-    done = subprocess.run(
-        [sys.executable, "-u", "-c", project_ask._READ],  # as every command of a release runs
-        input=b"%d\n%s%s" % (len(program), program, request),
-        cwd=tmp_path,
-        capture_output=True,
-        check=False,
-    )
+    done = asked(site, tmp_path, {"mode": "connections", "aliases": ["default"]})
     answer = json.loads(done.stdout.splitlines()[0])
     assert answer == {"default": {"name": "blog", "password": PASSWORD, "ssl": {"ca": "/ca"}, "n": 1}}
     assert done.stdout.splitlines()[1:] == [b"answered"]
     assert b"noise" in done.stderr and PASSWORD.encode() not in done.stderr
+
+
+def asked(site, folder, request):
+    """Run the program with a request, as every command of a release runs."""
+    program = site.kept_template(project_ask.BACKUP).read_bytes()
+    return subprocess.run(
+        [sys.executable, "-u", "-c", project_ask._READ],
+        input=b"%d\n%s%s" % (len(program), program, json.dumps({**request, "application": "wsgi"}).encode()),
+        cwd=folder,
+        capture_output=True,
+        check=False,
+    )
 
 
 POOLED = """
@@ -585,16 +589,44 @@ def test_restored_database_is_looked_at_although_a_pool_has_connections_of_the_p
         "wsgi.py": "from django.db import connections\nconnections['default'].connected()\n",
     }
     write_tree(tmp_path, files)
-    program = site.kept_template(project_ask.BACKUP).read_bytes()
-    request = {"mode": "fit", "names": {"default": "blog_restore"}, "migrate": False, "application": "wsgi"}
-    done = subprocess.run(
-        [sys.executable, "-u", "-c", project_ask._READ],
-        input=b"%d\n%s%s" % (len(program), program, json.dumps(request).encode()),
-        cwd=tmp_path,
-        capture_output=True,
-        check=False,
-    )
+    done = asked(site, tmp_path, {"mode": "fit", "names": {"default": "blog_restore"}, "migrate": False})
     assert json.loads(done.stdout.splitlines()[0]) == {"default": ["blog_restore.0001"]}, done.stderr
+
+
+LOGIN = """
+[client]
+database = blog
+user = 'blog'
+password = "p#s=%"
+socket = /run/mysqld/mysqld.sock
+ssl-ca = /ca
+skip-auto-rehash
+[mysqldump]
+password = another
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"name": "blog", "user": "blog", "host": "/run/mysqld/mysqld.sock"}),
+        ({"db": "shop", "host": "db1"}, {"name": "shop", "user": "blog", "host": "db1"}),
+    ],
+)
+def test_login_of_an_option_file_is_that_of_the_driver(site, tmp_path, given, expected):
+    """As Django's documentation has it for MySQL: OPTIONS: {read_default_file: …}."""
+    params = {**given, "read_default_file": str(tmp_path / "my.cnf")}
+    files = {
+        "django/__init__.py": "",
+        "django/core/exceptions.py": "class AppRegistryNotReady(Exception):\n    pass\n",
+        "django/db/__init__.py": "class DatabaseError(Exception):\n    pass\nclass Connection:\n"
+        f"    get_connection_params = staticmethod(lambda: {params})\nconnections = {{'default': Connection()}}\n",
+        "wsgi.py": "",
+        "my.cnf": LOGIN,
+    }
+    done = asked(site, write_tree(tmp_path, files), {"mode": "connections", "aliases": ["default"]})
+    found = json.loads(done.stdout.splitlines()[0])["default"]
+    assert {**expected, "password": "p#s=%", "ssl": {"ca": "/ca"}}.items() <= found.items()
 
 
 def test_connections_queried_only_for_servers(site, monkeypatch):
