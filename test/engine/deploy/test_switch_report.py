@@ -266,7 +266,7 @@ class Paced:
         return False
 
     def set(self):
-        """What wakes the probe: it is told by `wait`."""
+        """Wake the probe, for which `wait` returns at once."""
 
     def clear(self):
         """It waits for the next one."""
