@@ -15,6 +15,8 @@ import traceback
 NAMES = {"dbname": "name", "database": "name", "db": "name", "passwd": "password", "unix_socket": "host"}
 #: Those that a file of options may have, by their names there.
 OPTIONS = ("user", "password", "host", "port", "database", "ssl_mode")
+#: Where Debian has services of PostgreSQL for all users.
+SERVICES = "/etc/postgresql-common/pg_service.conf"
 
 
 def connections_of(request):
@@ -22,15 +24,32 @@ def connections_of(request):
     from django.db import connections
 
     found = {alias: connections[alias].get_connection_params() for alias in request["aliases"]}
-    return {alias: {**plain(of_option_file(values)), **plain(values)} for alias, values in found.items()}
+    return {alias: plain(of_service({**of_option_file(values), **values})) for alias, values in found.items()}
+
+
+def of_service(values):
+    """Return parameters with those of a service of PostgreSQL, which a driver reads in a file itself.
+
+    The clients of a backup would take its database for the one that they are told, and do not know the project's file.
+    """
+    own = os.environ.get("PGSERVICEFILE") or os.path.expanduser("~/.pg_service.conf")
+    for path in (own, SERVICES) if "service" in values else ():
+        services = parsed(path)
+        if values["service"] in services:
+            return {**services[values["service"]], **{key: values[key] for key in values if key != "service"}}
+    return values
+
+
+def parsed(path):
+    parser = configparser.RawConfigParser(allow_no_value=True, strict=False, delimiters="=")
+    with contextlib.suppress(configparser.Error, OSError, ValueError):
+        parser.read(path or ())
+    return parser
 
 
 def of_option_file(values):
     """Return the parameters that a driver of MySQL reads in a file of options itself."""
-    parser = configparser.RawConfigParser(allow_no_value=True, strict=False, delimiters="=")
-    with contextlib.suppress(configparser.Error, OSError, ValueError):
-        parser.read(values.get("read_default_file") or ())
-    options = {}
+    parser, options = parsed(values.get("read_default_file")), {}
     for group in ("client", values.get("read_default_group")):
         lines = parser[group].items() if group in parser else ()
         options.update({key.replace("-", "_"): unquoted(value) for key, value in lines if value is not None})

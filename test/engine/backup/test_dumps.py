@@ -615,18 +615,31 @@ password = another
 )
 def test_login_of_an_option_file_is_that_of_the_driver(site, tmp_path, given, expected):
     """As Django's documentation has it for MySQL: OPTIONS: {read_default_file: …}."""
-    params = {**given, "read_default_file": str(tmp_path / "my.cnf")}
+    (tmp_path / "my.cnf").write_text(LOGIN)
+    found = connection(site, tmp_path, {**given, "read_default_file": str(tmp_path / "my.cnf")})
+    assert {**expected, "password": "p#s=%", "ssl": {"ca": "/ca"}}.items() <= found.items()
+
+
+def test_login_of_a_service_is_that_of_the_driver(site, tmp_path, monkeypatch):
+    """As Django's documentation has it for PostgreSQL; clients would take its database for that of a copy."""
+    (tmp_path / "services").write_text("[blog]\nhost=db1\ndbname=blog\nuser=blog\npassword=p#s=%\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    found = connection(site, tmp_path, {"service": "blog", "user": "other"})
+    assert found == {"host": "db1", "name": "blog", "user": "other", "password": "p#s=%"}
+    assert connection(site, tmp_path, {"service": "none"}) == {"service": "none"}
+
+
+def connection(site, folder, params):
+    """Return what the program reports of the only database of a project."""
     files = {
         "django/__init__.py": "",
         "django/core/exceptions.py": "class AppRegistryNotReady(Exception):\n    pass\n",
         "django/db/__init__.py": "class DatabaseError(Exception):\n    pass\nclass Connection:\n"
         f"    get_connection_params = staticmethod(lambda: {params})\nconnections = {{'default': Connection()}}\n",
         "wsgi.py": "",
-        "my.cnf": LOGIN,
     }
-    done = asked(site, write_tree(tmp_path, files), {"mode": "connections", "aliases": ["default"]})
-    found = json.loads(done.stdout.splitlines()[0])["default"]
-    assert {**expected, "password": "p#s=%", "ssl": {"ca": "/ca"}}.items() <= found.items()
+    done = asked(site, write_tree(folder, files), {"mode": "connections", "aliases": ["default"]})
+    return json.loads(done.stdout.splitlines()[0])["default"]
 
 
 def test_connections_queried_only_for_servers(site, monkeypatch):
