@@ -45,7 +45,17 @@ ON_REQUEST = ("media", QUEUE)
 BY_COMMAND, BY_TIMER, MIGRATION, MOMENT = "command", "timer", "migration", "moment"
 _TEXTS = ("name", "backup", "alias", "engine", "database", "taken", "why", "release", "sha256")
 #: The required shape of a manifest; the backup of another one is ignored.
-MANIFEST = {**dict.fromkeys(_TEXTS, str), "size": int, "rows": {str: int}, "migrations": [str], "verified?": str}
+#: ``came`` is when it came to this host, where that was later than it was taken.
+MANIFEST = {
+    **dict.fromkeys(_TEXTS, str),
+    "size": int,
+    "rows": {str: int},
+    "migrations": [str],
+    "verified?": str,
+    "came?": str,
+}
+#: Seconds for which one stays that came to be restored, however old it is.
+_STAYS = 86400.0
 _ENDS = [suffix for one in DUMPERS.values() for suffix in (one.zstd_suffix, one.suffix) if suffix]
 _SUFFIXES = "|".join(map(re.escape, [*_ENDS, _OF_QUEUE]))
 NAME = re.compile(rf"(\w+)-(\d{{8}}T\d{{6}}Z-\d{{4,}}-[0-9a-f]{{12}})\.({_SUFFIXES})")
@@ -144,7 +154,8 @@ def keep(site: Site, databases: Sequence[Database], *, taken: str, release: str,
         while not name or any(site.backups.glob(f"*-{name}.*")):
             name = f"{re.sub('[-:]', '', clock.timestamp(seconds))}-{release}"
             seconds += 1
-        _dump_all(databases, name, {"why": MOMENT, "release": release, "commit": commit, "taken": taken})
+        about = {"why": MOMENT, "release": release, "commit": commit, "taken": taken, "came": clock.now()}
+        _dump_all(databases, name, about)
     return name
 
 
@@ -485,7 +496,7 @@ def prune(site: Site) -> list[str]:
     """Delete backups beyond ``backup:keep``, and those before migrations of releases that were deleted.
 
     Of the latter, as many stay as releases do: a failed release is deleted, but its migrations may have been applied in
-    part. The newest backup always stays.
+    part. The newest backup always stays, and for a day one that was fetched from elsewhere or made of a moment.
 
     Returns:
         The names of the files that were deleted.
@@ -499,6 +510,7 @@ def prune(site: Site) -> list[str]:
     kept = {*migrations[: site.config["releases"]["keep"]], *regular[:keep], *moments[:keep]}
     kept |= {one["backup"] for one in present if one["name"] in named}
     kept |= {one["backup"] for one in present[:1]}
+    kept |= {one["backup"] for one in present if 0 <= time.time() - clock.seconds(one.get("came", "")) < _STAYS}
     deleted = [one["name"] for one in present if one["backup"] not in kept]
     for name in deleted:
         remove(site.backups / name)

@@ -9,7 +9,7 @@ from typing import Any
 
 from django_formula.backup import backups, dumps, media
 from django_formula.backup.dumps import Database
-from django_formula.host import file
+from django_formula.host import clock, file
 from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies
 from django_formula.offsite.copies import Copy
@@ -152,7 +152,7 @@ def _fetch_dump(store: Repository, copy: Copy, part: str, manifest: dict[str, An
             uploads = Database(store.site, "media", "media", str(store.site.media))
             with open(new, "rb") as tar:
                 manifest["rows"] = {"files": media.count_files(uploads, tar.fileno())}
-        file.write_json(backups.manifest_path(path), manifest, mode=0o600)
+        file.write_json(backups.manifest_path(path), {**manifest, "came": clock.now()}, mode=0o600)
         new.replace(path)
         file.sync_folder(folder)
     finally:

@@ -404,6 +404,22 @@ def test_copy_is_fetched_as_a_backup_once(site, store, monkeypatch):
     assert not (site.backups / "fetched").exists()
 
 
+def test_copy_that_was_fetched_stays_for_a_day_for_its_restore(world, site, store, monkeypatch):
+    """A release or the timer may make a backup before the restore, which waits for it."""
+    world.options["backup"]["keep"] = 1
+    world.apply()
+    (name,) = backup(site)
+    assert work(site, "copy") == []
+    backups.remove(site.backups / name)
+    time.sleep(1.1)  # a backup has another second in its name
+    newest = backup(site)
+    fetching.into_backups(store, copies.find(store, None), uploads=False)
+    assert backups.prune(world.site) == [] and {one["name"] for one in backups.manifests(site)} == {name, *newest}
+    later = time.time() + 90000
+    monkeypatch.setattr(backups.time, "time", lambda: later)
+    assert backups.prune(world.site) == [name]
+
+
 def test_copy_is_refused_without_room(site, store, monkeypatch):
     backup(site)
     work(site, "copy")
