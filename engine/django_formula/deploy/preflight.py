@@ -213,17 +213,30 @@ def _refuse_without_database(site: Site, live: Release) -> None:
 
 
 def _server_problem(database: Mapping[str, str]) -> str:
-    """Return why a database server refuses connections; empty where it accepts them, or its address is unknown."""
-    host = database.get("host", "")
+    """Return why a database server refuses connections; empty where it accepts them, or its address is unknown.
+
+    PostgreSQL's drivers take several hosts, each with a port or all with the same one, of which one has to answer.
+    """
     engine = engines.find(database["engine"])
     if not engine or not engine.is_server:
         return ""
-    port, place = database.get("port") or engine.port, engine.socket_path
+    hosts = database.get("host", "").split(",") if engine == engines.POSTGRES else [database.get("host", "")]
+    ports = str(database.get("port") or engine.port).split(",")
+    problem = ""
+    for number, host in enumerate(hosts):
+        problem = _host_problem(engine, host, ports[number] if len(ports) == len(hosts) else ports[0])
+        if not problem:
+            break
+    return problem
+
+
+def _host_problem(engine: engines.Engine, host: str, port: str) -> str:
+    place = engine.socket_path
     if host.startswith("/"):
         place, host = host if Path(host).is_socket() else f"{host}/.s.PGSQL.{port}", ""
     if host and (host, engine) != ("localhost", engines.MYSQL):
-        return _refusal((host, int(port))) if re.fullmatch(r"[0-9]{1,5}", str(port)) else ""
-    path = place.replace("{}", str(port))
+        return _refusal((host, int(port))) if re.fullmatch(r"[0-9]{1,5}", port) else ""
+    path = place.replace("{}", port)
     return _refusal(path) if Path(path).exists() else ""
 
 
