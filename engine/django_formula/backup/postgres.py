@@ -129,7 +129,9 @@ class PostgreSQLDumper(Dumper):
         return {"rows": self.count_rows(loaded), "migrations": _query(loaded, _MIGRATIONS, [str])}
 
     def count_rows(self, database: Database) -> dict[str, int]:
-        found: dict[str, int] = _query(database, _ROWS, _ROW_COUNTS)
+        """Return the rows of each table, in a transaction without the time limit that the role may have."""
+        script = f"BEGIN READ ONLY;\nSET LOCAL statement_timeout = 0;\n{_ROWS}\nCOMMIT;\n"
+        found: dict[str, int] = _query(database, script, _ROW_COUNTS)
         return found
 
     def check_swappable(self, database: Database) -> None:

@@ -169,6 +169,15 @@ def test_environment_of_postgresql_clients(site):
         assert environment == {"PGDATABASE": "blog", "PGAPPNAME": "django-formula"}
 
 
+def test_limit_of_statements_does_not_end_the_counting_of_rows(site, monkeypatch):
+    """As of ALTER ROLE … SET statement_timeout, by which a dump was made and could not be restored."""
+    scripts = []
+    monkeypatch.setattr(postgres.commands, "run", lambda argv, **options: scripts.append(options["stdin"]) or "{}")
+    monkeypatch.setattr(dumps, "client", lambda *_arguments: "psql")
+    assert postgres.PostgreSQLDumper().count_rows(Database(site, "default", "postgres", "blog")) == {}
+    assert [script.splitlines()[:2] for script in scripts] == [["BEGIN READ ONLY;", "SET LOCAL statement_timeout = 0;"]]
+
+
 def test_entries_that_the_superuser_owns_are_not_loaded(site, monkeypatch):
     monkeypatch.setattr(postgres, "_psql", lambda *_arguments: '["public spatial_ref_sys"]')
     listed = (
