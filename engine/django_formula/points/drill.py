@@ -43,7 +43,10 @@ def work(stanzas: list[str], holder: str) -> list[DeploymentError]:
         with aside.lock(holder).held():
             began, last = time.monotonic(), {"tried": clock.now()}
             try:
-                rows = _drill(archive.cluster(archive.read_state()["clusters"][stanza]))
+                recorded = archive.read_state()["clusters"].get(stanza)
+                if not recorded:
+                    raise DeploymentError(f"PostgreSQL {stanza} is archived no more")
+                rows = _drill(archive.cluster(recorded))
                 took = time.monotonic() - began
                 last |= {"done": clock.now(), "text": f"{clock.now()}, {took:.0f} s: good, {rows} rows"}
             except (DeploymentError, OSError) as error:

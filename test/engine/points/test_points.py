@@ -422,6 +422,13 @@ def test_result_of_a_drill_waits_for_the_backup_that_has_begun_meanwhile(site, r
     assert waits == [6 * 3600.0]
 
 
+def test_drill_of_an_archive_that_has_ended_meanwhile_says_so(site, restored):
+    """An apply without backup:points may come while it waits."""
+    failures = drill.work(["9-gone", "15-main"], "test")
+    assert [one.message for one in failures] == ["PostgreSQL 9-gone is archived no more"]
+    assert "good, 41 rows" in archive.status(site)["points"]
+
+
 def test_a_moment_and_a_backup_are_not_restored_at_once(world):
     world.apply()
     for options in ({"offsite": True}, {"which": "20260301T120000Z-0041-9be1c07d2a44"}):
