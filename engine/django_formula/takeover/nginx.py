@@ -29,7 +29,7 @@ def virtual_hosts() -> dict[Path, list[VirtualHost]]:
 
 
 def _text(path: Path) -> str:
-    return re.sub(r"#[^\n]*", "", takeover_virtual_hosts.read(path))
+    return re.sub(r"(?<![^\s;{}])#[^\n]*", "", takeover_virtual_hosts.read(path))  # in a word it is a character
 
 
 def _included(directive: re.Match[str]) -> str:

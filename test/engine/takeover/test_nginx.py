@@ -78,6 +78,12 @@ def test_addresses_of_virtual_host(read, passed, address):
     assert server.addresses == ([address] if address else [])
 
 
+def test_hash_in_a_word_begins_no_comment(read):
+    inside = "location /a { return 301 /#/a; } location / { proxy_pass http://127.0.0.1:8000; } # not {"
+    (server, other) = read(f"server {{ server_name blog.example.org; {inside}\n}} server {{ server_name b.org; }}")
+    assert server.addresses == ["127.0.0.1:8000"] and server.names == ["blog.example.org"] and other.names == ["b.org"]
+
+
 def test_include_of_server_block_read(read, tmp_path):
     (tmp_path / "site.conf").write_text("location / { proxy_pass http://127.0.0.1:8000; }")
     (proxy_nginx.ETC / "snippets").mkdir()
