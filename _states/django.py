@@ -199,11 +199,13 @@ def absent(name, config, platform):
     """
     done = removal.absent(site_sites.Site(json.loads(config), platform), _asked_by(), test=__opts__["test"])
     test = __opts__["test"]
+    gone = __context__.setdefault("django.absent", [])
+    gone.append(name)  # which is still there in a dry run
     last = {}
-    if not {*site_sites.registered()} - {name}:  # in a dry run it is there
+    if not {*site_sites.registered()}.difference(gone):
         last = {**release_console.remove(test=test), **audit_people.remove(test=test)}
-    last |= points_setup.remove_if_unasked(name, test=test) if postgres.ARCHIVED.exists() else {}
-    return done._replace(changes={**done.changes, **serve.remove_if_last(name, test=test), **last})
+    last |= points_setup.remove_if_unasked(gone, test=test) if postgres.ARCHIVED.exists() else {}
+    return done._replace(changes={**done.changes, **serve.remove_if_last(gone, test=test), **last})
 
 
 @_state

@@ -539,6 +539,14 @@ def test_dry_run_of_the_removal_of_the_last_site_names_what_goes_with_it(salt, w
     assert str(release_console.PROGRAM) in done and dry == done
 
 
+def test_dry_run_of_the_removal_of_all_sites_names_what_goes_with_the_last(salt, world):
+    salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}})()
+    release_console.PROGRAM.write_text("")
+    apply = salt({"sites": {"blog": {"state": "absent"}, "shop": {"state": "absent"}}})
+    dry, done = ({state.id: {*state.changes} for state in apply(test=test)} for test in (True, False))
+    assert str(release_console.PROGRAM) in done["shop is absent"] and dry == done
+
+
 def test_absent_site_that_never_existed_changes_nothing(salt, own_host):
     states = salt({"sites": {"blog": {"state": "absent"}}})()
     assert [(state.id, state.result, state.changes) for state in states] == [

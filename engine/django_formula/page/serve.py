@@ -6,7 +6,7 @@ No site waits for it, and it is in no release: what shows never decides (docs/de
 import contextlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +152,12 @@ def retire(served: Mapping[str, str] | None, *, test: bool) -> dict[str, str]:
     return dict.fromkeys(map(str, [*files, *gone]), "removed")
 
 
-def remove_if_last(gone: str, *, test: bool) -> dict[str, str]:
+def remove_if_last(gone: Collection[str], *, test: bool) -> dict[str, str]:
     """Remove the page and the watch of a host whose last site is removed; return what is removed.
 
     Args:
-        gone: that site, which is still there in a dry run.
+        gone: sites that are removed, which are still there in a dry run.
     """
-    if {*sites.registered()} - {gone}:
+    if {*sites.registered()}.difference(gone):
         return {}
     return {**retire(None, test=test), **setup.remove_if_last(gone, test=test)}

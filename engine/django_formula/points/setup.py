@@ -3,7 +3,7 @@
 import contextlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -319,15 +319,15 @@ def _start() -> None:
         daemons.start(daemons.CRON)
 
 
-def remove_if_unasked(gone: str, *, test: bool) -> dict[str, str]:
+def remove_if_unasked(gone: Collection[str], *, test: bool) -> dict[str, str]:
     """End the archive of a host on which the last site with points in time is removed; return what is removed.
 
     Args:
-        gone: that site, which is still there in a dry run.
+        gone: sites that are removed, which are still there in a dry run.
     """
     if not CONFIG.exists():
         return {}
-    for name in {*sites.registered()} - {gone}:
+    for name in {*sites.registered()}.difference(gone):
         with contextlib.suppress(DeploymentError, OSError):
             if archive.options(sites.find(name).config):
                 return {}

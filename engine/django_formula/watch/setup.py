@@ -6,7 +6,7 @@ Its folder, its configuration and the secrets are root's alone: no site reads to
 import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -312,13 +312,13 @@ def _remove(present: Iterable[Path]) -> None:
         units.daemon_reload()
 
 
-def remove_if_last(gone: str, *, test: bool) -> dict[str, str]:
+def remove_if_last(gone: Collection[str], *, test: bool) -> dict[str, str]:
     """Remove the watch of a host whose last site is removed, unless it is a master's; return what is removed.
 
     Args:
-        gone: that site, which is still there in a dry run.
+        gone: sites that are removed, which are still there in a dry run.
     """
-    is_kept = {*sites.registered()} - {gone} or spool.config().get("is_master")
+    is_kept = {*sites.registered()}.difference(gone) or spool.config().get("is_master")
     return {} if is_kept else dict(remove(test=test).changes)
 
 

@@ -642,11 +642,11 @@ def test_archive_ends_with_the_last_site_that_has_it(host, tmp_path, monkeypatch
     blog = configured(database={"engine": "postgres"}, backup={"points": POINTS})
     monkeypatch.setattr(setup.sites, "registered", lambda: ["blog"])
     monkeypatch.setattr(setup.sites, "find", lambda _name: blog)
-    assert setup.remove_if_unasked("gone", test=False) == {}
-    assert setup.remove_if_unasked("blog", test=True)[str(setup.CONFIG)] == "removed"
+    assert setup.remove_if_unasked((), test=False) == {}
+    assert setup.remove_if_unasked(["blog"], test=True)[str(setup.CONFIG)] == "removed"
     monkeypatch.setattr(setup.sites, "registered", list)
-    assert setup.remove_if_unasked("gone", test=False)[str(setup.CONFIG)] == "removed"
-    assert setup.remove_if_unasked("gone", test=False) == {}
+    assert setup.remove_if_unasked((), test=False)[str(setup.CONFIG)] == "removed"
+    assert setup.remove_if_unasked((), test=False) == {}
 
 
 def test_newer_server_on_the_same_port_has_an_archive_of_its_own(host, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ def test_watch_of_a_master_outlives_its_last_site(host, monkeypatch, is_master):
     monkeypatch.setattr(setup.fleet, "program", lambda: "/usr/bin/salt-run")
     monkeypatch.setattr(setup.sites, "registered", list)
     setup.watch({**WANTED, "is_master": is_master}, {}, test=False)
-    assert bool(setup.remove_if_last("gone", test=False)) is not is_master
+    assert bool(setup.remove_if_last((), test=False)) is not is_master
     assert setup.CRON.exists() is is_master
 
 
