@@ -1,5 +1,6 @@
 """Which lines of a log are asked for: text of an operator, checked here, that no program takes for an option."""
 
+import contextlib
 import dataclasses
 import re
 import time
@@ -98,12 +99,10 @@ def moment(given: object, name: str) -> float | None:
         return now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() - 86400 * _WORDS[text]
     is_utc = text.endswith("Z")
     for form in _FORMATS:
-        try:
+        with contextlib.suppress(ValueError, OverflowError):  # also of a year that no zone has
             found = datetime.strptime(text.removesuffix("Z").replace("T", " "), form)
-        except ValueError:
-            continue
-        found = found if "%Y" in form else found.replace(year=now.year, month=now.month, day=now.day)
-        return (found.astimezone() if not is_utc else datetime.fromisoformat(f"{found}+00:00")).timestamp()
+            found = found if "%Y" in form else found.replace(year=now.year, month=now.month, day=now.day)
+            return (found.astimezone() if not is_utc else datetime.fromisoformat(f"{found}+00:00")).timestamp()
     raise DeploymentError(
         f"{name} is not a time: {text!r}",
         hint=f"{name}=1h, {name}=14:30, {name}='2026-11-27 14:30', or today or yesterday",

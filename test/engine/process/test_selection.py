@@ -59,6 +59,7 @@ def test_moment(given, expected):
         ({"since": "--vacuum-size=1"}, "since is not a time: '--vacuum-size=1'"),
         ({"until": "@0 --rotate"}, "until is not a time: '@0 --rotate'"),
         ({"since": 90000}, "since is not a time: '25:0:0'"),
+        ({"since": "0001-01-01"}, "since is not a time: '0001-01-01'"),
         ({"level": "emerg..debug"}, "level is one of debug, info, warning, error, critical, not 'emerg..debug'"),
         ({"grep": "a\nb"}, "grep is a regular expression of at most 500 printable characters"),
         ({"grep": "a" * 501}, "grep is a regular expression of at most 500 printable characters"),
