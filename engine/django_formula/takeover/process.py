@@ -32,6 +32,7 @@ class Process(NamedTuple):
         group: gid of its owner.
         unit: unit of systemd that it belongs to; empty for one that was started in a session.
         sockets: links of its open sockets, if its own user was needed to read them; None if root may.
+        is_here: whether its paths are those of this host: one in a container has others of the same names.
     """
 
     pid: int
@@ -41,6 +42,7 @@ class Process(NamedTuple):
     group: int
     unit: str
     sockets: frozenset[str] | None = None
+    is_here: bool = True
 
     def __str__(self) -> str:
         """Return its program and the command of a manage.py; further arguments may be secrets."""
@@ -75,7 +77,7 @@ class Process(NamedTuple):
 
     def is_below(self, folders: Iterable[Path]) -> bool:
         """Return whether its working directory or one of its arguments is below one of these folders."""
-        return any(existing.is_below(path, folders) for path in (self.folder, *self.argv))
+        return self.is_here and any(existing.is_below(path, folders) for path in (self.folder, *self.argv))
 
 
 def serves_pages(text: str) -> bool:
@@ -103,7 +105,16 @@ def processes() -> Iterator[Process]:
             continue
         argv = [word for word in words if word]
         if argv and pid != os.getpid():
-            yield Process(pid, argv, folder, uid, gid, _unit(proc.control_groups(pid)), sockets)
+            unit = _unit(proc.control_groups(pid))
+            yield Process(pid, argv, folder, uid, gid, unit, sockets, _is_here(pid, folder))
+
+
+def _is_here(pid: int, folder: str) -> bool:
+    """Return whether the working directory of a process is the one of its name here; also where it is not known."""
+    try:
+        return os.path.samestat(os.stat(proc.PROC / str(pid) / "root" / folder.lstrip("/")), os.stat(folder))
+    except OSError:
+        return True
 
 
 def _read_as_user(pid: int, uid: int) -> tuple[str, frozenset[str]]:

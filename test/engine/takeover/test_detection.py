@@ -376,6 +376,22 @@ def test_command_of_a_program_read_as_supervisor_does(host, command):
     assert host.refused(workers={"mail": {"kind": "celery", "queues": ["mail"]}}) == []
 
 
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_process_in_a_container_with_a_folder_of_the_same_name_is_not_of_the_project(host, is_shared):
+    """It would be stopped with the old site."""
+    host.write("srv/django/blog/source/manage.py")
+    pid = host.run("srv/django/blog/source", f"{host.root}/env/bin/gunicorn", "website.wsgi")
+    inside = host.top / "container" / str(host.root / "source").lstrip("/")
+    inside.parent.mkdir(parents=True)
+    if is_shared:
+        inside.symlink_to(host.root / "source")
+    else:
+        inside.mkdir()
+    (host.top / "proc" / str(pid) / "root").symlink_to(host.top / "container")
+    assert [line.startswith("process ") for line in host.found() if line[:4] == "proc"] == [True] * is_shared
+    assert len(takeover_process.unmanaged([host.root])) == is_shared
+
+
 def test_runserver_in_background_found(host):
     host.write("srv/django/blog/manage.py")
     argv = [f"{host.root}/env/bin/python", "manage.py", "runserver", "8000"]
