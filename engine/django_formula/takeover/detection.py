@@ -234,7 +234,13 @@ def _processes(existing: ExistingDeployment, running: list[Process], listening: 
         by_supervisor = process.unit == "supervisor.service" and existing.programs
         by_uwsgi = takeover_process.is_uwsgi_instance(process, existing.folders, existing.uwsgi_files)
         is_known = process.unit in units or manager.template_of(process.unit) in existing.templates
-        if process.unit and not (is_known or by_supervisor or by_uwsgi):
+        if process.is_of_container():
+            files = " and ".join(map(str, existing.virtual_host_files)) or "what leads to it"
+            existing.refusals.append(
+                f"process {process.pid} ({process}) passes requests on to a container, whose data is not taken over: "
+                f"save it, stop the container, and move {files} away"
+            )
+        elif process.unit and not (is_known or by_supervisor or by_uwsgi):
             existing.refusals.append(_of_other_unit(process))
     existing.refusals = list(dict.fromkeys(existing.refusals))
     return own

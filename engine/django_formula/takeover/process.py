@@ -19,6 +19,8 @@ _APPLICATION = re.compile(rf"({_SERVERS}|{_WORKERS})(:|$)|manage\.py$")
 #: Commands of manage.py that run until they are stopped.
 _LASTING = re.compile(rf"runserver.*|{_WORKERS}|runworker|run_huey|rundramatiq|process_tasks|rqscheduler")
 _WEB = re.compile(rf"\b({_SERVERS}|runserver)\b")
+#: What Docker and podman have listen on the ports of their containers.
+_OF_CONTAINERS = re.compile(r"docker-proxy|conmon|rootlessport(-child)?|slirp4netns|pasta(\.avx2)?|podman")
 #: Units of sessions, which do not restart what is started in them.
 _SESSIONS = re.compile(r"(ssh|sshd|cron|user@\d+)\.service")
 
@@ -64,6 +66,10 @@ class Process(NamedTuple):
     def is_uwsgi(self) -> bool:
         """Return whether it is uWSGI, which by default reloads on SIGTERM."""
         return bool(re.match(r"uwsgi(?![a-z])", os.path.basename(self.argv[0]), re.IGNORECASE))
+
+    def is_of_container(self) -> bool:
+        """Return whether it holds a port of this host for a container."""
+        return bool(_OF_CONTAINERS.fullmatch(os.path.basename(self.argv[0])))
 
     def is_finite(self) -> bool:
         """Return whether it is a management command that ends on its own, such as an import."""

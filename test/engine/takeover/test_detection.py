@@ -392,6 +392,20 @@ def test_process_in_a_container_with_a_folder_of_the_same_name_is_not_of_the_pro
     assert len(takeover_process.unmanaged([host.root])) == is_shared
 
 
+@pytest.mark.parametrize(
+    ("program", "unit"),
+    [("docker-proxy", "docker.service"), ("conmon", ""), ("rootlessport", ""), ("pasta.avx2", ""), ("slirp4netns", "")],
+)
+def test_container_refused_whose_data_would_be_left(host, program, unit):
+    """Its database is in a volume or in another container, and the new site would begin with an empty one."""
+    host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8000"))
+    pid = host.run("root", f"/usr/bin/{program}", "-host-port", "8000", unit=unit, listens="8000")
+    assert host.refused(adopt=True) == [
+        f"process {pid} (/usr/bin/{program}) passes requests on to a container, whose data is not taken over: save it, "
+        "stop the container, and move /etc/nginx/sites-enabled/old away"
+    ]
+
+
 def test_runserver_in_background_found(host):
     host.write("srv/django/blog/manage.py")
     argv = [f"{host.root}/env/bin/python", "manage.py", "runserver", "8000"]
