@@ -133,7 +133,9 @@ def of_run(since: str, report: Mapping[str, Any], after: str, source: str) -> It
         source: the name of the other site.
     """
     age = time.time() - clock.seconds(since or clock.now())
-    if age < commands.seconds(after):
+    if clock.is_ahead(since):
+        yield f"it became active there at {since}, when a clock was wrong: release it there once more"
+    elif age < commands.seconds(after):
         yield f"it has been active there for {max(age, 0) / 60:.0f} min, and promote:after is {after}"
     if report.get("failed"):
         yield f"{report['failed']} of {report['sent']} requests failed when {source} switched to it"

@@ -92,6 +92,7 @@ def test_commit_that_has_proved_itself_is_requested(hosts):
     [
         ({"commit": TWO, "ago": 300}, "it has been active there for 5 min, and promote:after is 1h"),
         ({"commit": TWO, "ago": 7200, "failed": 2}, "2 of 9 requests failed when staging switched to it"),
+        ({"commit": TWO, "ago": -200_000}, "it became active there at 2.*Z, when a clock was wrong: release .*"),
         ({"commit": TWO, "ago": 60, "result": "rolled back"}, "it has been active there for 1 min, and .*"),
     ],
 )
