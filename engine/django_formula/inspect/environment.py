@@ -263,9 +263,15 @@ def prefixes(settings: Settings) -> list[tuple[str, str]]:
 
 def _prefixes(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Call) and code.dotted(node.func).endswith(("Dynaconf", "LazySettings")):
-        names = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
-        word = names.get("envvar_prefix") or names.get("ENVVAR_PREFIX_FOR_DYNACONF") or "DJANGO"
-        yield f"{word}_"
+        values = {keyword.arg: getattr(keyword.value, "value", "") for keyword in node.keywords}
+        own = next((values[name] for name in ("envvar_prefix", "ENVVAR_PREFIX_FOR_DYNACONF") if name in values), "")
+        word = str(own).partition(",")[0].strip().upper()
+        if own is False:
+            yield ""
+        elif re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", word) and own is not None:
+            yield f"{word}_"
+        elif own is not None:  # that of Django's extension, or the one that counts in each case
+            yield "DJANGO_" if code.dotted(node.func).endswith("DjangoDynaconf") else "DYNACONF_"
     yield from variables.prefixes(node)
 
 
@@ -286,7 +292,8 @@ def of(settings: Settings, context: Context) -> Environment:
     found = [(prefix, place) for prefix, place in prefixes(settings) if not _CONNECTION.fullmatch(prefix)]
     for prefix, place in found if "SECRET_KEY" not in settings.sources else ():
         if secret_key in ("", None, UNKNOWN) or isinstance(secret_key, Called | Method):
-            result.environment[f"{prefix}SECRET_KEY"] = ({"from": "secret_key"}, f"{place}: {prefix}* are settings")
+            text = f"{prefix}* are settings" if prefix else "variables are settings"
+            result.environment[f"{prefix}SECRET_KEY"] = ({"from": "secret_key"}, f"{place}: {text}")
     for prefix, place in prefixes(settings):
         if _CONNECTION.fullmatch(prefix):
             result.environment[f"{prefix}default"] = (_UNUSED_CONNECTION, f"{place}: `database` replaces it")

@@ -320,6 +320,25 @@ def test_requirement_that_the_pillar_refuses_is_only_named(tmp_path, path, conte
     )
 
 
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        ("Dynaconf()", "DYNACONF_SECRET_KEY"),
+        ("dynaconf.DjangoDynaconf(__name__)", "DJANGO_SECRET_KEY"),
+        ("Dynaconf(envvar_prefix='shop')", "SHOP_SECRET_KEY"),
+        ("Dynaconf(envvar_prefix='A, B')", "A_SECRET_KEY"),
+        ("Dynaconf(envvar_prefix=False)", "SECRET_KEY"),
+        ("Dynaconf(envvar_prefix='a-b')", "DYNACONF_SECRET_KEY"),
+        ("Dynaconf(envvar_prefix=None)", None),
+    ],
+)
+def test_secret_key_has_the_prefix_of_dynaconf(tmp_path, call, name):
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n"}
+    files["site/settings.py"] = f"ROOT_URLCONF = 'site.urls'\nINSTALLED_APPS = []\nsettings = {call}\n"
+    (site,) = yaml.safe_load(inspection.inspect(str(write_tree(tmp_path / "x", files))))["django"]["sites"].values()
+    assert site.get("environment", {}) == ({name: {"from": "secret_key"}} if name else {})
+
+
 def test_name_that_no_application_can_have_is_in_no_command(tmp_path):
     name, model = "x; touch y", "class A(models.Model):\n    b = models.CharField()\n"
     settings = f"INSTALLED_APPS = ['{name}', 'sass_processor', 'shop']\n"
