@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from django_formula.database import engines
-from django_formula.inspect import code, imports, python_path, unusable, variables
+from django_formula.inspect import code, imports, layers, python_path, unusable, variables
 from django_formula.inspect import settings as inspect_settings
 from django_formula.inspect.examples import Example
 from django_formula.inspect.readers import HOME
@@ -297,6 +297,9 @@ def of(settings: Settings, context: Context) -> Environment:
     for prefix, place in prefixes(settings):
         if _CONNECTION.fullmatch(prefix):
             result.environment[f"{prefix}default"] = (_UNUSED_CONNECTION, f"{place}: `database` replaces it")
+    for name, live, place in layers.switches(settings, context.roots):
+        if not OWN.fullmatch(name):
+            result.environment.setdefault(name, (live, f"{place} has settings for {live}; else those for development"))
     for name in {*context.stores} - {*settings.variables}:
         result.environment[name] = (context.stores[name], "Celery has another form of URL than clients of Redis")
     for variable in sorted(settings.variables.values(), key=lambda one: one.name):

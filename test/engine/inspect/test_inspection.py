@@ -339,6 +339,31 @@ def test_secret_key_has_the_prefix_of_dynaconf(tmp_path, call, name):
     assert site.get("environment", {}) == ({name: {"from": "secret_key"}} if name else {})
 
 
+@pytest.mark.parametrize(
+    ("call", "path", "content", "expected"),
+    [
+        ("DjangoDynaconf(__name__)", "settings.toml", "[default]\n[production]\nA = 1\n", ("DJANGO_ENV", "production")),
+        ("DjangoDynaconf(__name__)", "site/settings.yaml", "default:\n  A: 1\nprod:\n  A: 1\n", ("DJANGO_ENV", "prod")),
+        ("DjangoDynaconf(__name__)", "settings.json", '{\n  "LIVE": {"A": 1}\n}\n', ("DJANGO_ENV", "live")),
+        ("DjangoDynaconf(__name__, env_switcher='S')", "config/settings.toml", "[production.a]\n", ("S", "production")),
+        ("Dynaconf(environments=True)", ".secrets.toml", "[production]\n", ("ENV_FOR_DYNACONF", "production")),
+        ("Dynaconf(environments=True, settings_files=['c/a.toml'])", "c/a.toml", "['production']\n",
+         ("ENV_FOR_DYNACONF", "production")),
+        ("Dynaconf()", "settings.toml", "[production]\n", None),
+        ("DjangoDynaconf(__name__, environments=False)", "settings.toml", "[production]\n", None),
+        ("DjangoDynaconf(__name__, env='production')", "settings.toml", "[production]\n", None),
+        ("DjangoDynaconf(__name__)", "settings.yaml", "default:\n  production: a\n", None),
+        ("DjangoDynaconf(__name__)", "settings.toml", "[default]\n[development]\n", None),
+    ],
+)  # fmt: skip
+def test_settings_of_dynaconf_are_those_of_a_live_site(tmp_path, call, path, content, expected):
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n", path: content}
+    files["site/settings.py"] = f"SECRET_KEY = 'a'\nINSTALLED_APPS = []\nsettings = {call}\n"
+    (site,) = yaml.safe_load(inspection.inspect(str(write_tree(tmp_path / "x", files))))["django"]["sites"].values()
+    found = {name: value for name, value in site.get("environment", {}).items() if "SECRET_KEY" not in name}
+    assert found == (dict([expected]) if expected else {})
+
+
 def test_name_that_no_application_can_have_is_in_no_command(tmp_path):
     name, model = "x; touch y", "class A(models.Model):\n    b = models.CharField()\n"
     settings = f"INSTALLED_APPS = ['{name}', 'sass_processor', 'shop']\n"
