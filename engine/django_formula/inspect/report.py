@@ -33,8 +33,12 @@ ENTRIES = ("environment", "secrets", "workers", "schedules")
 #: Keys with paths of the source, and what the pillar takes as such a path; `.` is one where a folder is meant.
 OF_SOURCE = ("project", "python_path", "requirements", "files", "shared", "writable")
 PATH = re.compile(r"(?!-)(?!\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+(/(?!\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)*")
-#: What the pillar takes as a requirement; the rest is none, or Jinja.
-_REQUIREMENT = re.compile(r"(?!.*(\{\{.*\}\}|\{%.*%\}))[A-Za-z0-9][ -~]{0,1023}")
+#: Lists → what they have, and what the pillar takes as such a one: it refuses Jinja.
+_NO_JINJA = r"(?!.*(\{\{.*\}\}|\{%.*%\}))"
+_REFUSED = {
+    "python_packages": ("requirements", re.compile(rf"{_NO_JINJA}[A-Za-z0-9][ -~]{{0,1023}}")),
+    "build": ("commands", re.compile(rf"{_NO_JINJA}[^\x00-\x1f\x7f-\x9f\u2028\u2029]{{1,4096}}")),
+}
 #: Those that the hint of a failure may set: not those that say what is served, and what it may do.
 CURES = {*_ORDER} - {"repository", "folder", "revision", "domains", "sandbox"}
 
@@ -109,14 +113,17 @@ class Report:
             if kept:
                 left = {path: value[path] for path in kept} if isinstance(value, Mapping) else kept
                 self.pillar[key] = (value if isinstance(value, str) else left, comment)
-        packages, comment = self.pillar.get("python_packages", ([], ""))
-        kept = [package for package in packages if _REQUIREMENT.fullmatch(package)]
-        if kept != packages:
-            named = ", ".join(package[:100] for package in packages if package not in kept)
-            text = f"the pillar takes no such requirements, which `python_packages` leaves out: {named}"
-            self.remarks.append(f"{text}; correct them where the project lists them")
-            del self.pillar["python_packages"]
-            self.pillar |= {"python_packages": (kept, comment)} if kept else {}
+        for key, (what, taken) in _REFUSED.items():
+            values, comment = self.pillar.get(key, ([], ""))
+            kept = [value for value in values if taken.fullmatch(value)]
+            if kept != values:
+                named = ", ".join(value[:100] for value in values if value not in kept)
+                text = f"the pillar takes no such {what}, which `{key}` leaves out: {named}"
+                self.remarks.append(
+                    f"{text}; correct them where the project lists them" if what != "commands" else text
+                )
+                del self.pillar[key]
+                self.pillar |= {key: (kept, comment)} if kept else {}
 
     def propose(self, *words: str) -> None:
         """Add a command to the remarks: the one above it says what for."""

@@ -364,6 +364,20 @@ def test_settings_of_dynaconf_are_those_of_a_live_site(tmp_path, call, path, con
     assert found == (dict([expected]) if expected else {})
 
 
+def test_build_command_that_is_too_long_for_the_pillar_is_only_named(tmp_path):
+    names = [f"ADDRESS_OF_SERVICE_{number:03}" for number in range(200)]  # each is in a command that needs the settings
+    settings = "import os\n" + "".join(f"{name} = os.environ['{name}']\n" for name in names)
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\nlibsass\n"}
+    files["site/settings.py"] = f"{settings}SECRET_KEY = 'a'\nINSTALLED_APPS = ['sass_processor']\n"
+    text = inspection.inspect(str(write_tree(tmp_path / "x", files)))
+    pillar = yaml.safe_load(text)
+    assert compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
+    said = (
+        "the pillar takes no such commands, which `build` leaves out: env DJANGO_SETTINGS_MODULE=site.settings ADDRESS"
+    )
+    assert said in text.replace("\n#     ", " ")
+
+
 def test_name_that_no_application_can_have_is_in_no_command(tmp_path):
     name, model = "x; touch y", "class A(models.Model):\n    b = models.CharField()\n"
     settings = f"INSTALLED_APPS = ['{name}', 'sass_processor', 'shop']\n"
