@@ -761,6 +761,21 @@ def test_compose_clones_a_project_and_writes_its_files(tmp_path):
         assert refused.returncode == 1 and message in refused.stderr and not refused.stdout
 
 
+def test_compose_shows_no_login_of_a_repository(tmp_path):
+    url = "://ann:hun@ter2@git.example.org/blog.git"
+    remote = f'[remote "origin"]\n\turl = https{url}\n'
+    folder = write_tree(tmp_path / "a", {"manage.py": "", ".git/config": remote, ".git/HEAD": "ref: refs/heads/main\n"})
+    other = write_tree(tmp_path / "b", {"manage.py": ""})
+    for path, scheme, message in (
+        (folder, "https", "is a clone of https://git.example.org/blog.git already"),
+        (other, "https", "is no clone of https://git.example.org/blog.git: "),
+        (tmp_path / "c", "file", "file://git.example.org/blog.git cannot be cloned into"),
+    ):
+        done = compose("--compose", str(path), "--repository", f"{scheme}{url}")
+        own = [line for line in done.stderr.splitlines() if line.startswith("quickstart:")]  # the others are git's
+        assert any(message in line for line in own) and "hun" not in "".join(own)
+
+
 def test_compose_writes_into_no_folder_that_is_not_the_clone(tmp_path):
     files = {"manage.py": "", "requirements.txt": "django\n"}
     remote = '[remote "origin"]\n\turl = https://git.example.org/other.git\n'
