@@ -30,7 +30,7 @@ def connections_of(request):
 def of_service(values):
     """Return parameters with those of a service of PostgreSQL, which a driver reads in a file itself.
 
-    The clients of a backup would take its database for the one that they are told, and do not know the project's file.
+    The clients of a backup would ask its database in place of their own, and do not know the project's file.
     """
     own = os.environ.get("PGSERVICEFILE") or os.path.expanduser("~/.pg_service.conf")
     for path in (own, SERVICES) if "service" in values else ():

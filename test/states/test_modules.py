@@ -78,6 +78,7 @@ def test_name_that_yaml_reads_as_false_is_not_no_name(call, monkeypatch):
 
 def test_messages_of_a_site_are_on_hold_and_sent_again_as_they_are_asked_for(call, monkeypatch, tmp_path):
     monkeypatch.setattr(spool, "STATE", tmp_path)
+    monkeypatch.setattr(spool, "CHANNELS", tmp_path / "channels")
     monkeypatch.setattr(spool, "config", lambda: {"channels": {}})
 
     def answer(*words):

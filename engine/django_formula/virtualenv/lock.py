@@ -19,6 +19,8 @@ REQUIREMENTS_SUFFIXES = (".txt", ".in", ".pip")
 _INDEX = "--extra-index-url"
 #: Bytes of a TOML file that are read: uv's locks of large projects have some megabytes.
 _MOST = 64 << 20
+#: A repository as git writes it: a user and a host of SSH, and a path there.
+_OF_SSH = re.compile(r"([\w.-]+@[\w.-]+):/*(\S+)")
 #: Groups of dependencies that a site needs; others are for development.
 _GROUP = re.compile(r"main|prod\w*|live|deploy\w*|server|web")
 _DEVELOPMENT = re.compile(r"(^|[._-])(dev\w*|tests?|testing|docs?|lint\w*|ci|typing|types|debug|local)([._-]|$)", re.I)
@@ -279,7 +281,7 @@ def _pipfile_requirements(path: Path) -> Iterator[str]:
         extras = _extras(package)
         if "git" in package:
             subdirectory = f"#subdirectory={package['subdirectory']}" if "subdirectory" in package else ""
-            requirement = f"{name}{extras} @ git+{package['git']}@{package['ref']}{subdirectory}"
+            requirement = f"{name}{extras} @ {_of_git(package['git'])}@{package['ref']}{subdirectory}"
         elif "path" in package or "file" in package:
             requirement = package.get("file") or package["path"]
         else:
@@ -364,7 +366,7 @@ def _poetry_wanted(path: Path, name: str, way: dict[str, Any]) -> str:
     if "git" in way:
         reference = next((way[key] for key in ("rev", "tag", "branch") if key in way), "HEAD")
         subdirectory = f"#subdirectory={way['subdirectory']}" if "subdirectory" in way else ""
-        return f"{named} @ git+{way['git']}@{reference}{subdirectory}"
+        return f"{named} @ {_of_git(way['git'])}@{reference}{subdirectory}"
     if "url" in way:
         return f"{named} @ {way['url']}"
     local = way.get("path", way.get("file"))
@@ -447,7 +449,7 @@ def _poetry_requirement(path: Path, package: dict[str, Any]) -> str:
     subdirectory = f"#subdirectory={source['subdirectory']}" if "subdirectory" in source else ""
     if source.get("type") == "git":
         reference = source.get("resolved_reference", source.get("reference", "HEAD"))
-        return f"{package['name']} @ git+{source['url']}@{reference}{subdirectory}"
+        return f"{package['name']} @ {_of_git(source['url'])}@{reference}{subdirectory}"
     if source.get("type") == "url":
         return f"{package['name']} @ {source['url']}{subdirectory}"
     if source.get("type") in ("directory", "file"):
@@ -481,12 +483,25 @@ def sources_of_pdm(pyproject: dict[str, Any]) -> list[str]:
 
 def _pdm_requirement(path: Path, package: dict[str, Any]) -> str:
     name, url = f"{package['name']}{_extras(package)}", package.get("url")
+    subdirectory = f"#subdirectory={package['subdirectory']}" if "subdirectory" in package else ""
     if "git" in package:
-        subdirectory = f"#subdirectory={package['subdirectory']}" if "subdirectory" in package else ""
-        url = f"git+{package['git']}@{package.get('revision', package.get('ref', 'HEAD'))}{subdirectory}"
+        url = f"{_of_git(package['git'])}@{package.get('revision', package.get('ref', 'HEAD'))}{subdirectory}"
+    elif url:
+        url = f"{url}{subdirectory}"
     if "path" in package:
         url = (path.parent / package["path"]).absolute().as_uri()
     return (f"{name} @ {url}" if url else f"{name}=={package['version']}") + _marker(package.get("marker"))
+
+
+def _of_git(repository: str) -> str:
+    """Return the URL of a repository as a requirement has it, which is no ``host:path`` of SSH.
+
+    Example:
+        >>> _of_git("git@git.example.org:shop/one.git")
+        'git+ssh://git@git.example.org/shop/one.git'
+    """
+    found = _OF_SSH.fullmatch(repository)
+    return f"git+ssh://{found[1]}/{found[2]}" if found else f"git+{repository}"
 
 
 def of_pdm(lock: Path) -> list[str]:
