@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -806,22 +807,27 @@ def test_compose_of_root_clones_into_no_folder_of_all_users(tmp_path):
     assert done.returncode == 1 and "is in a folder that another user may change" in done.stderr
 
 
+@pytest.fixture
+def open_folder():
+    """A folder of everyone's, on a path that pytest, of which there may be several, keeps from no other user."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 @pytest.mark.parametrize("bare", [False, True])
-def test_a_user_inspects_a_revision_of_an_own_repository(tmp_path, bare):
+def test_a_user_inspects_a_revision_of_an_own_repository(open_folder, bare):
     files = {"manage.py": "", "shop/wsgi.py": "application = get_wsgi_application()\n", "requirements.txt": "django\n"}
-    tree, user = write_tree(tmp_path / "shop", files), {"user": 65534, "group": 65534, "extra_groups": []}
+    tree, user = write_tree(open_folder / "shop", files), {"user": 65534, "group": 65534, "extra_groups": []}
     user["env"] = {**os.environ, "HOME": "/nonexistent"}
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(folder.stat().st_mode | 0o055)
-    tmp_path.chmod(0o777)
     subprocess.run(["chown", "-R", "65534:65534", tree], check=True)
     git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "1"]):
         subprocess.run([*git, *words], check=True, **user)
-    where = tmp_path / "shop.git" if bare else tree
+    where = open_folder / "shop.git" if bare else tree
     if bare:
-        subprocess.run(["git", "clone", "-q", "--bare", tree, where], check=True, cwd=tmp_path, **user)
+        subprocess.run(["git", "clone", "-q", "--bare", tree, where], check=True, cwd=open_folder, **user)
     argv = [QUICKSTART, "--inspect", where, *([] if bare else ["--revision", "main"])]
     done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd="/", **user)
     assert done.returncode == 0, done.stderr
