@@ -119,11 +119,8 @@ def present(site: Site, task: Task = BACKUP) -> list[Path]:
 
 def remove(site: Site, task: Task = BACKUP) -> None:
     """Remove a task of a site from the host; its program, if it runs, is left to end."""
-    timer = _timer(site, task)
-    if timer.exists() or os.path.lexists(_link(site, task)):
-        units.end_timer(timer.name)
-    for path in present(site, task):
-        path.unlink()
+    _end_timer(site, task)
+    _remove_files(site, task)
 
 
 def end(site: Site, task: Task) -> None:
@@ -135,14 +132,26 @@ def end(site: Site, task: Task) -> None:
         DeploymentError: systemd does not stop it.
     """
     service, lock = _service(site, task), _LOCKS.get(task)
-    is_started = service.exists() and daemons.has_systemd()
-    remove(site, task)
-    if is_started:
+    is_unit = service.exists() and daemons.has_systemd()
+    _end_timer(site, task)
+    if is_unit:  # which systemd has to know to stop it
         doing = f"ending {service.name}"
         units.stop("stop", units=[service.name], doing=doing, within=_PATIENCE)
         units.attempt("reset-failed", service.name, doing=doing)  # it would stay listed
-    elif lock and (held := lock(site, "")).holder():
+    _remove_files(site, task)
+    if not is_unit and lock and (held := lock(site, "")).holder():
         held.end_holders()
+
+
+def _end_timer(site: Site, task: Task) -> None:
+    timer = _timer(site, task)
+    if timer.exists() or os.path.lexists(_link(site, task)):
+        units.end_timer(timer.name)
+
+
+def _remove_files(site: Site, task: Task) -> None:
+    for path in present(site, task):
+        path.unlink()
 
 
 def _program(site: Site, task: Task) -> Path:

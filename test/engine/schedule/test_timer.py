@@ -157,6 +157,7 @@ def test_program_that_runs_is_ended_when_its_site_is_removed(daily, monkeypatch)
 
     def stop(*verb, units, **options):
         if {*units} & programs:
+            assert all((systemd.UNITS / unit).exists() for unit in units), "systemd stops none that it lacks"
             stopped.extend(units)
             file.write(written, "{}")  # until it is ended
         else:
