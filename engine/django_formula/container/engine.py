@@ -204,7 +204,7 @@ class Engine:
         argv += self._of_project(slice_name) if slice_name else self._own()
         doing = f"building the image {tag}"
         # Our own timeout comes first: this one is for the case that this process is killed.
-        limited = ["nice", "-n", str(_NICE), "timeout", "-k", "15", f"{timeout + 2 * _SPARE:g}"]
+        limited = ["nice", "-n", str(_NICE), "timeout", "-k", "15", commands.number(timeout + 2 * _SPARE)]
         command = [*limited, *self.program, *argv, str(context)]
         environment = {**commands.network_environment(), **QUIET, **(variables or {})}
         run = functools.partial(

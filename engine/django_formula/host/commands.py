@@ -309,6 +309,11 @@ def seconds(duration: str) -> float:
     return length
 
 
+def number(length: float) -> str:
+    """Return seconds as systemd and coreutils read them, which know no exponent: ``90``, ``0.5``, ``1036815``."""
+    return f"{length:.3f}".rstrip("0").rstrip(".")
+
+
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """Return a text with secrets, the credentials in URLs, and values that a validation quotes, masked."""
     forms = {form for secret in secrets for form in _forms(secret)}
@@ -436,7 +441,9 @@ def check(command: Command, ended: Ended) -> str:
     output = redact(f"{ended.printed}\n{ended.errors}", command.secrets)
     if ended.code is None:
         reason = (
-            f"no progress for {command.stall:g} s" if ended.has_stalled else f"timed out after {command.timeout:g} s"
+            f"no progress for {number(command.stall)} s"
+            if ended.has_stalled
+            else f"timed out after {number(command.timeout)} s"
         )
         if ended.still >= _STILL:
             reason += f"; for the last {ended.still:.0f} s it had used no CPU and printed nothing"

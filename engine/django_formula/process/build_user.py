@@ -147,7 +147,7 @@ def _in_container(site: Site, command: Command, writable: Sequence[str], image: 
     own = ["--replace", "--log-driver=none"] if engine.name == "podman" else ["--log-driver=none"]
     own += [f"--cpu-shares={_CPU_SHARES}", f"--pids-limit={_PROCESSES}"]
     # Our own timeout comes first: this one is for the case that this process is killed.
-    limited = ["nice", "-n", str(_NICE), "timeout", "-k", "5", f"{command.timeout + 15:g}"]
+    limited = ["nice", "-n", str(_NICE), "timeout", "-k", "5", commands.number(command.timeout + 15)]
     argv = containers.argv(engine, image, inside, [*limited, *command.argv], *own)
     text = environment_files.environment_file(given)
     file.write(variables, text, mode=0o640, group=site.build_user, durable=False)
@@ -182,7 +182,7 @@ def _in_unit(site: Site, command: Command, writable: Sequence[str]) -> Ended:
     properties = [
         *directives(site, command.folder, writable),
         ("EnvironmentFile", str(variables)),
-        ("RuntimeMaxSec", f"{command.timeout + 15:g}"),
+        ("RuntimeMaxSec", commands.number(command.timeout + 15)),
         ("TimeoutStopSec", str(_STOP)),
         ("KillMode", "control-group"),
         ("SendSIGKILL", "yes"),

@@ -227,7 +227,7 @@ def run_unit(
     own = ["--quiet", "--pipe", "--wait", "--service-type=exec", f"--unit={name}"]
     limits = [
         # Our own timeout comes first: the unit's is for the case that this process is killed.
-        f"--property=RuntimeMaxSec={timeout + 15:g}",
+        f"--property=RuntimeMaxSec={commands.number(timeout + 15)}",
         *(f"--property=TimeoutStopSec={stop}", "--property=KillMode=control-group", "--property=SendSIGKILL=yes"),
     ]
     began, began_monotonic = time.time(), time.monotonic()

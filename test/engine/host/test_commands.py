@@ -27,6 +27,14 @@ def test_duration_is_converted_to_seconds(duration, expected):
     assert seconds(duration) == expected
 
 
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(0, "0"), (0.5, "0.5"), (15.25, "15.25"), (100.0, "100"), (999_999 * 86400.0, "86399913600")],
+)
+def test_seconds_have_no_exponent(length, expected):
+    assert commands.number(length) == expected
+
+
 @pytest.mark.parametrize("duration", ["", "5", 5, "1.5s", "5 m", "5w", "-5s", "5s\n", "999999999999d", "1000000d"])
 def test_invalid_duration_is_refused(duration):
     with pytest.raises(DeploymentError, match="is not a duration"):

@@ -92,6 +92,12 @@ def test_build_command_runs_in_a_unit_of_the_build_user(played, own_host):
     assert list((own_host / "run/django").glob("*.environment")) == []
 
 
+def test_build_of_weeks_has_a_limit_that_systemd_reads(played, make_site):
+    options = {"doing": "building", "folder": "/srv/x", "environment": {}, "timeout": 12 * 86400.0}
+    build_user.run_as_build_user(make_site(), ["make"], **options)
+    assert properties(played.calls[0])["RuntimeMaxSec"] == ["1036815"]
+
+
 def test_words_of_a_build_command_are_no_variables_of_systemd(played):
     played.run(argv=["awk", "{print $2}", "$HOME", "${A}b", "a$$"])
     assert played.calls[0][-5:] == ["awk", "{print $$2}", "$$HOME", "$${A}b", "a$$$$"]

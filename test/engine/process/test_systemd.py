@@ -396,6 +396,16 @@ def test_system_bus_is_started_when_it_does_not_run(monkeypatch, tmp_path, play)
     assert [argv[:3] for argv in ran] == [["systemctl", "start", "dbus.socket"], ["systemd-run", "--quiet", "--pipe"]]
 
 
+def test_command_of_weeks_has_a_limit_that_systemd_reads(monkeypatch, play):
+    """Systemd knows no exponent: `Failed to parse RuntimeMaxSec=1.03682e+06`."""
+    ran = []
+    play(lambda argv, **_options: ran.append(argv) or "")
+    monkeypatch.setattr(transient, "_is_loaded", lambda unit: False)
+    monkeypatch.setattr(transient, "_BUS", Path("/"))
+    systemd.MANAGER.run(ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=12 * 86400.0))
+    assert [word for argv in ran for word in argv if "RuntimeMaxSec" in word] == ["--property=RuntimeMaxSec=1036815"]
+
+
 def test_command_may_write_the_given_folders():
     site = configured(writable=["logs"], writable_packages=["tldextract"])
     named = dict.fromkeys(value for name, value in sandbox.directives(site, RELEASE, FACTS) if name == "ReadWritePaths")
