@@ -143,7 +143,7 @@ def _configuration_of_workers(
             "run": str(contract.run_folder(site, release, name)),
             "worker": name,
             "command": kind.command(release, name),
-            "patience": int(seconds(worker["patience"])),
+            "patience": max(int(seconds(worker["patience"])), 1),  # for systemd 0 is no limit
             "job_timeout": contract.job_timeout(site, seconds(worker["patience"])),
             "resources": worker["resources"],
             "writable": kind.writable(site),

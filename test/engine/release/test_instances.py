@@ -873,3 +873,12 @@ def test_port_of_another_process_is_refused(make_site, monkeypatch):
             instances.start(site, site.releases / "0042-3f2a9c1b77de")
     assert error.value.message == f"another process listens on 127.0.0.1:{port}"
     assert error.value.hint == f"ss -ltnp 'sport = :{port}' names it; stop it, or set django:sites:blog:server:bind"
+
+
+def test_worker_with_less_than_a_second_is_ended_too(make_site):
+    """For systemd 0 is no limit."""
+    site = make_site(workers={"mail": {"kind": "rq", "patience": "500ms"}})
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "virtualenv/bin").mkdir(parents=True)
+    files = instances.configuration(site, release, FACTS, formula_templates())
+    assert "\nTimeoutStopSec=1\n" in files["django-blog-0042-mail.service"]
