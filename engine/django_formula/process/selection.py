@@ -5,7 +5,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django_formula.host.commands import DeploymentError, seconds
 
@@ -96,7 +96,8 @@ def moment(given: object, name: str) -> float | None:
         return time.time() - seconds(text)
     now = datetime.now()
     if text in _WORDS:
-        return now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() - 86400 * _WORDS[text]
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        return (midnight - timedelta(days=_WORDS[text])).timestamp()  # a day has 23 or 25 hours where clocks change
     is_utc = text.endswith("Z")
     for form in _FORMATS:
         with contextlib.suppress(ValueError, OverflowError):  # also of a year that no zone has

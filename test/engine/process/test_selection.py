@@ -1,6 +1,7 @@
 """Which lines of a log are asked for, and how journalctl, grep and a file answer."""
 
 import subprocess
+import time
 from datetime import datetime
 
 import pytest
@@ -165,3 +166,20 @@ def test_lines_of_a_request_have_its_traceback(text, left_out):
     plain = [line.partition("]: ")[2] for line in lines if "[7]" in line]
     kept = [line.partition("]: ")[2] for number, line in enumerate(lines) if "[7]" in line and number not in left_out]
     assert selection.of_request(plain, ID) == kept
+
+
+@pytest.mark.parametrize(
+    ("today", "expected"),
+    [
+        ("2026-03-30T12:00:00+02:00", "2026-03-29T00:00:00+01:00"),  # that day has 23 hours
+        ("2026-10-26T12:00:00+01:00", "2026-10-25T00:00:00+02:00"),  # and that one 25
+    ],
+)
+def test_yesterday_begins_at_midnight_where_clocks_change(monkeypatch, request, today, expected):
+    now = datetime.fromisoformat(today).timestamp()
+    request.addfinalizer(time.tzset)
+    with monkeypatch.context() as zone:
+        zone.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        zone.setattr(f"{__name__}.NOW", now)
+        assert selection.moment("yesterday", "since") == at(expected)
