@@ -1,6 +1,7 @@
 """What the programs of a site's workers share: whether they may take tasks, and how they report what they do."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -57,10 +58,14 @@ def is_switching(given):
     return False
 
 
+#: The state file of the worker as a whole; and the errors of a full disk, on which that is.
+MAIN, FULL = "state", (errno.ENOSPC, errno.EDQUOT)
+
+
 class Report:
     """The worker's state file, or that of one of its processes, written when what it reports has changed."""
 
-    def __init__(self, given, name="state"):
+    def __init__(self, given, name=MAIN):
         self.run, self.name, self.last = given["run"], name, None
 
     def write(self, fetching, active=None, reserved=None, done=None, tasks=(), failed=None, outcomes=None):
@@ -70,16 +75,29 @@ class Report:
         state |= {"failed": failed, "outcomes": outcomes or {}}
         if state == self.last:
             return
-        text = json.dumps({**state, "time": round(time.time(), 3)})
+        try:
+            self.replace(json.dumps({**state, "time": round(time.time(), 3)}).encode())
+        except OSError as error:
+            if self.name != MAIN or error.errno not in FULL:
+                raise
+            # It ends no task in hand. A worker without a report counts as one that takes tasks.
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self.run, self.name))
+            self.last = None
+        else:
+            self.last = state
+
+    def replace(self, text):
+        """Replace the file, completely or not at all."""
         # os.write, since a process that forks while another thread holds the lock of a file object could wait forever.
         new = os.path.join(self.run, f"{self.name}.new")
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         try:
-            os.write(descriptor, text.encode())
+            if os.write(descriptor, text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), new)
         finally:
             os.close(descriptor)
         os.replace(new, os.path.join(self.run, self.name))
-        self.last = state
 
     def ready(self):
         """Report that the worker is ready; it has reported its state before."""

@@ -1,14 +1,17 @@
 """The workers of a site as the engine sees them: configuration of a release, and what their programs report."""
 
+import errno
+import importlib
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from django_formula.deploy import inputs as deploy_inputs
 from django_formula.release import templates
 from django_formula.untrusted.foreign import Foreign
 from django_formula.worker import workers as worker_workers
-from specimen import FACTS, configured, formula_templates
+from specimen import FACTS, ROOT, configured, formula_templates
 
 STATE = {"pid": 42, "time": 1.5, "fetching": True, "active": 2, "reserved": 6, "done": 10, "tasks": ["shop.tasks.a"]}
 
@@ -139,3 +142,19 @@ def test_management_command_of_a_project_without_manage_py_is_django_s_own(tmp_p
     }
     (release / "source/manage.py").touch()
     assert kind.settings(site, release, facts, worker)["argv"][:2] == [python, "manage.py"]
+
+
+def test_worker_goes_on_while_the_disk_is_full(tmp_path, monkeypatch):
+    """Without a report, it counts as one that takes tasks."""
+    monkeypatch.syspath_prepend(str(ROOT / "django/files"))
+    program = importlib.import_module("django_formula_worker")
+    report = program.Report({"run": str(tmp_path)})
+    report.write(False)
+    with monkeypatch.context() as disk:
+        disk.setattr(program.os, "write", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        report.write(True, active=1)
+        with pytest.raises(OSError, match="No space left"):  # a process of RQ takes no job of which it cannot tell
+            program.Report({"run": str(tmp_path)}, "state-0").write(True)
+    assert worker_workers.state(Foreign(tmp_path)) is None
+    report.write(True, active=1)
+    assert worker_workers.state(Foreign(tmp_path)).active == 1
