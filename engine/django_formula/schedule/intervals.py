@@ -27,6 +27,21 @@ def longest(expression: str) -> float:
     return 60.0 * max(over_night, _widest(minutes))
 
 
+def comes(expression: str) -> bool:
+    """Return whether an expression of ``OnCalendar`` has any time; systemd takes one of a day that no month has.
+
+    >>> comes("*-02-30 03:30")
+    False
+    """
+    *dates, time = _WORDS.get(expression, expression).split()
+    try:
+        _days(dates)
+        # Each date of a year is on each weekday in some year, not always in the period.
+        return bool(_days([part for part in dates if not part[0].isalpha()]) and _minutes(time))
+    except ValueError:  # a range with three ends
+        return False
+
+
 def _widest(numbers: Sequence[int]) -> int:
     return max((after - before for before, after in itertools.pairwise(numbers)), default=0)
 

@@ -19,6 +19,7 @@ from django_formula.offsite import copies, repository
 from django_formula.process import command as process_command
 from django_formula.process import systemd
 from django_formula.release import releases as release_releases
+from django_formula.schedule import intervals
 from django_formula.site.sites import Site
 
 CRON = Path("/etc/cron.d")
@@ -179,6 +180,8 @@ def _files(site: Site, templates: Mapping[str, str], task: Task) -> dict[Path, b
     schedule = task.when(site)
     if not schedule:
         return {}
+    if task == BACKUP:
+        _refuse_never(site, schedule)
     program = _program(site, task)
     command = f"/usr/bin/python3 -I {program} {site.name}"
     files = {program: archive.packed(task.module, frozenset() if task == OFFSITE else unused(site))}
@@ -226,6 +229,15 @@ def is_at_home(site: Site) -> bool:
     """Return whether any path of the site may be below /home, /root or /run/user."""
     paths = json.dumps({**site.config, "backups": str(site.backups)})
     return any(f'"{folder}/' in paths or f":{folder}/" in paths for folder in ("/home", "/root", "/run/user"))
+
+
+def _refuse_never(site: Site, schedule: str) -> None:
+    if not intervals.comes(schedule):
+        at = f"{site.at}:backup:schedule"
+        raise DeploymentError(
+            f"{at}: {schedule} never comes, so that nothing would be backed up",
+            hint=f"try it: systemd-analyze calendar '{schedule}'",
+        )
 
 
 def _refuse_without_cron(site: Site, task: Task, schedule: str) -> None:

@@ -33,3 +33,20 @@ HOUR, DAY = 3600, 86400
 )
 def test_longest_time_between_two_times(expression, seconds):
     assert intervals.longest(expression) == seconds
+
+
+@pytest.mark.parametrize(
+    ("expression", "does"),
+    [
+        ("weekly", True),
+        ("*-02-29 03:30", True),
+        ("Mon *-02-29 03:30", True),  # in 2044
+        ("*-02-30 03:30", False),
+        ("*-04,06-31 03:30", False),
+        ("18..08:00", False),
+        ("08..12..18:00", False),
+        ("Mon..Wed..Fri 03:30", False),
+    ],
+)
+def test_expression_comes_or_never_does(expression, does):
+    assert intervals.comes(expression) == does

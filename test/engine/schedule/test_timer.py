@@ -461,3 +461,11 @@ def test_program_does_not_depend_on_what_was_imported_before():
         argv = [sys.executable, "-c", code.format(first)]
         sums.add(subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout)
     assert len(sums) == 1
+
+
+@pytest.mark.parametrize("schedule", ["*-02-30 03:30", "Mon..Wed..Fri 03:30"])
+def test_backup_that_would_never_be_made_is_refused(daily, schedule):
+    daily.options = {"backup": {"schedule": schedule}}
+    with pytest.raises(DeploymentError, match="never comes, so that nothing would be backed up") as error:
+        daily.apply()
+    assert "django:sites:blog:backup:schedule" in error.value.message and not units(daily)
