@@ -8,9 +8,11 @@ import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
+from django_formula.proxy import proxies
 from django_formula.release import releases
 from django_formula.site import sites
 from django_formula.site.sites import Site
@@ -74,7 +76,7 @@ def _site(row: Mapping[str, Any]) -> dict[str, Any]:
     with contextlib.suppress(DeploymentError, OSError):
         site = sites.find(row["site"])
         about = {
-            "domain": site.config["domains"][0],
+            "domain": _domain(site),
             "path": site.config["path"],
             "https": bool(site.public_https),
             "schedule": site.config["backup"]["schedule"] or "",
@@ -97,6 +99,12 @@ def _site(row: Mapping[str, Any]) -> dict[str, Any]:
         **about,
         **release,
     }
+
+
+def _domain(site: Site) -> str:
+    """Return the first domain of a site, with its port where that is not the usual one: the page has a link to it."""
+    port = urlsplit(proxies.origin(site)).port
+    return f"{site.config['domains'][0]}{f':{port}' if port else ''}"
 
 
 def _deployments(site: Site) -> list[dict[str, Any]]:

@@ -114,3 +114,19 @@ def test_host_that_is_not_watched_has_a_page_too(own_host, monkeypatch, tmp_path
         monkeypatch.setattr(spool, name, tmp_path / name)
     here = json.loads(json.dumps(pages.here()))
     assert here["sites"] == [] and seen.checked(here, "lb1", here["time"])
+
+
+@pytest.mark.parametrize(
+    ("options", "url"),
+    [
+        ({}, "http://www.blog.example.org/"),
+        ({"proxy": {"listen": [8080]}}, "http://www.blog.example.org:8080/"),
+        ({"tls": {"kind": "self_signed", "listen": [8443]}}, "https://www.blog.example.org:8443/"),
+    ],
+)
+def test_link_leads_to_the_port_of_the_site(make_site, options, url):
+    site = make_site(domains=["www.blog.example.org"], **options)
+    site.register()
+    sites.keep_applied(site)
+    site.deploys.write_text("")
+    assert f'href="{url}"' in document.of_hosts([of([ROW])], NOW)
