@@ -23,6 +23,8 @@ from django_formula.untrusted import foreign
 
 #: Bytes of an answer.
 _ANSWER = 16 << 20
+#: The most seconds that are waited: `poll` takes no more milliseconds than 2 ** 31.
+_LONGEST = 20 * 86400.0
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
@@ -52,7 +54,7 @@ def ask(
     Raises:
         DeploymentError: the function's own, or it timed out or ended without an answer.
     """
-    what = doing or f"{function.__name__} as {user}"
+    what, timeout = doing or f"{function.__name__} as {user}", min(timeout, _LONGEST)
     called = {getattr(one, "__module__", None) or "" for one in (function, *filter(callable, arguments))}
     _of_finder("run_reachable", called)  # the process cannot read them later
     identity = commands.identity(user)

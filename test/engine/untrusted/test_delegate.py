@@ -76,3 +76,8 @@ def test_process_has_limits():
 def test_process_is_waited_for():
     child = ask(os.getpid)
     assert not Path(f"/proc/{child}").exists()
+
+
+def test_process_may_have_weeks():
+    assert ask(lambda: 7, timeout=60 * 86400.0) == 7
+    assert ask(lambda: 7, timeout=999_999 * 86400.0) == 7
