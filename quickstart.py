@@ -248,17 +248,18 @@ def inspect(options: Options) -> dict[str, Any]:
 def own_names() -> list[str]:
     """Return the names of this machine: its address, its host names, localhost."""
     names = [address(), socket.gethostname(), "localhost"]
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeError):  # of a host name with more characters than names in DNS may have
         names[1:1] = [info[3] for info in socket.getaddrinfo(names[1], None, flags=socket.AI_CANONNAME)]
     pattern = schema()["host"]["pattern"]
     return [name for name in dict.fromkeys(str(name).lower() for name in names) if re.fullmatch(pattern, name)]
 
 
 def address() -> str:
-    """Return the address of the interface with the default route, or an empty text."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-        probe.connect(("192.0.2.1", 9))  # nothing is sent
-        return str(probe.getsockname()[0])
+    """Return the address of the interface with the default route, of IPv4 if there is one, or an empty text."""
+    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((elsewhere, 9))  # nothing is sent
+            return str(probe.getsockname()[0])
     return ""
 
 
@@ -685,7 +686,8 @@ def tell(options: Options, done: list[tuple[float, str]], notes: list[str]) -> N
         print(f"  admin     {where}admin, password in {file}")
     print(f"  pillar    {PILLAR}, applied by: {salt_call()} state.apply django")
     if is_pushed(options):
-        to = f"{options.site}-push@{address()}:{options.site}"
+        machine = f"[{address()}]" if ":" in address() else address()
+        to = f"{options.site}-push@{machine}:{options.site}"
         print(f"  push      git push {to} HEAD:main releases a commit: docs/guides/git-push.md")
     print(f"  status    {salt_call()} django.status {options.site}")
     where = f"{salt_call()} django.notify test" if options.messages else "nowhere yet: docs/guides/watch.md"
@@ -710,12 +712,12 @@ def missing_names(domains: list[str]) -> Iterator[str]:
 
 def is_own(address: str) -> bool:
     """Whether an address is one of this machine's."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
             probe.bind((address, 0))
-        except OSError:
-            return False
-        return True
+    except OSError:  # of another machine, or of a family that this kernel does not have
+        return False
+    return True
 
 
 def overlap() -> float:

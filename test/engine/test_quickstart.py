@@ -1,11 +1,13 @@
 """What of quickstart can be tried without a machine of its own; the rest is in test/hosts."""
 
+import errno
 import importlib.util
 import json
 import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -210,6 +213,48 @@ def test_push_needs_a_project_and_systemd(pushable, monkeypatch, tmp_path):
     monkeypatch.setattr(pushable, "SYSTEMD", tmp_path / "gone")
     with pytest.raises(pushable.Refusal, match="needs systemd"):
         pushable.choose(pushable.Options(), given(repository=str(tmp_path), push=[f"ada={KEY}"]))
+
+
+# A machine without one of the two families of addresses
+
+
+class Without:
+    """The sockets of a machine without one family: its kernel does not have it, or it has no address of it."""
+
+    def __init__(self, family, is_in_kernel):
+        self.family, self.is_in_kernel = family, is_in_kernel
+
+    def __call__(self, family, kind=socket.SOCK_STREAM):
+        if family == self.family and not self.is_in_kernel:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        probe = MagicMock()
+        probe.__enter__.return_value = probe
+        if family == self.family:
+            probe.connect.side_effect = OSError(errno.ENETUNREACH, "Network is unreachable")
+        probe.getsockname.return_value = ("2001:db8::7" if family == socket.AF_INET6 else "192.0.2.7", 9)
+        return probe
+
+
+@pytest.mark.parametrize("is_in_kernel", [True, False])
+def test_machine_with_ipv6_alone_has_an_address(quickstart, monkeypatch, is_in_kernel):
+    monkeypatch.setattr(quickstart.socket, "socket", Without(socket.AF_INET, is_in_kernel))
+    assert quickstart.address() == "2001:db8::7"
+    assert "2001:db8::7" not in quickstart.own_names()  # which is no domain
+
+
+def test_domain_with_addresses_that_the_kernel_does_not_know_is_noted(quickstart, monkeypatch):
+    monkeypatch.setattr(quickstart.socket, "socket", Without(socket.AF_INET6, False))
+    addresses = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 80, 0, 0))]
+    monkeypatch.setattr(quickstart.socket, "getaddrinfo", lambda *_: addresses)
+    assert [*quickstart.missing_names(["blog.example.org"])] == [
+        "blog.example.org points to 2001:db8::1: unless that leads here, point it to this machine, 192.0.2.7"
+    ]
+
+
+def test_machine_may_have_the_longest_name_of_linux(quickstart, monkeypatch):
+    """Python refuses to look for one of 64 characters: `label too long`."""
+    monkeypatch.setattr(quickstart.socket, "gethostname", lambda: "x" * 64)
+    assert quickstart.own_names()[-1] == "localhost"
 
 
 # A pillar that a failed release completes
