@@ -94,14 +94,13 @@ class Remote(NamedTuple):
     sudo: tuple[str, ...] = ()
 
     def answer(self, command: str, expected: str, stdin: bytes = b"") -> tuple[str, ...]:
-        """Return the groups of a pattern in the last lines that a command of the login's shell prints.
+        """Return the groups of a pattern in the last lines that a command of sh prints, whatever the login's shell is.
 
         Raises:
             LaptopError: it failed, and what it wrote to the terminal is there already; or it prints something else.
         """
-        done = subprocess.run(
-            ["ssh", *self.options, self.name, command], input=stdin, stdout=subprocess.PIPE, check=False
-        )
+        argv = ["ssh", *self.options, self.name, shlex.join(["sh", "-c", command])]
+        done = subprocess.run(argv, input=stdin, stdout=subprocess.PIPE, check=False)
         if done.returncode:
             raise LaptopError(
                 f"{self.name} cannot be reached, or a command failed there (exit {done.returncode})",

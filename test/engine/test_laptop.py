@@ -24,6 +24,8 @@ host=$1; shift
 [ "$host" != talks ] || echo Welcome to this host
 [ "$host" != menu ] || { echo 1 status; exit 0; }
 [ "$host" != away ] || exit 255
+[ "$host" != fish ] || exec python3 -c 'import os, shlex, sys
+words = shlex.split(sys.argv[1]); os.execvp(words[0], words)' "$*"
 exec sh -c "$*"
 """
 #: Stands for sudo and id: a user who may become root without a password, with one, or not.
@@ -135,6 +137,12 @@ def test_full_disk_of_the_host_keeps_nothing_of_what_was_sent(quickstart: Laptop
 
 def test_words_of_a_login_are_not_taken_for_an_answer(quickstart: Laptop) -> None:
     assert quickstart.run("up", "talks").returncode == 0 and quickstart.lines("started") == ["started "]
+
+
+def test_login_may_have_a_shell_of_another_language(quickstart: Laptop) -> None:
+    """As fish is, which has no `if …; then`."""
+    done = quickstart.run("up", "fish")
+    assert done.returncode == 0 and quickstart.lines("started") == ["started "], done
 
 
 @pytest.mark.parametrize("program", ["ssh", "git"])
