@@ -20,7 +20,7 @@ def read(path: Path) -> str | None:
     if path.is_symlink():
         return f"-> {os.readlink(path)}"
     try:
-        return path.read_text(errors="surrogateescape")
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
         return None
 

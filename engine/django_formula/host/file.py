@@ -150,9 +150,9 @@ def read_verified(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str | None:
-    """Return the text of a file, whatever its bytes are, or None if it is missing."""
+    """Return the text of a file, whatever its bytes and the locale are, or None if it is missing."""
     try:
-        return path.read_text(errors="surrogateescape")
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
         return None
 

@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -216,3 +218,19 @@ def test_two_processes_write_one_file_at_the_same_time(own_host, what):
 def test_link_in_a_folder_that_is_missing_is_an_error(own_host):
     with pytest.raises(FileNotFoundError):
         host_file.link(own_host / "missing/one", "target")
+
+
+def test_text_is_what_was_written_whatever_the_locale_is(tmp_path):
+    """As with LANG=de_DE, which is ISO-8859-1: what is the same would be changed by each apply."""
+    program = r"""
+import sys
+from pathlib import Path
+from django_formula.host import config_files, file
+text, path = "# Written by django-formula: \u00dc\n", Path(sys.argv[1])
+file.write(path, text)
+print(sys.flags.utf8_mode, file.read_text(path) == text, config_files.differences({path: text}))
+"""
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(Path(host_file.__file__).parents[2])}
+    argv = [sys.executable, "-X", "utf8=0", "-c", program, str(tmp_path / "text")]
+    done = subprocess.run(argv, env={**os.environ, **locale}, capture_output=True, text=True, check=False)
+    assert done.stdout == "0 True {}\n", done.stderr
