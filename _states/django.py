@@ -8,6 +8,7 @@ otherwise. The steps are in ``engine/django_formula/deploy/order.py``, and a sta
 
 import functools
 import json
+import os
 import textwrap
 
 import django_engine
@@ -67,11 +68,14 @@ def _state(function):
 
     @functools.wraps(function)
     def state(name, *arguments, **named):
+        umask = os.umask(0o022)  # else users of the host may not enter folders that root's shell makes for them
         try:
             with bus.of_minion(__opts__):
                 found = function(name, *arguments, **named)
         except (DeploymentError, OSError) as error:
             found = Outcome(str(error), failed=True)
+        finally:
+            os.umask(umask)
         return shown_answer(found if isinstance(found, dict) else _as_state(name, found))
 
     state.__doc__ = documentation.completed(function, _ARGUMENTS)

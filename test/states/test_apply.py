@@ -1,6 +1,7 @@
 """`state.apply django` in this process, on a host in miniature: see test/engine/world.py and the modules in played/."""
 
 import json
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,6 +125,19 @@ def test_daemon_is_started_when_it_is_not_running(salt, world, monkeypatch):
     monkeypatch.setattr(daemons, "start", fails)
     state = running(name="supervisor")
     assert (state.result, state.changes, state.comment) == (False, {}, "it does not run")
+
+
+def test_umask_of_the_caller_does_not_matter(salt, monkeypatch):
+    """Else the proxy could not read the password of the page, in a folder that the watch has made."""
+    running = salt({"sites": {}}).loaders.states.django.running
+    masks = []
+    monkeypatch.setattr(daemons, "is_running", lambda daemon: masks.append(os.umask(0o022)) or True)
+    before = os.umask(0o077)
+    try:
+        running(name="nginx")
+        assert (masks, os.umask(0o077)) == ([0o022], 0o077)
+    finally:
+        os.umask(before)
 
 
 def test_running_daemon_is_enabled_when_systemd_does_not_start_it_at_boot(salt, world, monkeypatch):
