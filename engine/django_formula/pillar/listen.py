@@ -25,9 +25,16 @@ def within(site: Site, _own: Site) -> Iterator[Problem]:
 
 
 def server_port(site: Site, _own: Site) -> Iterator[Problem]:
-    """Yield a port of the application server that leaves no room for the next one."""
-    port = _first_port(site)
-    if port and port > 65534:
+    """Yield an address of the application server that is none, or a port that leaves no room for the next one."""
+    bind, port = site["listener"] or site["server"]["bind"], _first_port(site)
+    if not port:
+        return
+    try:
+        ipaddress.ip_address(host_of(bind))
+    except ValueError:
+        yield ("server", "bind"), f"expected an address and a port, got {shown(bind)}"
+        return
+    if port > 65534:
         text = f"expected a port from 1 to 65534, since releases alternate between it and the next one, got {port}"
         yield ("server", "bind"), text
 
