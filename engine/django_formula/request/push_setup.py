@@ -63,7 +63,11 @@ def repository(site: Site) -> Foreign:
 
 def address(site: Site) -> str:
     """Return the URL by which people push, with this host's own name."""
-    return f"{push_user(site.name)}@{socket.getfqdn()}:{site.name}"
+    try:
+        host = socket.getfqdn()
+    except UnicodeError:  # of a name with more characters than names in DNS may have
+        host = socket.gethostname()
+    return f"{push_user(site.name)}@{host}:{site.name}"
 
 
 def _title(site: Site) -> str:

@@ -114,3 +114,9 @@ def test_user_whose_removal_was_interrupted_is_removed(host, site, monkeypatch):
     assert push_setup.pending(site) == {"user blog-push": "removed"}
     push_setup.apply(site)
     assert push_setup.pending(site) == {} and host.users == {}
+
+
+def test_host_with_the_longest_name_of_linux_is_named(site, monkeypatch):
+    """Python refuses to look for one of 64 characters: `label too long`."""
+    monkeypatch.setattr(push_setup.socket, "gethostname", lambda: "x" * 64)
+    assert push_setup.address(site) == f"blog-push@{'x' * 64}:blog"
