@@ -33,6 +33,9 @@ ENTRIES = ("environment", "secrets", "workers", "schedules")
 #: Keys with paths of the source, and what the pillar takes as such a path; `.` is one where a folder is meant.
 OF_SOURCE = ("project", "python_path", "requirements", "files", "shared", "writable")
 PATH = re.compile(r"(?!-)(?!\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+(/(?!\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)*")
+#: The same for keys with modules: Python takes letters of every alphabet.
+OF_MODULES = ("settings_module", "wsgi")
+MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 #: Lists → what they have, and what the pillar takes as such a one: it refuses Jinja.
 _NO_JINJA = r"(?!.*(\{\{.*\}\}|\{%.*%\}))"
 _REFUSED = {
@@ -103,10 +106,11 @@ class Report:
 
     def leave_out_refused(self) -> None:
         """Name what the pillar does not take, such as paths of the source with blanks, in place of it."""
-        for key in (key for key in OF_SOURCE if key in self.pillar):
+        for key in (key for key in (*OF_SOURCE, *OF_MODULES) if key in self.pillar):
             value, comment = self.pillar.pop(key)
+            taken = MODULE if key in OF_MODULES else PATH
             paths = [value] if isinstance(value, str) else [*value]
-            refused = [path for path in paths if path != "." and not PATH.fullmatch(path)]
+            refused = [path for path in paths if path != "." and not taken.fullmatch(path)]
             kept = [path for path in paths if path not in refused]
             if refused:
                 self.remarks.append(f"the pillar takes no such names in `{key}`, rename them: {', '.join(refused)}")

@@ -131,6 +131,19 @@ def test_paths_are_those_that_the_schema_takes():
     assert definitions["relative"]["pattern"] == f"^{report.PATH.pattern}$"
     site = definitions["site"]["properties"]
     assert site["project"]["pattern"] == site["python_path"]["items"]["pattern"] == f"^(\\.|{report.PATH.pattern})$"
+    assert definitions["module"]["pattern"] == f"^{report.MODULE.pattern}$"
+
+
+def test_modules_with_letters_that_the_pillar_refuses_are_only_named(tmp_path):
+    files = dict.fromkeys(("größe/settings/__init__.py", "größe/__init__.py", "laden/__init__.py"), "")
+    files |= dict.fromkeys(("größe/wsgi.py", "laden/wsgi.py"), "application = get_wsgi_application()\n")
+    files |= dict.fromkeys(("größe/settings/dev.py", "größe/settings/production.py"), "DEBUG = False\nDATABASES = {}\n")
+    files["manage.py"] = "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'größe.settings.dev')\n"
+    text = inspection.inspect(str(write_tree(tmp_path / "x", files | {"requirements.txt": "django\n"})))
+    pillar = yaml.safe_load(text)
+    assert compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
+    said = "the pillar takes no such names in `settings_module`, rename them: größe.settings.production\n"
+    assert said in text.replace("\n#     ", " ")
 
 
 def test_names_of_workers_are_those_that_the_schema_takes():
