@@ -375,16 +375,33 @@ class Readers(Expressions):
         options = config.keywords if isinstance(config, Called) else config if isinstance(config, dict) else {}
         inner = found.names.get("Config", Value()).content
         options = {**(inner.names if isinstance(inner, Namespace) else {}), **options}
-        prefix = options.get("env_prefix", Value("")).content
+        prefix, delimiter = (options.get(name, Value("")).content for name in ("env_prefix", "env_nested_delimiter"))
+        prefix, delimiter = (text if isinstance(text, str) else "" for text in (prefix, delimiter))
+        return self._with_fields(found, "", prefix, delimiter, place)
+
+    def _with_fields(self, found: Namespace, above: str, prefix: str, delimiter: str, place: str) -> Value:
+        """Return an instance of a class of pydantic, of whose fields each has a variable.
+
+        Args:
+            above: what the names of the variables begin with: the variable of the field with the instance, of a part.
+            delimiter: what is between that and the name of a field; empty where a part is read as JSON.
+        """
+        self.count()
         names = dict(found.names)
-        for name, (annotation, default, place_of_field) in found.fields.items():
-            variable, value = _field(name, default, prefix if isinstance(prefix, str) else "")
-            optional = annotation is not None and re.search(r"Optional|\bNone\b", ast.unparse(annotation))
-            value = value or (Value(None) if optional else None)
+        for name, (annotation, default, place_of_field, kind) in found.fields.items():
+            variable, value = _field(name, default, prefix)
+            variable, where = f"{above}{variable}", place_of_field or place
+            value = value or (Value(None) if _is_optional(annotation) else None)
             factory = default.content.keywords.get("default_factory") if default and _is_field(default) else None
             if factory and isinstance(factory.content, Namespace):
-                value = self.call_class(factory.content, place_of_field or place)
-            names[name] = self.read(variable, value, _kind_of_annotation(annotation), place_of_field or place)
+                value = self.call_class(factory.content, where)
+            form = _kind_of_annotation(annotation)
+            if isinstance(kind, Namespace) and kind.fields and value is None:
+                if delimiter and _is_required(kind):
+                    names[name] = self._with_fields(kind, f"{variable}{delimiter}", "", delimiter, where)
+                    continue
+                form = "parsed_json" if _is_required(kind) else "json"
+            names[name] = self.read(variable, value, form, where)
         return Value(Namespace(names))
 
 
@@ -432,6 +449,16 @@ def _field(name: str, default: Value | None, prefix: str) -> tuple[str, Value | 
     given = given or (Value() if "default_factory" in made.keywords else None)
     given = None if given and given.content is Ellipsis else given
     return (alias if isinstance(alias, str) else f"{prefix}{name}").upper(), given
+
+
+def _is_optional(annotation: ast.expr | None) -> bool:
+    return annotation is not None and bool(re.search(r"Optional|\bNone\b", ast.unparse(annotation)))
+
+
+def _is_required(part: Namespace) -> bool:
+    """Return whether a class of pydantic has a field without a default."""
+    fields = ((_field(name, default, "")[1], annotation) for name, (annotation, default, *_rest) in part.fields.items())
+    return any(value is None and not _is_optional(annotation) for value, annotation in fields)
 
 
 def _is_field(default: Value) -> bool:

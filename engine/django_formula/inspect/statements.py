@@ -47,6 +47,12 @@ _OF_CONFIGURATIONS = {
     **dict.fromkeys(("IntegerValue", "PositiveIntegerValue", "FloatValue", "DecimalValue"), "int"),
     **dict.fromkeys(("ListValue", "TupleValue", "SetValue"), "list"),
 }
+#: The end of the name of a base class → the kind of its classes; of several the first counts.
+_KINDS_OF_CLASSES = {
+    "BaseSettings": "model",
+    "configurations.Configuration": "configuration",
+    "pydantic.BaseModel": "part",
+}
 
 
 class Raised(Exception):
@@ -224,9 +230,12 @@ class Statements(Readers):
     def _run_annassign(self, node: ast.AnnAssign, frame: Frame) -> None:
         value = self.evaluate(node.value, frame) if node.value else None
         name = getattr(node.target, "id", "model_config")
-        if frame.class_kind == "model" and name != "model_config" and "ClassVar" not in ast.unparse(node.annotation):
+        is_field = frame.class_kind in ("model", "part") and name != "model_config"
+        if is_field and "ClassVar" not in ast.unparse(node.annotation):
             place = f"{frame.file}:{node.lineno}"
-            frame.results.append(Value([Value(name), Value(node.annotation), Value(value), Value(place)]))
+            is_name = isinstance(node.annotation, ast.Name | ast.Attribute)
+            kind = self.evaluate(node.annotation, frame) if is_name else Value()
+            frame.results.append(Value([Value(name), Value(node.annotation), Value(value), Value(place), kind]))
         if value:
             self._assign(node.target, value, frame, f"{frame.file}:{node.lineno}")
 
@@ -249,11 +258,11 @@ class Statements(Readers):
             kind
             for base in bases
             if isinstance(base, Symbol)
-            for word, kind in (("BaseSettings", "model"), ("configurations.Configuration", "configuration"))
+            for word, kind in _KINDS_OF_CLASSES.items()
             if base.name.endswith(word)
         }
         inherited: dict[str, Value] = {}
-        found = Namespace(inherited, next(iter({*kinds} - {""}), ""))
+        found = Namespace(inherited, next((kind for kind in _KINDS_OF_CLASSES.values() if kind in kinds), ""))
         for base in reversed(bases):
             if isinstance(base, Namespace):
                 inherited.update(base.names)

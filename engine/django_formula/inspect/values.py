@@ -62,13 +62,15 @@ class Namespace:
     """A module, or a class, of the project.
 
     Attributes:
-        kind: ``model`` is a class of pydantic-settings, ``configuration`` one of django-configurations.
-        fields: of a model: the name of each field → its annotation, its default and its place.
+        kind: ``model`` is a class of pydantic-settings, ``part`` one of pydantic that a field of it may have,
+            ``configuration`` one of django-configurations.
+        fields: of a model or part: the name of each field → its annotation, its default, its place, and the class of
+            the project that it has.
     """
 
     names: dict[str, Value]
     kind: str = ""
-    fields: dict[str, tuple[ast.expr | None, Value | None, str]] = field(default_factory=dict)
+    fields: dict[str, tuple[ast.expr | None, Value | None, str, Any]] = field(default_factory=dict)
 
 
 @dataclass

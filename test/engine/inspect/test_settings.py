@@ -169,6 +169,22 @@ def kinds(settings) -> dict[str, str]:
             {"D_NAME": "required", "D": "optional", "E": "optional", "F": "optional"},
         ),
         (
+            "from pydantic import BaseModel, Field\nfrom pydantic_settings import BaseSettings\n"
+            "class P(BaseModel):\n    size: int\nclass D(BaseModel):\n    name: str\n    port: int = 1\n    pool: P\n"
+            "    key: str = Field(alias='k')\nclass O(BaseModel):\n    a: str = ''\nclass S(BaseSettings):\n"
+            "    model_config = {'env_prefix': 'APP_', 'env_nested_delimiter': '__'}\n    db: D\n    o: O\n"
+            "    p: P | None\n    q: P = P(size=1)\ns = S()",
+            {
+                **{"APP_DB__NAME": "required", "APP_DB__PORT": "optional int", "APP_DB__POOL__SIZE": "required int"},
+                **{"APP_DB__K": "required", "APP_O": "required json", "APP_P": "optional", "APP_Q": "optional"},
+            },
+        ),
+        (
+            "import pydantic\nfrom pydantic_settings import BaseSettings\nclass D(pydantic.BaseModel):\n    name: str\n"
+            "class S(BaseSettings):\n    db: D\ns = S()",
+            {"DB": "required parsed_json"},
+        ),
+        (
             "from configurations import Configuration, values\nclass Prod(Configuration):\n"
             "    SECRET_KEY = values.SecretValue()\n"
             "    DEBUG = values.BooleanValue(False)\n    OTHER = values.Value(environ_name='X', environ_prefix=None)",
