@@ -67,16 +67,17 @@ class _File:
         self.variables: dict[Any, Any] = {}
 
 
-def find(tree: Path, remarks: list[Any]) -> Declared:
+def find(tree: Path, remarks: list[Any], folder: str = ".") -> Declared:
     """Return what the files declare; of two that declare the same thing the first one counts.
 
     Args:
         remarks: gets the files that could not be read.
+        folder: that of manage.py, whose files come before those above it.
 
     Example: ``find(Path("shop"), []).health == "/healthz"``
     """
     declared = NOTHING
-    for file in _files(tree, remarks):
+    for file in _files(tree, remarks, folder):
         named = [name for name in file.domains if isinstance(name, str) and _DOMAIN.fullmatch(name)]
         health = next((path for path in file.paths if isinstance(path, str) and _PATH.fullmatch(path)), "")
         variables = {name: _text(value) for name, value in file.variables.items() if _NAME.fullmatch(str(name))}
@@ -99,8 +100,10 @@ def find(tree: Path, remarks: list[Any]) -> Declared:
     return declared
 
 
-def _files(tree: Path, remarks: list[Any]) -> Iterator[_File]:
-    for name, (parse, reader) in _READERS.items():
+def _files(tree: Path, remarks: list[Any], folder: str) -> Iterator[_File]:
+    folders = project.folders_above(tree, folder)
+    known = [(str((top / name).relative_to(tree)), *how) for top in folders for name, how in _READERS.items()]
+    for name, parse, reader in known:
         text = code.read(tree / name)
         if not text:
             continue

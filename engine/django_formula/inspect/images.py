@@ -25,14 +25,17 @@ _WITH_VALUE = re.compile(r"(?:^|\s)(?:-[ot]|--option|--target-release)\s+\S+")
 _PACKAGE = re.compile(r"([a-z0-9][a-z0-9+.-]+)(?:=\S+|:[a-z0-9]+|/[\w.-]+)?")
 
 
-def add_packages(report: Report, tree: Path) -> None:
+def add_packages(report: Report, tree: Path, project: str) -> None:
     """Add the packages of Debian that the project's own images have, and that no row has asked for yet.
 
     Others are only named: a repository must not choose services of the host. So are those that apt does not have here,
     where another one may have taken their place, or apt has no lists yet.
+
+    Args:
+        project: the folder of manage.py.
     """
     taken, passed_over = (re.compile("|".join(rows(part))) for part in ("of_images", "not_of_images"))
-    for place, names in _packages(tree):
+    for place, names in _packages(tree, project):
         wanted = [name for name in names if name not in report.value("packages", ())]
         offered = packages.offered([name for name in wanted if taken.fullmatch(name)])
         known = [name for name in wanted if name in offered]
@@ -43,11 +46,12 @@ def add_packages(report: Report, tree: Path) -> None:
             report.remarks.append(f"{place} also installs {', '.join(others)}: {why}")
 
 
-def _packages(tree: Path) -> Iterator[tuple[Path, list[str]]]:
+def _packages(tree: Path, project: str) -> Iterator[tuple[Path, list[str]]]:
     """Yield the files that install packages of Debian for the project's code, and the names of these packages."""
-    of_heroku = _COMMENT.sub("", f"{code.read(tree / 'Aptfile')}\n")
-    texts = [(path.relative_to(tree), " ".join(_installed(code.read(path)))) for path in files(tree)]
-    for place, text in [(Path("Aptfile"), of_heroku), *texts]:
+    paths = [folder / "Aptfile" for folder in inspect_project.folders_above(tree, project)]  # of Heroku
+    texts = [(path.relative_to(tree), _COMMENT.sub("", f"{code.read(path)}\n")) for path in paths]
+    texts += [(path.relative_to(tree), " ".join(_installed(code.read(path)))) for path in files(tree)]
+    for place, text in texts:
         yield place, [*dict.fromkeys(found[1] for found in map(_PACKAGE.fullmatch, text.split()) if found)]
 
 

@@ -128,7 +128,7 @@ def _application(report: Report, roots: list[Path], folder: str) -> str:
 
 def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -> str:
     named, found = project.settings_named(roots, wsgi), project.settings_modules(roots)
-    deployed = declared.find(tree, [])
+    deployed = declared.find(tree, [], str(roots[0].relative_to(tree)))
     module = deployed.variables.get(code.SETTING, "")
     if module and module != named and _is_live(roots, module):
         report.set("settings_module", module, f"as {deployed.places['variables']} has it")

@@ -93,7 +93,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         report.merge("files", metadata.stand_ins(tree, project, roots), why)
     deployed = declared.NOTHING
     with part("deployment files of other platforms"):
-        deployed = declared.find(tree, report.remarks)
+        deployed = declared.find(tree, report.remarks, project)
         if deployed.domains:
             report.set("domains", deployed.domains, f"as {deployed.places['domains']} has them")
     with part("examples of its variables"):
@@ -131,7 +131,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         _migrations(report, settings, roots)
     build.add_files(report)
     with part("packages of its images"):
-        images.add_packages(report, tree)
+        images.add_packages(report, tree, project)
     with part("the health check"):
         _health(report, roots, settings, deployed)
     if re.search(r"^\s*url\s*=\s*\./\w", code.read(tree / ".gitmodules"), re.MULTILINE):

@@ -99,6 +99,12 @@ def manage_files(source: Path) -> list[Path]:
     ]
 
 
+def folders_above(source: Path, folder: str) -> list[Path]:
+    """Return the folder of manage.py, and those that it is in, up to the top of the source."""
+    own = source / folder
+    return [one for one in (own, *own.parents) if one.is_relative_to(source)]
+
+
 def is_in_package(source: Path, folder: str) -> bool:
     """Return whether manage.py is in a package whose name the settings have in ROOT_URLCONF or WSGI_APPLICATION.
 

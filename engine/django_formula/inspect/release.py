@@ -51,7 +51,9 @@ def not_understood(tree: Path, deployed: Declared) -> list[str]:
     """Return the programs that deployment files declare for each release, but Django's and scripts that are read."""
     rows = {row: shell.commands(row) for row in deployed.release}
     every = [words for commands in rows.values() for words in commands or ()]
-    programs = [words[0] for words in every if words[0] not in ("manage.py", "cd") and not _script(tree, words)]
+    scripts = [_script(tree, deployed, words) for words in every]
+    own = [words[0] for words, script in zip(every, scripts, strict=True) if not script]
+    programs = [program for program in own if program not in ("manage.py", "cd")]
     return [*(row for row, commands in rows.items() if commands is None), *dict.fromkeys(programs)]
 
 
@@ -135,19 +137,23 @@ def _declared(tree: Path, deployed: Declared) -> list[tuple[int, list[str]]]:
     """
     found: list[tuple[int, list[str]]] = []
     for words in (words for row in deployed.release for words in shell.commands(row) or ()):
-        script = _script(tree, words)
+        script = _script(tree, deployed, words)
         found += [(0, inner) for _block, inner in _commands(script)] if script else [(0, words)]
     has_migrate = any(words[:2] == _MIGRATE for _block, words in found)
     return found if has_migrate else [(0, _MIGRATE), *found]
 
 
-def _script(tree: Path, words: Sequence[str]) -> Path | None:
-    """Return the script of shell in the source that a command runs; None where it runs another program."""
+def _script(tree: Path, deployed: Declared, words: Sequence[str]) -> Path | None:
+    """Return the script of shell in the source that a command runs; None where it runs another program.
+
+    It is named from the folder of the file that declares the command, or from one above that.
+    """
     named = words[1] if words[0] in ("sh", "bash") and len(words) > 1 else words[0]
     if _SCRIPT_PATH.fullmatch(named):
-        for path in (tree / named, tree / "bin" / named):  # a line of shell has lost the folder bin (`inspect.shell`)
-            if (named.endswith(".sh") and path.is_file()) or _SHELL.match(code.read(path)):
-                return path
+        for folder in Path(deployed.places["release"]).parents:
+            for path in (tree / folder / named, tree / folder / "bin" / named):  # `inspect.shell` takes bin away
+                if (named.endswith(".sh") and path.is_file()) or _SHELL.match(code.read(path)):
+                    return path
     return None
 
 

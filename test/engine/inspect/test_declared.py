@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from django_formula.host import packages
 from django_formula.inspect import declared, inspection
 from trees import write_tree
 
@@ -278,6 +279,24 @@ def test_the_settings_module_is_the_declared_one(tmp_path: Path) -> None:
     files["fly.toml"] = "[env]\nDJANGO_SETTINGS_MODULE = 'shop.absent'\n"
     text = inspection.inspect(str(write_tree(tmp_path / "other", files)))
     assert "settings_module:" not in text.replace("# settings module", "")
+
+
+@pytest.mark.usefixtures("asked_here")
+def test_files_next_to_the_manage_py_of_a_monorepo_declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "offered", lambda names: {*names})
+    files = {f"backend/{name}": text for name, text in SHOP.items()} | {"fly.toml": "[env]\nREGION = 'us'\n"}
+    files["backend/shop/deployed.py"] = "import os\nfrom shop.settings import *\nREGION = os.environ['REGION']\n"
+    files["backend/fly.toml"] = f"{FLY}[deploy]\nrelease_command = './release.sh'\n".replace(
+        "[env]", "[env]\nREGION = 'eu'\nDJANGO_SETTINGS_MODULE = 'shop.deployed'"
+    )
+    files["backend/release.sh"] = "#!/bin/sh\npython manage.py migrate\npython manage.py sync\n"
+    files["backend/Aptfile"] = "ffmpeg\n"
+    text = inspection.inspect(str(write_tree(tmp_path / "shop", files)))
+    (site,) = yaml.safe_load(text)["django"]["sites"].values()
+    assert site["settings_module"] == "shop.deployed" and site["health"] == {"path": "/up/"}, text
+    assert site["environment"]["REGION"] == "eu" and "as in backend/fly.toml" in text, text
+    assert site["commands"] == {"after_migrate": ["manage.py sync"]} and site["packages"] == ["ffmpeg"], text
+    assert "not understood" not in text, text
 
 
 @pytest.mark.usefixtures("asked_here")
