@@ -342,6 +342,19 @@ def _file_of(source: Path, facts: Mapping[str, Any], module: str) -> str:
     return "" if path.exists() or path.with_suffix("").is_dir() else os.path.relpath(path, source)
 
 
+def with_template(site: Site, release: Path, hint: str) -> str:
+    """Return a hint that names a file which the project reads and its source lacks, with the template next to it."""
+    lacking = re.search(r"the project reads (.+), which is not in the source: add it to \S+, or commit it", hint)
+    name = (_asked(site, release, _template, str, lacking[1]) if lacking else "") or ""
+    return hints.Hint(f"{hint}; {name} is next to it", hint) if name else hint
+
+
+def _template(source: Path, path: str) -> str:
+    file = Path(os.path.normpath(source / path))
+    template = code.template_of(file) if file.is_relative_to(source) else None
+    return template.name if template else ""
+
+
 def choosing_variable(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     """Return the variable, not set, by which the settings import those of a live site, and its text; empty if none."""
     found: dict[str, str] = _asked(site, release, _choosing, {str: str}, own(release, facts)) or {}

@@ -33,6 +33,8 @@ _EXAMPLE = re.compile(
     rf"(?P<name>[a-z]\w*)(?:\.py{_OF_EXAMPLE}(?:[.-]\w+)?|{_OF_EXAMPLE}\.py|\.(?:example|sample|template|dist))",
     re.IGNORECASE,
 )
+#: Words in names of templates of other files.
+_TEMPLATE = re.compile(r"example|sample|template|tmpl|tpl|dist|default|stencil|skel", re.IGNORECASE)
 #: What reading a hostile or damaged file may raise; OSError names its file.
 UNEXPECTED = (RecursionError, MemoryError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 #: What a template of Jinja has, and a module does not: {{ name }}, which would be a set in a set.
@@ -75,6 +77,19 @@ def example_of(path: Path) -> Path | None:
     found = [one for one in path.parent.iterdir() if has_example(one) == path and one.is_file()]
     found = [one for one in found if not syntax_error(one) and not _OF_TEMPLATE.search(read(one))]
     return min(found, key=lambda one: (len(one.name), one.name), default=None)
+
+
+def template_of(path: Path) -> Path | None:
+    """Return the file next to one that is not in the source which is a template of it by its name; else None.
+
+    It has the same suffix, and begins with the other's stem: ``config.example.ini``, ``base_stencil.yml``.
+    """
+    if not path.suffix or os.path.lexists(path) or not os.path.isdir(path.parent):
+        return None
+    begins = re.compile(rf"{re.escape(path.stem)}(?![^\W_])[\w.@+-]+")
+    found = [one for one in path.parent.iterdir() if begins.fullmatch(one.name) and path.suffix in one.suffixes]
+    found = [one for one in found if one.is_file()]
+    return min(found, key=lambda one: (not _TEMPLATE.search(one.name), len(one.name), one.name), default=None)
 
 
 def has_example(example: Path) -> Path | None:

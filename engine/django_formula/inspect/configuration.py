@@ -143,6 +143,18 @@ def missing(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[C
             yield _with_names(paths[0].relative_to(tree), module, names)
 
 
+def templates(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
+    """Yield the files that settings read, which are not in the source and have a template there; and that one's name.
+
+    Before both it is the place in the settings.
+    """
+    for path, place in settings.opened.items():
+        whole = Path(os.path.normpath(roots[0] / path))
+        template = inspect_code.template_of(whole) if whole.is_relative_to(tree) else None
+        if template:
+            yield os.path.relpath(place, tree), str(whole.relative_to(tree)), template.name
+
+
 def _taken(settings: Settings, roots: Sequence[Path]) -> dict[str, list[str]]:
     """Return the modules that the settings import, each with the names that are taken of it one by one."""
     found: dict[str, list[str]] = {}

@@ -79,6 +79,8 @@ class Expressions:
         certain: whether the code at hand is surely run.
         guards: blocks around the code at hand that handle a missing variable.
         written: paths that are opened for writing, or created as folders.
+        opened: paths that are surely read, and where; but in blocks that handle a missing file.
+        without_files: such blocks around the code at hand.
         files: names of .env files that are read.
         undefined: names that modules surely use and do not have, and where.
     """
@@ -91,6 +93,8 @@ class Expressions:
         self.guards = 0
         self.assumed: frozenset[str] = frozenset()
         self.written: dict[PurePosixPath, str] = {}
+        self.opened: dict[PurePosixPath, str] = {}
+        self.without_files = 0
         self.files: list[str] = []
         self.undefined: dict[str, str] = {}
         self._steps = self._depth = 0

@@ -468,6 +468,11 @@ def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequen
     missing = [one for one in configuration.missing(settings, tree, roots) if one.path not in paths]
     why = "imported by the settings, and not in the source: assigns the names that they import"
     report.merge("files", {one.path: {"contents": one.contents} for one in missing}, why)
+    for place, path, template in configuration.templates(settings, tree, roots):
+        report.remarks.append(
+            f"{place} reads {path}, which is not in the source, and {template} is next to it: add the file to `files`, "
+            "or commit it"
+        )
     both = [*found, *of_names, *missing]
     words: dict[str, tuple[Any, str]] = {
         name: ({"from": word}, f"for {one.path}") for one in both for name, word in one.words.items()

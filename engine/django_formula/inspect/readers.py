@@ -172,6 +172,8 @@ class Readers(Expressions):
             for variable in ("VCAP_APPLICATION", "VCAP_SERVICES"):
                 self.read(variable, Value(None), "json", place)
             return Value(Reader("cfenv"))
+        if name in ("open", "io.open", "codecs.open", "toml.load") and args:
+            self._reads(args[0], (args[1] if len(args) > 1 else keywords.get("mode", Value("r"))).content, place)
         return self._standard_library(name, first, args, keywords)
 
     def _decouple(self, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
@@ -256,6 +258,13 @@ class Readers(Expressions):
         content = Called("open", args[:1], {}) if function == "open" and args else UNKNOWN
         return Value(content, args[0].source if args else "", "file", taint(*args))
 
+    def _reads(self, path: Value, mode: Any, place: str) -> None:
+        """Record a file that the settings surely read."""
+        found = joined(path.content)
+        is_sure = self.certain and not self.guards and not self.without_files
+        if is_sure and isinstance(found, PurePosixPath) and isinstance(mode, str) and not {*mode} & {*"wax+"}:
+            self.opened.setdefault(found, place)
+
     def _converted_by(self, name: str, args: list[Value], keywords: Mapping[str, Value]) -> Value:
         if name == "dict" and not args:
             return Value(dict(keywords), taint=taint(*keywords.values()))
@@ -286,7 +295,14 @@ class Readers(Expressions):
         if isinstance(content, Reader):
             return self._of_reader(content, name, args, keywords, place)
         if isinstance(content, PurePosixPath):
+            if name in ("open", "read_text", "read_bytes"):
+                mode = args[0] if args and name == "open" else keywords.get("mode", Value("r"))
+                self._reads(owner, mode.content, place)
             return self._of_path(owner, content, name, args, keywords)
+        if isinstance(content, Called) and content.name.endswith("ConfigParser") and name == "read" and args:
+            every = args[0].content if isinstance(args[0].content, list) else args[:1]
+            for one in every:
+                self._reads(one, "r", place)
         if isinstance(content, dict):
             return _of_dictionary(owner, name, args, keywords)
         if isinstance(content, list):

@@ -33,6 +33,7 @@ class Settings:
         absent: modules of the project that they take every name of, and that the source does not have.
         optional: files that they take every name of where these are there, and that the source does not have.
         perhaps: the modules among those that were read that another value of a variable may import.
+        opened: files that are surely read, and where.
         imports: what `inspect.imports` has found for these settings, by the folders imported from.
     """
 
@@ -50,6 +51,7 @@ class Settings:
     absent: list[str] = field(default_factory=list)
     optional: list[Path] = field(default_factory=list)
     perhaps: set[Path] = field(default_factory=set)
+    opened: dict[PurePosixPath, str] = field(default_factory=dict)
     imports: dict[tuple[Path, ...], dict[Path, list[str]]] = field(default_factory=dict)
 
     def get(self, *names: str) -> Any:
@@ -99,6 +101,7 @@ def read(roots: Sequence[Path], module: str, given: Mapping[str, str], applicati
         interpreter.absent,
         interpreter.optional,
         interpreter.perhaps,
+        interpreter.opened,
     )
 
 

@@ -36,6 +36,8 @@ _OF_MISSING = {
     *("KeyError", "LookupError", "Exception", "BaseException", "ImproperlyConfigured", "UndefinedValueError"),
     *("EnvError", "EnvironmentError", "ValidationError", "ConfigError", "ValueError", "TypeError", "AttributeError"),
 }
+#: Exceptions by which a missing file is reported.
+_OF_FILES = {"FileNotFoundError", "OSError", "IOError", "EnvironmentError", "Exception", "BaseException", "*"}
 
 
 #: Modules with the settings of one site, which no package has.
@@ -376,8 +378,10 @@ class Statements(Readers):
         in_function = bool(frame.called_from)
         handles = [handler for handler in handlers if in_function or not _leaves(handler.body)]
         does_without = any("NameError" in _handled(one) and not _leaves(one.body) for one in node.handlers)
+        is_without_file = any(_handled(one) & _OF_FILES and not _leaves(one.body) for one in node.handlers)
         undefined = {**self.undefined}
         self.guards += bool(handles)
+        self.without_files += is_without_file
         self.handled.append({name for handler in handles for name in _handled(handler)})
         problem: Exception | None = None
         returned: _Return | None = None
@@ -389,6 +393,7 @@ class Statements(Readers):
             returned = result
         finally:
             self.guards -= bool(handles)
+            self.without_files -= is_without_file
             self.handled.pop()
             self.undefined = undefined if does_without else self.undefined
         if problem:

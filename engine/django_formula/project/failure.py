@@ -102,7 +102,7 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     known = known or advice.newer_django(site, release, facts, cause, packages)
     known = known or advice.unset_variables(site, release, facts, cause)
     known = known or knowledge_cause.hint(site, log, facts)
-    known = known or advice.named_variables(site, release, facts, log)
+    known = advice.with_template(site, release, known) or advice.named_variables(site, release, facts, log)
     observed = [] if known else observation.needed(site, release, advice.own(release, facts))
     return known or (set_variables(site, [], observed) if observed else "")
 

@@ -536,6 +536,27 @@ def test_module_that_the_owner_writes_is_a_file_of_the_pillar(project_commands, 
     assert (error.value.hint == hint) if path else "the project imports" not in error.value.hint
 
 
+@pytest.mark.usefixtures("asked_here")
+@pytest.mark.parametrize(
+    ("path", "names", "template"),
+    [
+        ("conf/base.yml", ["conf/base_stencil.yml", "conf/baseline.yml"], "base_stencil.yml"),
+        ("settings.ini", ["settings.ini.dist", "settings.yml.dist"], "settings.ini.dist"),
+        ("config.json", ["config.example.json", "config.json"], ""),
+        ("../config.json", ["config.example.json"], ""),
+        ("config.yml", ["conf/config.example.yml", "example.yml"], ""),
+    ],
+)
+def test_file_that_is_read_and_missing_is_named_with_its_template(project_commands, release, path, names, template):
+    write_tree(release / "source", dict.fromkeys(names, "a"))
+    cause = f"FileNotFoundError: [Errno 2] No such file or directory: '{path}'"
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=f"cause: {cause}\n")
+    with pytest.raises(DeploymentError) as error:
+        program.start(configured(), release, FACTS, [])
+    assert error.value.hint.endswith(f", or commit it; {template} is next to it") == bool(template)
+    assert ("is next to it" in error.value.hint) == bool(template)
+
+
 @pytest.mark.parametrize(("environment", "is_named"), [({}, True), ({"STAGE": "test"}, False)])
 def test_variable_is_named_by_which_settings_do_without_a_file(project_commands, release, environment, is_named):
     settings = (

@@ -391,6 +391,39 @@ def test_build_command_that_is_too_long_for_the_pillar_is_only_named(tmp_path):
     assert said in text.replace("\n#     ", " ")
 
 
+@pytest.mark.parametrize(
+    ("settings", "template", "path"),
+    [
+        ("A = yaml.safe_load(open(BASE_DIR / 'conf/base.yml'))", "conf/base_stencil.yml", "conf/base.yml"),
+        ("with open(os.path.join(BASE_DIR, 'a.json')) as file:\n    A = json.load(file)", "a.json.dist", "a.json"),
+        ("c = configparser.ConfigParser()\nc.read([BASE_DIR / 'config.ini'])", "config.example.ini", "config.ini"),
+        ("A = json.loads((BASE_DIR / 'a.json').read_text())", "a-sample.json", "a.json"),
+        (
+            "def read(name):\n    with open(name) as file:\n        return file.read()\nA = read('a.yml')",
+            "a.dist.yml",
+            "a.yml",
+        ),
+        ("A = toml.load(os.environ.get('CONFIG', 'a.toml'))", "a.template.toml", "a.toml"),
+        ("A = open(BASE_DIR / 'base.yml')", "baseline.yml", ""),
+        ("A = open(BASE_DIR / 'base.yml')", "base.example.ini", ""),
+        ("A = open(BASE_DIR / 'a.yml', 'w')", "a.dist.yml", ""),
+        ("A = open('/etc/shop/a.yml')", "a.dist.yml", ""),
+        ("try:\n    A = open('a.yml')\nexcept OSError:\n    A = None", "a.dist.yml", ""),
+        ("if os.path.exists('a.yml'):\n    A = open('a.yml')", "a.dist.yml", ""),
+    ],
+)
+def test_file_that_settings_read_is_named_with_the_template_next_to_it(tmp_path, settings, template, path):
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n", template: ""}
+    files["site/settings.py"] = (
+        "import configparser, json, os, toml, yaml\nfrom pathlib import Path\n"
+        f"BASE_DIR = Path(__file__).resolve().parent.parent\nSECRET_KEY = 'a'\n{settings}\n"
+    )
+    text = inspection.inspect(str(write_tree(tmp_path / "x", files))).replace("\n#     ", " ")
+    name = template.rpartition("/")[2]
+    said = rf"site/settings\.py:\d+ reads {path}, which is not in the source, and {name} is next to it: add"
+    assert bool(re.search(said, text)) == bool(path) and ("is next to it" in text) == bool(path), text
+
+
 def test_name_that_no_application_can_have_is_in_no_command(tmp_path):
     name, model = "x; touch y", "class A(models.Model):\n    b = models.CharField()\n"
     settings = f"INSTALLED_APPS = ['{name}', 'sass_processor', 'shop']\n"
