@@ -303,7 +303,7 @@ def _python(tree: Path, files: list[str]) -> str:
 
 def _needs_source(text: str) -> bool:
     """Return whether a file lists a package that is a folder or a file of the source."""
-    return bool(re.search(r"^\s*(-e\s|--editable|file:|\.{0,2}/)|@ (file:|\.)|path ?= ?\"", text, re.MULTILINE))
+    return bool(re.search(r"^[ \t]*(-e\s|--editable|file:|\.{0,2}/)|@ (file:|\.)|path ?= ?\"", text, re.MULTILINE))
 
 
 def _database(settings: Settings, options: Mapping[str, Any]) -> str:

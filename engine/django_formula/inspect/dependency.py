@@ -35,7 +35,7 @@ _OF_PYTHON = re.compile(
 #: How many major versions newer one that replaces another may be.
 _MAJORS = 3
 _PYTHON = re.compile(r"/python(3\.\d+)/site-packages/")
-_FRAME = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
+_FRAME = re.compile(r'^[ \t]*File "([^"\n]+)"', re.MULTILINE)
 _PACKAGE = re.compile(r"/site-packages/([A-Za-z_]\w*)(?:/|\.py$)")
 
 

@@ -42,13 +42,13 @@ _OF_DEPLOYMENT = re.compile(
 _OF_FILES = re.compile(r"\t[@+-]*(?:(?:mkdir|cp|mv|ln|touch|echo|rm)\b|\$[({]\w*MAKE[)}])")
 #: What a Dockerfile makes, by one command of a line, and with what variables.
 _MAKE = re.compile(
-    r"""^\s*RUN\s+(?:.*&&\s*)?make((?:[ \t]+(?:[\w./-]+|\w+=(?:'[^'\n$]*'|"[^"\n$]*"|[\w./,:-]*)))+)\s*$""",
+    r"""^[ \t]*RUN\s+(?:.*&&\s*)?make((?:[ \t]+(?:[\w./-]+|\w+=(?:'[^'\n$]*'|"[^"\n$]*"|[\w./,:-]*)))+)\s*$""",
     re.MULTILINE,
 )
 #: Scripts that another one runs: a name with a colon is no program.
 _CALLED = re.compile(r"\b(?:npm run|yarn(?: run)?(?= [\w.-]+:)) ([\w:.-]+)")
 #: The scripts that a Dockerfile runs, and programs that build a front end.
-_RUN = re.compile(r"^\s*RUN\b(?:[^\n]*&&)?[^\n]*?\b(?:npm run|yarn(?: run)?|pnpm(?: run)?) ([\w:.-]+)", re.MULTILINE)
+_RUN = re.compile(r"^[ \t]*RUN\b(?:[^\n]*&&)?[^\n]*?\b(?:npm run|yarn(?: run)?|pnpm(?: run)?) ([\w:.-]+)", re.MULTILINE)
 #: Packages that a Dockerfile installs for all projects, and the first words of a script's commands.
 _GLOBAL = re.compile(r"\bnpm (?:install|i|add) (?:-g|--global)((?:[ \t]+[@\w][\w./@^~-]*)+)")
 _WORD = re.compile(r"(?:^|&&|;|\|)\s*([\w-]+)")
@@ -58,7 +58,7 @@ _OF_LIBRARIES = re.compile(r"static\w*|vendors?|libs?|plugins?|third[_-]party|as
 #: Programs that run tasks, and their files; the tasks that are defined there, and the paths.
 _RUNNERS = {"gulp": "gulpfile.*js", "grunt": "[Gg]runtfile.*js"}
 _TASKS = re.compile(
-    r"""exports\.(\w+)\s*=|\b(?:task|registerTask)\(\s*["'](\w+)["']|^\s*(\w+)(?:\s*:\s*\w+)?,\s*$""", re.MULTILINE
+    r"""exports\.(\w+)\s*=|\b(?:task|registerTask)\(\s*["'](\w+)["']|^[ \t]*(\w+)(?:\s*:\s*\w+)?,\s*$""", re.MULTILINE
 )
 _QUOTED_PATH = re.compile(r"""["'](\w[\w.-]*(?:/\w[\w.-]*)+)/?["']""")
 #: A script that does nothing, or only says something.

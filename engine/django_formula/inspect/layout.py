@@ -200,7 +200,7 @@ def _is_part(roots: list[Path], named: str, module: str) -> bool:
     names = [{*inspect_settings.read(roots, one, {}).values} for one in (named, module)]
     files = [file for root in roots if (file := python_path.module_file(root, module))]
     texts = [code.read(file) for file in files]
-    is_whole = any(re.search(r"^\s*from\s.+\simport\s+\*|\bROOT_URLCONF\b", text, re.MULTILINE) for text in texts)
+    is_whole = any(re.search(r"^[ \t]*from\s.+\simport\s+\*|\bROOT_URLCONF\b", text, re.MULTILINE) for text in texts)
     lacks_pages = "ROOT_URLCONF" in names[0] - names[1]
     if module.startswith(f"{named}."):
         return not is_whole or lacks_pages
@@ -238,7 +238,7 @@ def _is_imported(roots: list[Path], module: str) -> bool:
     """Return whether code of the project imports a settings module by its name."""
     package, _dot, name = module.rpartition(".")
     ways = (f"from {module} import", f"import {module}\\b", f"from {package} import {name}\\b")
-    pattern = "|".join(rf"^\s*{way}" for way in ways)
+    pattern = "|".join(rf"^[ \t]*{way}" for way in ways)
     paths = (path for root in roots for path in project.walk(root, None, depth=4) if path.suffix == ".py")
     return any(module in (text := code.read(path)) and re.search(pattern, text, re.M) for path in paths)
 

@@ -19,7 +19,7 @@ _DELETED = re.compile(r"""\bDeleteModel\(\s*(?:name\s*=\s*)?["'](\w+)["']""")
 #: A model that a field refers to.
 _REFERRED = re.compile(r"""\b(?:ForeignKey|OneToOneField|ManyToManyField)\([^()]*?["'](\w+)\.(\w+)["']""")
 #: An attribute of a migration that takes the place of others.
-_REPLACES = re.compile(r"^\s+replaces\s*[:=]", re.MULTILINE)
+_REPLACES = re.compile(r"^[ \t]+replaces\s*[:=]", re.MULTILINE)
 #: Migrations that are read at most.
 _MOST = 2000
 

@@ -134,7 +134,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         images.add_packages(report, tree, project)
     with part("the health check"):
         _health(report, roots, settings, deployed)
-    if re.search(r"^\s*url\s*=\s*\./\w", code.read(tree / ".gitmodules"), re.MULTILINE):
+    if re.search(r"^[ \t]*url\s*=\s*\./\w", code.read(tree / ".gitmodules"), re.MULTILINE):
         report.set("submodules", False, "the URL of one leads into this repository itself, where no repository is")
 
 

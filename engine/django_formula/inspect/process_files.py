@@ -112,8 +112,8 @@ def _units(path: Path, place: str, _remarks: list[str]) -> Iterator[Line]:
         return
     text = code.read(path)
     command, at = unit_command(text), timer_time(code.read(path.with_suffix(".timer")))
-    stop = re.search(r"^\s*KillSignal\s*=\s*(\S+)", text, re.MULTILINE)
-    is_once = re.search(r"^\s*Type\s*=\s*oneshot", text, re.MULTILINE)
+    stop = re.search(r"^[ \t]*KillSignal\s*=\s*(\S+)", text, re.MULTILINE)
+    is_once = re.search(r"^[ \t]*Type\s*=\s*oneshot", text, re.MULTILINE)
     if command and (at or not is_once):
         yield Line(path.stem, command, place, at, "calendar", stop[1] if stop else "")
 
@@ -121,13 +121,13 @@ def _units(path: Path, place: str, _remarks: list[str]) -> Iterator[Line]:
 def unit_command(text: str) -> str:
     """Return the command of a service of systemd; empty if it has none."""
     joined = re.sub(r"\\\n\s*", " ", text)
-    found = re.search(r"^\s*ExecStart\s*=\s*[-@:+!]*(\S.*)", joined, re.MULTILINE)
+    found = re.search(r"^[ \t]*ExecStart\s*=\s*[-@:+!]*(\S.*)", joined, re.MULTILINE)
     return found[1] if found else ""
 
 
 def timer_time(text: str) -> str:
     """Return when a timer of systemd runs its service; empty if it names no time."""
-    found = re.search(r"^\s*OnCalendar\s*=\s*(\S.*)", text, re.MULTILINE)
+    found = re.search(r"^[ \t]*OnCalendar\s*=\s*(\S.*)", text, re.MULTILINE)
     return found[1].strip() if found else ""
 
 

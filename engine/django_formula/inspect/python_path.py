@@ -92,7 +92,8 @@ def _is_package(folder: Path) -> bool:
 
 def _imports(folder: Path, package: str) -> bool:
     """Return whether a module in a folder names a package in an import, or in a text such as ``package.urls``."""
-    pattern = re.compile(rf"^\s*(?:from|import)\s+{re.escape(package)}\b|[\"']{re.escape(package)}\.\w", re.MULTILINE)
+    name = re.escape(package)
+    pattern = re.compile(rf"^[ \t]*(?:from|import)\s+{name}\b|[\"']{name}\.\w", re.MULTILINE)
     return any(pattern.search(code.read(path)) for path in folder.rglob("*.py"))
 
 

@@ -12,7 +12,8 @@ from django_formula.untrusted.text import in_pillar, without_logins
 
 #: A requirement from a repository or from an archive, as pip and uv read it.
 _REQUIREMENT = re.compile(
-    r"^\s*(?:-e[\s=]*|--editable[\s=]+)?(?:([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*@\s*)?(?:git\+|(?=https?://))([^\s;]+)",
+    r"^[ \t]*(?:-e[\s=]*|--editable[\s=]+)?(?:([A-Za-z][\w.-]*)[ \t]*(?:\[[^\]\n]*\][ \t]*)?@[ \t]*)?"
+    r"(?:git\+|(?=https?://))([^\s;]+)",
     re.MULTILINE,
 )
 _EGG = re.compile(r"[#&]egg=([A-Za-z][\w.-]*)")

@@ -18,16 +18,17 @@ from django_formula.knowledge.package import normalised
 from django_formula.knowledge.rows import rows
 from django_formula.virtualenv import index, lock, requirements
 
-_INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+(\S+)", re.MULTILINE)
+_INDEX = re.compile(r"^[ \t]*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+(\S+)", re.MULTILINE)
 #: An index in a uv.lock, and in a poetry.lock, where repositories and archives have another type.
 _OF_LOCK = re.compile(r"""(?:registry = |^type = "legacy"\s+url = )"(https?://[^"]+)\"""", re.MULTILINE)
 _PINNED = re.compile(
-    r"^\s*[\"']?([A-Za-z][\w.-]*)(?:\[[^\]]*\])?\s*(?:===?|(~=)(?=\s*\d+\.\d+\.\d))\s*([\w.!+]+?)(\.\*)?(?![\w.!+*])",
+    r"^[ \t]*[\"']?([A-Za-z][\w.-]*)(?:\[[^\]\n]*\])?\s*(?:===?|(~=)(?=\s*\d+\.\d+\.\d))\s*"
+    r"([\w.!+]+?)(\.\*)?(?![\w.!+*])",
     re.MULTILINE,
 )
 #: A requirement of Django with an upper bound, such as ``Django>=1.8,<1.9``.
 _BELOW = re.compile(
-    r"^[ \t]*[\"']?django(?:\[[^\]]*\])?\s*(?:[!<>=~][^#;\n<]*)?<(=?)\s*(\d+)(?:\.(\d+))?(?:\.(\d+))?",
+    r"^[ \t]*[\"']?django(?:\[[^\]\n]*\])?\s*(?:[!<>=~][^#;\n<]*)?<(=?)\s*(\d+)(?:\.(\d+))?(?:\.(\d+))?",
     re.IGNORECASE | re.MULTILINE,
 )
 #: A requirement with a version or a bound of it, which as one of the pillar's replaces the pin of the project.
@@ -100,7 +101,7 @@ def of_other_systems(contents: Mapping[str, str]) -> list[str]:
     """Return the packages of Windows and macOS that requirements list for every system, as pip freeze does there."""
     texts = [text for name, text in contents.items() if not name.endswith((".lock", ".toml"))]
     names = "|".join(rows("of_other_systems"))
-    pattern = re.compile(rf"^\s*({names})\s*(?:[<>=!~][^;#\n]*)?(?:#.*)?$", re.IGNORECASE | re.MULTILINE)
+    pattern = re.compile(rf"^[ \t]*({names})\s*(?:[<>=!~][^;#\n]*)?(?:#.*)?$", re.IGNORECASE | re.MULTILINE)
     return sorted({found.lower() for text in texts for found in pattern.findall(text)})
 
 

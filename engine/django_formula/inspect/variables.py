@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z_]\w{0,199}", re.ASCII)
 #: Functions whose result is another one at each call.
 _RANDOM = re.compile(r"get_random_\w+|token_(hex|urlsafe|bytes)|urandom|uuid4|getrandbits|randbytes|generate_key")
 #: A line of a .env file.
-_OF_FILE = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
+_OF_FILE = re.compile(r"^[ \t]*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
 #: Expressions of which only the first part is surely evaluated, and where it is.
 _FIRST = {ast.If: "test", ast.IfExp: "test", ast.While: "test", ast.For: "iter"}
 _NEVER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.Try, getattr(ast, "TryStar", ast.Try))

@@ -283,7 +283,7 @@ def _existing_listens() -> tuple[set[int], set[Place]]:
 
 def _listens(text: str) -> set[Place]:
     """Return where Apache listens by a text; a port without address is for IPv4 and IPv6."""
-    found = re.findall(r"(?mi)^\s*Listen\s+(?:(\S+):)?(\d+)\b", text)
+    found = re.findall(r"(?mi)^[ \t]*Listen\s+(?:(\S+):)?(\d+)\b", text)
     return {(host.strip("[]").replace("*", "::") or "::", int(port)) for host, port in found}
 
 

@@ -301,7 +301,8 @@ def _rival_hint(rival: Rival) -> str:
 TRUSTED = 24 * 3600
 #: What a file of a proxy names of files elsewhere that are read with it: includes, certificates, passwords.
 _NAMED = re.compile(
-    r"""(?im)^\s*(?P<directive>ssl\w*|auth_basic_user_file|AuthUserFile|include(?:optional)?)\s+["']?(?P<path>/[^\s;"']+)"""
+    r"(?im)^[ \t]*(?P<directive>ssl\w*|auth_basic_user_file|AuthUserFile|include(?:optional)?)\s+"
+    r"""["']?(?P<path>/[^\s;"']+)"""
 )
 #: Bytes of a file that are searched for such paths, and the most files.
 _SIZE, _FILES = 1 << 20, 10_000

@@ -137,7 +137,7 @@ def _observed(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, 
     source = release / "source"
     folders = {"", facts["folder"]} if source.is_dir() else ()
     texts = [(Foreign(source) / f"{folder}/.env".lstrip("/")).text() or "" for folder in folders]
-    own = {name for text in texts for name in re.findall(r"(?m)^\s*(?:export\s+)?(\w+)\s*=", text)}
+    own = {name for text in texts for name in re.findall(r"(?m)^[ \t]*(?:export\s+)?(\w+)\s*=", text)}
     return {name: value for name, value in variables.items() if name not in own}
 
 

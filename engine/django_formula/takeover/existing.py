@@ -105,5 +105,5 @@ def read_text(path: Path) -> str:
 
 def names_path_below(text: str, folders: Iterable[Path]) -> bool:
     """Return whether a configuration text, without its comments, names a path below one of these folders."""
-    lines = re.sub(r"^\s*[#;].*$", "", text, flags=re.MULTILINE)
+    lines = re.sub(r"^[ \t]*[#;].*$", "", text, flags=re.MULTILINE)
     return any(is_below(word, folders) for word in re.findall(r"(?<![\w.])/[^\s\"'=:,;]+", lines))

@@ -20,9 +20,9 @@ CRON = Path("/etc")
 _PERIODS = "cron.[hdwm]*ly/*"
 _OWN_UNIT = re.compile(r"django-.+-\d+\.(service|socket)")
 #: A time of a timer that counts from an event, such as the last run.
-_SINCE = re.compile(r"(?m)^\s*(On\w+Sec\s*=.*\S)")
+_SINCE = re.compile(r"(?m)^[ \t]*(On\w+Sec\s*=.*\S)")
 #: What a timer, a socket or a path starts that is not the service of its own name.
-_STARTS = re.compile(r"(?m)^\s*(?:Unit|Service)\s*=\s*(\S+)")
+_STARTS = re.compile(r"(?m)^[ \t]*(?:Unit|Service)\s*=\s*(\S+)")
 _OWN_PROGRAM = re.compile(r"django-.+-\d+\.conf")
 
 
@@ -99,7 +99,7 @@ def _activated_services(texts: dict[Path, str], addresses: list[str]) -> set[str
     """Return the services whose sockets listen on these addresses."""
     services = set()
     for path, text in texts.items():
-        listens = set(re.findall(r"^\s*ListenStream\s*=\s*(\S+)", text, re.MULTILINE))
+        listens = set(re.findall(r"^[ \t]*ListenStream\s*=\s*(\S+)", text, re.MULTILINE))
         listens |= {f"127.0.0.1:{value.rpartition(':')[2]}" for value in listens if not value.startswith("/")}
         if path.suffix == ".socket" and listens & {*addresses}:
             named = _STARTS.search(text)
@@ -108,7 +108,7 @@ def _activated_services(texts: dict[Path, str], addresses: list[str]) -> set[str
 
 
 def _add_working_directory(existing: ExistingDeployment, text: str) -> None:
-    found = re.search(r"^\s*WorkingDirectory\s*=\s*-?(/\S+)", text, re.MULTILINE)
+    found = re.search(r"^[ \t]*WorkingDirectory\s*=\s*-?(/\S+)", text, re.MULTILINE)
     folder = Path(found[1]) if found else None
     if folder and not takeover_existing.is_shared(folder) and folder not in existing.folders:
         existing.folders.append(folder)

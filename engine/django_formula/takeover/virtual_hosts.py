@@ -12,7 +12,7 @@ from django_formula.host import ports as host_ports
 from django_formula.site.sites import Site
 
 #: What has nginx or Apache ask clients for a certificate.
-_ASKS = re.compile(r"(?mi)^\s*(ssl_verify_client\s+o(?:n|ptional)|SSLVerifyClient\s+(?:require|optional))\b")
+_ASKS = re.compile(r"(?mi)^[ \t]*(ssl_verify_client\s+o(?:n|ptional)|SSLVerifyClient\s+(?:require|optional))\b")
 
 
 class VirtualHost(NamedTuple):

@@ -33,7 +33,7 @@ _SPARE_SLOTS = 2
 _BETA = re.compile("~(?:alpha|beta|rc|devel)")
 _CONTROL = "/usr/share/postgresql/{}/extension/{}.control"
 #: Its library, as its control file names it.
-_LIBRARY = re.compile(r"(?m)^\s*module_pathname\s*=\s*'\$libdir/([\w.-]+)'")
+_LIBRARY = re.compile(r"(?m)^[ \t]*module_pathname\s*=\s*'\$libdir/([\w.-]+)'")
 _SERVER = """SELECT json_build_object(
   'wal_level', current_setting('wal_level'),
   'slots', least(current_setting('max_replication_slots')::int, current_setting('max_wal_senders')::int),

@@ -14,7 +14,7 @@ _OPTION = re.compile(
     re.MULTILINE,
 )
 _MAY_NAME = re.compile(r"^[ \t]*(?:\[+[^#\n]*\bindex\b|(?:extra-)?index(?:-url)?[ \t]*=)", re.MULTILINE)
-_HEADER = re.compile(r"^\s*\[+\s*([\w.\" -]+?)\s*\]+\s*(?:#.*)?$")
+_HEADER = re.compile(r"^[ \t]*\[+\s*([\w.\" -]+?)\s*\]+\s*(?:#.*)?$")
 #: Keys of uv's configuration that name an index, each with its value: a string, or a list of several lines.
 _KEYS = re.compile(r"^[ \t]*(?:(?:extra-)?index-url|find-links)[ \t]*=[ \t]*(?:\[[^\]]*\]|[^\[\n]).*\n?", re.MULTILINE)
 _FLAT = re.compile(r"^[ \t]*format[ \t]*=.*\n?", re.MULTILINE)

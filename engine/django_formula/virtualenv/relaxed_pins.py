@@ -529,7 +529,7 @@ _OF_INDEX = re.compile(
 _PIN = re.compile(
     rf"\s*({NAME})\s*(\[[\w, .-]*\])?\s*===?\s*({VERSION})\s*(;[^#\n\\]*?)?\s*(?:\s--[^\n]*|#[^\n]*|\\)?", re.ASCII
 )
-_INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+\S+", re.MULTILINE)
+_INDEX = re.compile(r"^[ \t]*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+\S+", re.MULTILINE)
 
 
 def index_options(texts: Collection[str]) -> list[str]:

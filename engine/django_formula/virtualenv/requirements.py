@@ -46,7 +46,7 @@ _PYTHON_VERSIONS = {
 }
 #: A line for the project itself, which is never installed: its code is that of each release.
 PROJECT = re.compile(
-    r"^\s*(?:-e[\s=]*|--editable[\s=]+)?(?:file:)?\./?(?:\[([\w, -]+)\])?[ \t]*(?:[;#].*)?\r?$", re.MULTILINE
+    r"^[ \t]*(?:-e[\s=]*|--editable[\s=]+)?(?:file:)?\./?(?:\[([\w, -]+)\])?[ \t]*(?:[;#].*)?\r?$", re.MULTILINE
 )
 #: A requirement in quotes, as a shell needs it for `<` and `>`, and no requirements file.
 QUOTED = re.compile(r"^([ \t]*)(?P<quote>[\"'])([A-Za-z][^\"'\n]*)(?P=quote)(?=[ \t]*(?:#.*)?\r?$)", re.MULTILINE)
@@ -66,9 +66,9 @@ _EGG = re.compile(r"[#&]egg=([A-Za-z][\w.-]*(?:\[[\w, -]+\])?)")
 _OF_OTHERS = re.compile(
     r";(?!.*\bor\b).*\b(?:sys_platform|platform_system|os_name)\s*==\s*[\"'](?:win32|cygwin|nt|Windows|[Dd]arwin)[\"']"
 )
-_INCLUDE = re.compile(r"^\s*(?:-[rc][\s=]*|(?:--requirement|--constraint)[\s=]+)([^\s=]\S*)", re.MULTILINE)
-LIMIT = re.compile(r"^\s*(?:-c[\s=]*|--constraint[\s=]+)([^\s=]\S*)", re.MULTILINE)
-_REQUIRE = re.compile(r"^\s*(?:-r[\s=]*|--requirement[\s=]+)([^\s=]\S*)", re.MULTILINE)
+_INCLUDE = re.compile(r"^[ \t]*(?:-[rc][\s=]*|(?:--requirement|--constraint)[\s=]+)([^\s=]\S*)", re.MULTILINE)
+LIMIT = re.compile(r"^[ \t]*(?:-c[\s=]*|--constraint[\s=]+)([^\s=]\S*)", re.MULTILINE)
+_REQUIRE = re.compile(r"^[ \t]*(?:-r[\s=]*|--requirement[\s=]+)([^\s=]\S*)", re.MULTILINE)
 #: The ends of names of packages that are files, and such a file in a line of requirements.
 ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _ARCHIVE = re.compile(rf"(?:^|[\s:@])([\w./+-]+(?:{'|'.join(map(re.escape, ARCHIVES))}))(?=[\s;#]|$)", re.MULTILINE)
