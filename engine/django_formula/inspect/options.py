@@ -27,6 +27,7 @@ from django_formula.inspect import (
     front_end,
     images,
     imports,
+    layers,
     metadata,
     migrations,
     models,
@@ -112,7 +113,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     with part("servers that its code connects to"):
         clients.add(report, settings, tree, roots)
     with part("the environment"):
-        _environment(report, settings, roots, examples, engine, domain, words)
+        _environment(report, settings, tree, roots, examples, engine, domain, words)
         _dotenv(report, settings, tree, roots[0])
         _configuration(report, settings, tree, roots)
     with part("settings for this host"):
@@ -385,6 +386,7 @@ def _vector(report: Report, distribution: str) -> None:
 def _environment(
     report: Report,
     settings: Settings,
+    tree: Path,
     roots: list[Path],
     examples: dict[str, inspect_examples.Example],
     engine: str,
@@ -412,6 +414,11 @@ def _environment(
             report.set(key, shown)
     if found.optional:
         report.remarks.append(f"environment variables with a default: {', '.join(found.optional)}")
+    for name, path in layers.of_development(settings, roots):
+        report.remarks.append(
+            f"{os.path.relpath(path, tree)} has settings for development and none for production, so a site runs with "
+            f"the former: add a table for production, and set {name}: production in `environment`"
+        )
     if found.presence:
         report.remarks.append(f"switched on by a variable, so not written: {', '.join(found.presence)}")
 

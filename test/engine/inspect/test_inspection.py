@@ -377,6 +377,22 @@ def test_settings_of_dynaconf_are_those_of_a_live_site(tmp_path, call, path, con
     assert found == (dict([expected]) if expected else {})
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[default]\nA = 1\n[development]\nDEBUG = true\n", True),
+        ("[development]\n[production]\n", False),
+        ("A = 1\n", False),
+    ],
+)
+def test_settings_that_are_for_development_only_are_named(tmp_path, content, expected):
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n"}
+    files |= {"site/settings.py": "SECRET_KEY = 'a'\nsettings = DjangoDynaconf(__name__)\n", "settings.toml": content}
+    text = inspection.inspect(str(write_tree(tmp_path / "x", files))).replace("\n#     ", " ")
+    said = "settings.toml has settings for development and none for production, so a site runs with the former: add"
+    assert (said in text) == expected and ("set DJANGO_ENV: production in `environment`" in text) == expected
+
+
 def test_build_command_that_is_too_long_for_the_pillar_is_only_named(tmp_path):
     names = [f"ADDRESS_OF_SERVICE_{number:03}" for number in range(200)]  # each is in a command that needs the settings
     settings = "import os\n" + "".join(f"{name} = os.environ['{name}']\n" for name in names)
