@@ -440,6 +440,33 @@ def test_file_that_settings_read_is_named_with_the_template_next_to_it(tmp_path,
     assert bool(re.search(said, text)) == bool(path) and ("is next to it" in text) == bool(path), text
 
 
+@pytest.mark.parametrize(
+    ("django", "host", "drivers", "packages"),
+    [
+        (
+            "3.0.5",
+            "3.11.2",
+            {"psycopg2": "2.8.4", "psycopg2-binary": "2.8.4"},
+            ["psycopg2~=2.9.5", "psycopg2-binary~=2.9.5", "django~=3.2.0"],
+        ),
+        ("2.2.1", "3.11.2", {"psycopg2-binary": "2.8.6"}, ["django~=3.2.0"]),
+        ("3.0.5", "3.9.2", {"psycopg2": "2.8.4", "psycopg2-binary": "2.8.4"}, []),
+        ("3.1.5", "3.11.2", {"psycopg2": "2.8.4"}, ["psycopg2~=2.9.5"]),
+        ("3.0.5", "3.11.2", {"mysqlclient": "2.0.1"}, []),
+    ],
+)
+def test_django_is_one_that_runs_with_the_psycopg2_of_this_python(
+    tmp_path, monkeypatch, django, host, drivers, packages
+):
+    monkeypatch.setattr(inspection, "_host_python", lambda: host)
+    pins = "".join(f"{name}=={version}\n" for name, version in {"django": django, **drivers}.items())
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": pins}
+    files["site/settings.py"] = "SECRET_KEY = 'a'\nINSTALLED_APPS = []\n"
+    text = inspection.inspect(str(write_tree(tmp_path / "x", files)))
+    (site,) = yaml.safe_load(text)["django"]["sites"].values()
+    assert site.get("python_packages", []) == packages, text
+
+
 def test_name_that_no_application_can_have_is_in_no_command(tmp_path):
     name, model = "x; touch y", "class A(models.Model):\n    b = models.CharField()\n"
     settings = f"INSTALLED_APPS = ['{name}', 'sass_processor', 'shop']\n"
