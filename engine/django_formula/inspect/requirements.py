@@ -315,7 +315,14 @@ def compiled_for(contents: Mapping[str, str]) -> str:
 
 
 def read(tree: Path, files: list[str]) -> tuple[list[str], dict[str, str], str]:
-    """Return the names of the required packages, the texts of the files, and the supported versions of Python."""
+    """Return the names of the required packages, the texts of the files, and the supported versions of Python.
+
+    Raises:
+        ValueError: a file is damaged; its name is in the text.
+    """
+    for name in files:
+        if name.endswith(".toml") or (name.endswith(".lock") and not name.endswith("Pipfile.lock")):
+            lock.read_toml(tree / name)
     contents = requirements.contents(tree, files)
     names = requirements.package_names(tree, files)
     return names, contents, requirements.python_versions(tree, files)

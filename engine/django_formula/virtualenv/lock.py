@@ -25,6 +25,21 @@ _OF_SSH = re.compile(r"([\w.-]+@[\w.-]+):/*(\S+)")
 _GROUP = re.compile(r"main|prod\w*|live|deploy\w*|server|web")
 _DEVELOPMENT = re.compile(r"(^|[._-])(dev\w*|tests?|testing|docs?|lint\w*|ci|typing|types|debug|local)([._-]|$)", re.I)
 _DJANGO = re.compile(r"django(?![\w.-])", re.IGNORECASE)
+#: Keys of a pyproject.toml and of lock files → what they have; ``*`` is each name of a table, or each entry of a list.
+_OF_PYPROJECT: dict[str, type] = {
+    **dict.fromkeys(("project", "project.optional-dependencies", "dependency-groups", "tool"), dict),
+    **dict.fromkeys(("project.dependencies", "project.optional-dependencies.*", "dependency-groups.*"), list),
+    **dict.fromkeys(("project.dependencies.*", "project.optional-dependencies.*.*"), str),
+    **dict.fromkeys(("tool.poetry", "tool.poetry.dependencies", "tool.poetry.group", "tool.poetry.group.*"), dict),
+    **dict.fromkeys(("tool.poetry.group.*.dependencies", "tool.pdm", "tool.uv", "tool.uv.sources"), dict),
+    **dict.fromkeys(("tool.poetry.source", "tool.pdm.source"), list),
+    **dict.fromkeys(("tool.poetry.source.*", "tool.pdm.source.*"), dict),
+}
+_OF_LOCK: dict[str, type] = {
+    **{"package": list, "package.*": dict, "package.*.name": str, "package.*.version": str, "package.*.source": dict},
+    "package.*.groups": list,
+}
+_KINDS = {dict: "table", list: "list", str: "text"}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -32,11 +47,30 @@ def read_toml(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: it does not exist.
-        ValueError: it is no file, such as a link of a repository to a device, or no TOML.
+        ValueError: it is no file, such as a link of a repository to a device, or no TOML, or has a value of another
+            type than its users have there.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError(f"{path.name} is no file")
-    return toml.loads(file.decoded(file.read_untrusted(path, _MOST)))
+    try:
+        content = toml.loads(file.decoded(file.read_untrusted(path, _MOST)))
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    kinds = _OF_PYPROJECT if path.name == "pyproject.toml" else _OF_LOCK if path.suffix == ".lock" else {}
+    for pattern, kind in kinds.items():
+        for key, value in _values(content, pattern.split(".")):
+            if not isinstance(value, kind):
+                raise ValueError(f"{path.name}: {'.'.join(key)} is no {_KINDS[kind]}")
+    return content
+
+
+def _values(content: Any, path: list[str]) -> Iterator[tuple[list[str], Any]]:
+    """Yield the keys that a path is for, each with its value."""
+    found: list[tuple[list[str], Any]] = [([], content)]
+    for name in path:
+        inner = [(key, value.items() if isinstance(value, dict) else enumerate(value)) for key, value in found]
+        found = [([*key, str(one)], value) for key, pairs in inner for one, value in pairs if name in ("*", one)]
+    yield from found
 
 
 def groups_of_pyproject(path: Path) -> dict[str, list[str]]:

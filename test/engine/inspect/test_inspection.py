@@ -467,6 +467,38 @@ def test_django_is_one_that_runs_with_the_psycopg2_of_this_python(
     assert site.get("python_packages", []) == packages, text
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("pyproject.toml", "[project]\nname = 'a'\ndependencies = 'django'\n", "project.dependencies is no list"),
+        (
+            "pyproject.toml",
+            "[project]\nname = 'a'\noptional-dependencies = []\n",
+            "project.optional-dependencies is no table",
+        ),
+        (
+            "pyproject.toml",
+            "[project]\nname = 'a'\n[project.optional-dependencies]\nweb = 'django'\n",
+            "project.optional-dependencies.web is no list",
+        ),
+        ("pyproject.toml", "[project]\nname = 'a'\n[tool.poetry]\ngroup = 'a'\n", "tool.poetry.group is no table"),
+        ("pyproject.toml", "[project]\nname = 'a'\n[tool", "Expected ']' at the end of a table declaration"),
+        ("poetry.lock", "[package]\nname = 'django'\n", "package is no list"),
+        ("pdm.lock", "[[package]]\nname = ['django']\n", "package.0.name is no text"),
+        ("uv.lock", "version = 1\npackage = ['django']\n", "package.0 is no table"),
+    ],
+)
+def test_file_with_a_value_of_another_type_is_named_with_its_key(tmp_path, name, content, said):
+    files = {
+        "manage.py": "",
+        "shop/wsgi.py": "get_wsgi_application",
+        "shop/settings.py": "DEBUG = False\n",
+        name: content,
+    }
+    text = inspection.inspect(str(write_tree(tmp_path / "x", files))).replace("\n#     ", " ")
+    assert f"not completely inspected (ValueError: {name}: {said}" in text, text
+
+
 def test_name_that_no_application_can_have_is_in_no_command(tmp_path):
     name, model = "x; touch y", "class A(models.Model):\n    b = models.CharField()\n"
     settings = f"INSTALLED_APPS = ['{name}', 'sass_processor', 'shop']\n"
