@@ -807,6 +807,26 @@ def test_compose_clones_a_project_and_writes_its_files(tmp_path):
         assert refused.returncode == 1 and message in refused.stderr and not refused.stdout
 
 
+def test_compose_clones_a_commit(tmp_path):
+    origin, folder = write_tree(tmp_path / "origin", {"manage.py": "", "requirements.txt": "django\n"}), tmp_path / "a"
+    git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "1"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "2"], check=True)
+    done = compose("--compose", str(folder), "--repository", str(origin), "--revision", "0" * 40)
+    assert done.returncode == 1 and f"quickstart: {origin} has no commit {'0' * 40}\n" in done.stderr
+    assert [*folder.iterdir()] == []
+    compose("--compose", str(folder), "--repository", str(origin), "--revision", commit[:12])
+    assert (folder / ".git/HEAD").read_text() == f"{commit}\n" and (folder / "manage.py").is_file()
+    done = compose("--compose", str(folder), "--repository", str(origin), "--revision", commit)
+    assert f"{folder} is a clone of {origin} already" in done.stderr
+    done = compose("--compose", str(folder), "--repository", str(origin), "--revision", "0" * 8)
+    assert (
+        done.returncode == 1 and f"{folder} has another commit than 00000000: git -C {folder} checkout" in done.stderr
+    )
+
+
 def test_compose_shows_no_login_of_a_repository(tmp_path):
     url = "://ann:hun@ter2@git.example.org/blog.git"
     remote = f'[remote "origin"]\n\turl = https{url}\n'
