@@ -166,7 +166,7 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         pinned["django"] = newest
     django = pinned.get("django", "")
     has_newer = not is_bound and bool(_instead_of_django(tree, django, host, pinned))
-    of_django = "" if has_newer else interpreter.of_django(django, has_psycopg2=_has_psycopg2(pinned))
+    of_django = "" if has_newer else interpreter.of_django(django, pinned=pinned)
     host = _chosen_python(report, host, django, of_django, python)
     of_system = inspect_requirements.of_system(pinned)
     if of_system:
@@ -234,16 +234,12 @@ def _chosen_python(report: Report, host: str, django: str, of_django: str, suppo
     return f"{version}.0"
 
 
-def _has_psycopg2(pinned: Mapping[str, str]) -> bool:
-    return not pinned.keys().isdisjoint(("psycopg2", "psycopg2-binary"))
-
-
 def _instead_of_django(tree: Path, django: str, host: str, pinned: Mapping[str, str]) -> str:
     """Return the version of Django that replaces one which a Python does not run, or an empty text.
 
     It is of the same or of the next major version, and the project's code runs with it.
     """
-    newer = interpreter.newer_django(django, host, has_psycopg2=_has_psycopg2(pinned))
+    newer = interpreter.newer_django(django, host, pinned=pinned)
     majors = [int(version.partition(".")[0]) for version in (django, newer) if newer]
     return newer if newer and majors[1] - majors[0] <= 1 and removed.runs_with(tree, newer) else ""
 
@@ -254,8 +250,8 @@ def _newer_django(report: Report, tree: Path, pinned: dict[str, str], host: str)
     newer = _instead_of_django(tree, own, host, pinned)
     if not newer:
         return
-    versions = interpreter.of_django(own, has_psycopg2=_has_psycopg2(pinned))
-    driver = " with psycopg2" if versions != interpreter.of_django(own) else ""
+    versions = interpreter.of_django(own, pinned=pinned)
+    driver = " with its driver" if versions != interpreter.of_django(own) else ""
     text = f"Django {own}{driver} runs on Python {versions}, and python3 of this host is {host}"
     report.remarks.append(f"{text}: `python_packages` replaces it by Django {newer}, unless `python` is an older one")
     report.extend("python_packages", [f"django~={newer}.0"], f"Django {own} does not run on this host's Python")

@@ -53,7 +53,7 @@ _OF_CONFIGURATIONS = {
 _KINDS_OF_CLASSES = {
     "BaseSettings": "model",
     "configurations.Configuration": "configuration",
-    "pydantic.BaseModel": "part",
+    "BaseModel": "part",
 }
 
 

@@ -3,6 +3,7 @@
 import functools
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,16 +132,17 @@ def _another(site: Site, *versions: str) -> hints.Hint:
     return hints.Hint(f"set {at} to another interpreter")
 
 
-def of_django(version: str, *, has_psycopg2: bool = False) -> str:
+def of_django(version: str, *, pinned: Collection[str] = ()) -> str:
     """Return the versions of Python that a version of Django runs on, such as ``>=3.6,<3.12``; empty if not known.
 
     Args:
-        has_psycopg2: whether it reaches its database by psycopg2: Django 3.1 is the first one for version 2.9, and
+        pinned: the packages that are pinned with it. Of psycopg2 Django 3.1 is the first one for version 2.9, and
             Python 3.9 the last one that an older one has wheels for.
     """
     numbers = python_versions.numbers_of(version)
     found = next((python for before, python in _DJANGO if numbers and numbers < python_versions.numbers_of(before)), "")
-    return re.sub(r"<3\.\d\d", "<3.10", found) if has_psycopg2 and numbers < [3, 1] else found
+    is_limited = numbers < [3, 1] and not {"psycopg2", "psycopg2-binary"}.isdisjoint(pinned)
+    return re.sub(r"<3\.\d\d", "<3.10", found) if is_limited else found
 
 
 def warning_of_django(version: str) -> str:
@@ -157,19 +159,19 @@ def warning_of_django(version: str) -> str:
     return f"{text}: look for a newer one, and try releases and rollbacks on another host first"
 
 
-def newer_django(version: str, python: str, *, has_psycopg2: bool = False) -> str:
+def newer_django(version: str, python: str, *, pinned: Collection[str] = ()) -> str:
     """Return the nearest version of Django with long-term support after one that a Python does not run; empty if none.
 
     Args:
         version: the version of Django; empty if it is not known.
         python: the version of Python; empty if it is not known.
-        has_psycopg2: as `of_django` has it.
+        pinned: the packages that are pinned with it.
     """
-    versions = of_django(version, has_psycopg2=has_psycopg2)
+    versions = of_django(version, pinned=pinned)
     if not versions or not python or python_versions.is_among(python, versions):
         return ""
     newer = (one for one in _SUPPORTED_LONG if python_versions.numbers_of(one) > python_versions.numbers_of(version))
-    runs = (one for one in newer if python_versions.is_among(python, of_django(one, has_psycopg2=has_psycopg2)))
+    runs = (one for one in newer if python_versions.is_among(python, of_django(one, pinned=pinned)))
     return next(runs, "")
 
 
