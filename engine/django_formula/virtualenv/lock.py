@@ -39,7 +39,7 @@ _OF_LOCK: dict[str, type] = {
     **{"package": list, "package.*": dict, "package.*.name": str, "package.*.version": str, "package.*.source": dict},
     "package.*.groups": list,
 }
-_KINDS = {dict: "table", list: "list", str: "text"}
+_KINDS: dict[type, str] = {dict: "table", list: "list", str: "text"}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
