@@ -57,6 +57,8 @@ _WITH_CHOWN = ["@system-service", "~@privileged @resources", "@chown"]
 _OF_PYTHON_2 = re.compile(
     r"Missing parentheses in call to '(print|exec)'|multiple exception types|leading zeros in|inconsistent use of tabs"
 )
+#: What the pillar takes as the path of a site, with a slash at its end or without one.
+_PREFIX = re.compile(r"(/[A-Za-z0-9_~][A-Za-z0-9._~-]*)+/?")
 #: Commands for a new site that a remark proposes at most.
 _SINGLE = 6
 #: The command by which rows of a database are dumped.
@@ -121,6 +123,9 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
             report.merge("settings", {name: value}, why)
         _mail(report, settings)
         _assets(report, settings, tree)
+        prefix = settings.get("FORCE_SCRIPT_NAME")
+        if isinstance(prefix, str) and _PREFIX.fullmatch(prefix):
+            report.set("path", prefix.rstrip("/"), "as FORCE_SCRIPT_NAME has it")
     with part("translations"):
         translations.add(report, settings, tree, project)
     with part("commands"):

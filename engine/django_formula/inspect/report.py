@@ -11,7 +11,18 @@ from django_formula.untrusted.text import InPillar, in_command, pillar_comment, 
 
 #: The order of the keys in the pillar.
 _ORDER = (
-    *("repository", "folder", "revision", "submodules", "domains", "project", "python_path", "settings_module", "wsgi"),
+    *(
+        "repository",
+        "folder",
+        "revision",
+        "submodules",
+        "domains",
+        "path",
+        "project",
+        "python_path",
+        "settings_module",
+        "wsgi",
+    ),
     *(
         "python",
         "requirements",
@@ -43,7 +54,7 @@ _REFUSED = {
     "build": ("commands", re.compile(rf"{_NO_JINJA}[^\x00-\x1f\x7f-\x9f\u2028\u2029]{{1,4096}}")),
 }
 #: Those that the hint of a failure may set: not those that say what is served, and what it may do.
-CURES = {*_ORDER} - {"repository", "folder", "revision", "domains", "sandbox"}
+CURES = {*_ORDER} - {"repository", "folder", "revision", "domains", "path", "sandbox"}
 
 
 @dataclass

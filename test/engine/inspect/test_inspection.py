@@ -499,6 +499,18 @@ def test_file_with_a_value_of_another_type_is_named_with_its_key(tmp_path, name,
     assert f"not completely inspected (ValueError: {name}: {said}" in text, text
 
 
+@pytest.mark.parametrize(
+    ("prefix", "path"), [("/app", "/app"), ("/a/b/", "/a/b"), ("/", None), ("", None), ("/a b", None), ("app", None)]
+)
+def test_site_has_the_path_that_its_links_have(tmp_path, prefix, path):
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n"}
+    files["site/settings.py"] = f"SECRET_KEY = 'a'\nINSTALLED_APPS = []\nFORCE_SCRIPT_NAME = {prefix!r}\n"
+    text = inspection.inspect(str(write_tree(tmp_path / "x", files)))
+    pillar = yaml.safe_load(text)
+    assert pillar["django"]["sites"]["x"].get("path") == path, text
+    assert compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
+
+
 def test_name_that_no_application_can_have_is_in_no_command(tmp_path):
     name, model = "x; touch y", "class A(models.Model):\n    b = models.CharField()\n"
     settings = f"INSTALLED_APPS = ['{name}', 'sass_processor', 'shop']\n"
