@@ -84,8 +84,8 @@ def ask(
 ) -> Seen:
     """Ask over TLS, on port 80 without; without a root any certificate is good. Raises OSError, ssl.SSLError is one."""
     context = ssl.create_default_context(cadata=root) if root else ssl._create_unverified_context()
-    with socket.create_connection((address, port), timeout=20) as plain:
-        connection = http.client.HTTPConnection(address, port, timeout=20)
+    with socket.create_connection((address, port), timeout=60) as plain:
+        connection = http.client.HTTPConnection(address, port, timeout=60)
         peer: dict[str, object] = {}
         connection.sock = plain
         if port != 80:
@@ -136,7 +136,7 @@ class Visitors:
             time.sleep(0.1)
 
     def problem(self) -> str:
-        connection = http.client.HTTPConnection(self.address, 80, timeout=20)
+        connection = http.client.HTTPConnection(self.address, 80, timeout=60)
         connection.request("GET", self.path, headers={"Host": self.domain, "Connection": "close"})
         response = connection.getresponse()
         response.read()

@@ -94,7 +94,7 @@ class Load:
                 late.append(answer)
         return late
 
-    def wait(self, count: int, timeout: float = 30) -> None:
+    def wait(self, count: int, timeout: float = 300) -> None:
         """Wait until `count` more requests have been answered. Raises TimeoutError."""
         target, limit = len(self.answers) + count, time.monotonic() + timeout
         while len(self.answers) < target:

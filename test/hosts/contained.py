@@ -46,7 +46,7 @@ def du(blog: Site, folder: str) -> int:
     return int(blog.host.run(["du", "-sb", folder]).stdout.split()[0])
 
 
-def load(blog: Site, rate: float = 100, seconds: float = 300) -> Load:
+def load(blog: Site, rate: float = 100, seconds: float = 3600) -> Load:
     """Requests at a rate, each on a connection of its own."""
     address = f"http://{blog.host.address}/release"
     return Load(address, blog.domain, connections=10, release=release_of, pause=10 / rate, seconds=seconds)

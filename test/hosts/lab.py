@@ -238,6 +238,11 @@ def applied(result: Result, minion: str = "local") -> Applied:
     return Applied(result.returncode, states, [], result.stdout, result.stderr)
 
 
+def busy() -> float:
+    """How many times longer this machine's processes may take than on an idle machine, for limits of seconds."""
+    return max(os.getloadavg()[0] / (os.cpu_count() or 1), 1)
+
+
 def spent() -> float:
     """Seconds of CPU that the hosts of this process have taken."""
     return sum(host.spent if host.is_removed else host.spent + host.usage() for host in HOSTS)

@@ -86,8 +86,8 @@ CRONTAB = """MAILTO=root
 
 
 def wait(host: Host, is_so: Callable[[], bool], problem: str) -> None:
-    """Wait for two minutes at most; a worker of Celery takes seconds to start, and longer on a busy machine."""
-    deadline = time.monotonic() + 120
+    """Wait for five minutes at most; a worker of Celery takes seconds to start, and longer on a busy machine."""
+    deadline = time.monotonic() + 300
     while True:
         with contextlib.suppress(OSError):
             if is_so():

@@ -56,7 +56,7 @@ def test_project_gets_address_and_scheme_of_the_client(blog):
 
 @pytest.mark.parametrize("host", ["elsewhere.example.org", "", "blogXexample.org"])
 def test_unknown_hosts_are_refused(blog, host):
-    assert requests.get(f"http://{blog.host.address}/", headers={"Host": host}, timeout=10).status_code in (400, 421)
+    assert requests.get(f"http://{blog.host.address}/", headers={"Host": host}, timeout=60).status_code in (400, 421)
     assert blog.get("/.git/config").status_code == 404
 
 
@@ -90,8 +90,8 @@ def test_static_files_and_uploads_are_served(blog):
 @pytest.mark.full
 def test_upload_above_the_limit_is_refused(blog):
     url, headers = f"http://{blog.host.address}/healthz", {"Host": blog.domain}
-    assert requests.post(url, data=b"x" * 900_000, headers=headers, timeout=10).json()["size"] == 900_000
-    assert requests.post(url, data=b"x" * 1_100_000, headers=headers, timeout=10).status_code == 413
+    assert requests.post(url, data=b"x" * 900_000, headers=headers, timeout=60).json()["size"] == 900_000
+    assert requests.post(url, data=b"x" * 1_100_000, headers=headers, timeout=60).status_code == 413
 
 
 def sent(blog: Site, path: str, **headers: str) -> requests.Response:
@@ -150,7 +150,7 @@ def test_maintenance_page_is_shown(blog):
     blog.host.call("django.maintenance", "blog", "on", "back in 10m")
     try:
         for method in ("get", "post"):
-            answer = requests.request(method, f"http://{blog.host.address}/", headers={"Host": blog.domain}, timeout=10)
+            answer = requests.request(method, f"http://{blog.host.address}/", headers={"Host": blog.domain}, timeout=60)
             assert answer.status_code == 503 and "back in 10m" in answer.text
             assert answer.headers["Cache-Control"] == "no-store" and answer.headers["Retry-After"].endswith("GMT")
         assert blog.get("/static/admin/css/base.css").status_code == 200
@@ -176,7 +176,7 @@ def test_options_and_locations_are_applied(blog):
         assert blog.get(path).status_code == 403, path
     assert blog.get("/admin/login/").headers["X-Of-The-Site"] == "no"
     posted = [
-        requests.post(f"http://{blog.host.address}{path}", "x" * 11, headers={"Host": blog.domain}, timeout=10)
+        requests.post(f"http://{blog.host.address}{path}", "x" * 11, headers={"Host": blog.domain}, timeout=60)
         for path in ("/healthz", "/healthz/")
     ]
     assert [answer.status_code for answer in posted] == [413, 404]
@@ -217,7 +217,7 @@ def test_error_pages_of_the_project_are_shown(blog):
         assert (answer.status_code, answer.text) == (status, f"<p>ours: {status}</p>")
         assert answer.headers["Cache-Control"] == "no-store" and answer.headers["Content-Type"].startswith("text/html")
     url, headers = f"http://{blog.host.address}/healthz", {"Host": blog.domain}
-    answer = requests.post(url, data=b"x" * 1_100_000, headers=headers, timeout=10)
+    answer = requests.post(url, data=b"x" * 1_100_000, headers=headers, timeout=60)
     assert (answer.status_code, answer.text) == (413, "<p>ours: 413</p>")
     own = blog.get("/healthz?unavailable")
     assert own.text == "the project's own" and "ours" not in blog.get("/nothing").text
@@ -287,7 +287,7 @@ def test_application_server_changes_behind_apache(blog, server):
     told = seen(blog, "/healthz?a=%2F", **{"X-Forwarded-Proto": "https"})
     assert told["path"] == "/healthz" and told["secure"] is False and told["HTTP_X_SCHEME"] == "it is 100% ours"
     url, headers = f"http://{blog.host.address}/healthz", {"Host": blog.domain, "Expect": "100-continue"}
-    answer = requests.post(url, data=iter([b"x" * 200_000] * 2), headers=headers, timeout=20)
+    answer = requests.post(url, data=iter([b"x" * 200_000] * 2), headers=headers, timeout=60)
     if server == "uwsgi, tcp":
         assert answer.status_code == 411, "as docs/guides/proxy.md says"
     else:

@@ -240,7 +240,7 @@ def test_backup_before_migration_restores_former_release(blog, engine):
 @pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "sqlite"], indirect=True)
 def test_password_appears_nowhere(blog, engine):
     """Not on a command line of anybody, sampled while a backup is made and restored; not in a log or a manifest."""
-    sample = "for i in $(seq 2000); do cat /proc/[0-9]*/cmdline; sleep 0.01; done"
+    sample = "for i in $(seq 20000); do cat /proc/[0-9]*/cmdline; sleep 0.01; done"
     watch = f"({sample}) > /tmp/lines 2>/dev/null </dev/null & echo $!"
     number = blog.host.run(watch).stdout.strip()
     blog.host.call("django.backup", "blog")

@@ -1,6 +1,5 @@
 """nginx between the hosts of a site: as HAProxy, with checks of the formula's and visitors' own requests."""
 
-import os
 import ssl
 import time
 from typing import Any
@@ -10,6 +9,7 @@ import requests
 from balancing import NEW, OLD, Fleet, answers_of, cable, name_of, returns, start
 from certificates import ask
 from conftest import Hosts
+from lab import busy
 
 pytestmark = pytest.mark.full
 
@@ -192,8 +192,7 @@ def test_other_kind_takes_over_and_the_last_site_takes_the_balancer_with_it(flee
         times = [answer.time for answer in load.failed] or [0.0]
         seconds = max(times) - min(times)
         print(f"{title}: {len(load.failed)} of {len(load.answers)} requests failed, within {seconds:.2f} s")
-        busy = max(os.getloadavg()[0] / (os.cpu_count() or 1), 1)
-        assert seconds < 2 * busy, "about a second, and twice that on a busy machine"
+        assert seconds < 2 * busy(), "about a second, and twice that on a busy machine"
         assert fleet.ask() and lb.apply().changed == {}
         assert fleet.states() == {"web1": "UP", late.name: "DRAIN"}, "a drain survives"
     fleet.backend(late.name, "ready")

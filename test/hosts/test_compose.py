@@ -8,7 +8,7 @@ import pebble
 import pytest
 import yaml
 from composing import IMPLEMENTATIONS, Composed, folder, install, install_old_python, run
-from lab import ENGINE, ROOT, Host, Needs
+from lab import ENGINE, ROOT, Host, Needs, busy
 
 NEEDS = Needs(ENGINE, "podman and Docker run on them")
 
@@ -69,19 +69,19 @@ def test_production_serves_with_database_queue_cache_worker_and_beat(clean, impl
     shop("config -q" if shop.engine == "docker" else "config")
     shop("build")
     began = time.monotonic()
-    shop("up --detach", timeout=180)
-    page = shop.wait(URL, DOMAIN, 120)
+    shop("up --detach", timeout=600)
+    page = shop.wait(URL, DOMAIN, 300)
     healthy = time.monotonic() - began
     print(f"{implementation}: healthy after {healthy:.1f} s")
-    assert healthy < 60
+    assert healthy < 60 * busy()
     assert re.match(r"users 0 ticks \d+", page)
     assert listening(host) - before == {"127.0.0.1:8080"}
     wait_for_tick(shop)
     assert hits(shop) == {}
     if implementation == "docker compose 2":  # 1.29 replaces no container of this engine, podman-compose all
         nginx, before_release = service_of(shop, "nginx"), app_of(shop)
-        shop("up --detach --force-recreate app", timeout=180)
-        shop.wait(URL, DOMAIN, 120)
+        shop("up --detach --force-recreate app", timeout=600)
+        shop.wait(URL, DOMAIN, 300)
         assert app_of(shop) != before_release and service_of(shop, "nginx") == nginx, "nginx serves on"
     app = app_of(shop)
     status = run(host, f"{shop.engine} exec {app} cat /proc/1/status").stdout
@@ -105,8 +105,8 @@ def service_of(shop: Composed, name: str) -> str:
 
 def wait_for_tick(shop: Composed) -> None:
     """Wait until a task that beat sends was done by the worker, and its result is in the cache that the app reads."""
-    for _second in range(60):
-        page = shop.wait(URL, DOMAIN, 30)
+    for _second in range(300):
+        page = shop.wait(URL, DOMAIN, 300)
         if int(page.split()[-1]) >= 2:
             return
         time.sleep(1)
@@ -152,7 +152,7 @@ def test_a_developer_without_root_and_salt_sees_a_change(clean):
     blog("build")
     blog("up --detach")
     page = ["curl", "--silent", "http://127.0.0.1:8000/changed"]
-    for _try in range(120):
+    for _try in range(600):
         if host.run([*page[:-1], "--write-out", "%{http_code}", "http://127.0.0.1:8000/"], check=False).stdout.endswith(
             "200"
         ):
@@ -168,7 +168,7 @@ def test_a_developer_without_root_and_salt_sees_a_change(clean):
         time.sleep(0.1)
     changed = time.monotonic() - began
     print(f"a changed view after {changed:.1f} s")
-    assert changed < 20
+    assert changed < 20 * busy()
     mail = blog("exec -T app /srv/start python manage.py sendtestemail a@example.org").stdout
     assert "Subject: Test email from" in mail
     assert host.run("find /home/ray/blog ! -user ray").stdout == ""
@@ -188,7 +188,7 @@ def test_a_blog_of_2020_with_a_pipfile_lock(clean):
     blog = Composed(host, "/srv/blog", "docker compose 2")
     blog("build")
     blog("up --detach")
-    assert blog.wait(URL, "blog.example.org", 120) == "posts 0, searched by haystack"
+    assert blog.wait(URL, "blog.example.org", 300) == "posts 0, searched by haystack"
     listed = blog('exec -T app python -c "import setuptools; print(setuptools.__version__)"').stdout
     assert int(listed.split(".")[0]) < 81
 
@@ -210,7 +210,7 @@ def test_the_examples_of_what_keeps_production_up(clean, manager):
     }[manager]
     began = time.monotonic()
     host.run(start, timeout=300)
-    blog.wait(URL, "blog.example.org", 120)
+    blog.wait(URL, "blog.example.org", 300)
     print(f"{manager}: healthy after {time.monotonic() - began:.1f} s")
     containers = blog.containers()
     assert len(containers) == 2
@@ -254,7 +254,7 @@ def test_a_certificate_replaces_the_self_signed_one(clean):
     ask = "openssl s_client -connect 127.0.0.1:8443 -servername blog.example.org </dev/null 2>/dev/null"
     began = time.monotonic()
     while "Pebble" not in host.run(f"{ask} | openssl x509 -noout -issuer", check=False).stdout:
-        assert time.monotonic() - began < 180, blog("logs certificates").stdout[-3000:]
+        assert time.monotonic() - began < 600, blog("logs certificates").stdout[-3000:]
         time.sleep(1)
     print(f"certified after {time.monotonic() - began:.1f} s")
 

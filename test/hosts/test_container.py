@@ -102,11 +102,12 @@ def test_a_release_and_a_rollback_lose_no_request(blog: Site) -> None:
     foreseen = blog.apply(test=True)
     assert foreseen.changed and ".service" not in str(foreseen.changed), "its unit is that of the active release"
     with load(blog) as requests:
-        time.sleep(1)
+        requests.wait(20)
         warned = str(blog.deploy().warnings)
         second = blog.live
+        requests.wait(20)
         blog.host.call("django.rollback", "blog")
-        time.sleep(1)
+        requests.wait(20)
     assert (requests.failed, requests.releases) == ([], [first, second])
     assert ("Docker runs without live-restore" in warned) == (engine_of(blog) == "docker")
     assert blog.live == first
@@ -223,19 +224,19 @@ def test_a_superuser_is_created_in_a_container_and_its_password_is_no_argument(b
 def test_a_killed_server_is_started_again(blog: Site) -> None:
     """With podman requests wait at systemd's socket; Docker passes no socket on, and nginx answers 502 meanwhile."""
     with load(blog) as requests:
-        time.sleep(1)
+        requests.wait(60)
         pid = blog.host.run([engine_of(blog), "inspect", "--format={{.State.Pid}}", blog.unit]).stdout.strip()
         blog.host.run(["kill", "-9", pid])
         time.sleep(4)
         wait_for(lambda: blog.get("/release").status_code == 200)
-        time.sleep(1)
+        requests.wait(60)
     assert len(requests.answers) > 100 and blog.answering["release"] == blog.live
     expected = set() if engine_of(blog) == "podman" else {502}
     failed = [answer.time for answer in requests.failed]
     longest = max(answer.duration for answer in requests.answers)
     gap = failed[-1] - failed[0] if failed else 0
     print(f"{len(failed)} of {len(requests.answers)} failed, within {gap:.1f} s; the longest took {longest:.1f} s")
-    assert {answer.status for answer in requests.failed} == expected and gap < 20
+    assert {answer.status for answer in requests.failed} == expected and gap < 20 * lab.busy()
     assert blog.apply().changed == {}
 
 
@@ -312,9 +313,9 @@ def test_a_dockerfile_of_the_project_makes_the_image(blog: Site) -> None:
     blog.repository.commit(files)
     own = {"engine": engine_of(blog), "file": "Dockerfile"}
     with load(blog) as requests:
-        time.sleep(1)
+        requests.wait(20)
         blog.deploy(container=own, python="/venv/bin/python", secrets={"API_TOKEN": mark})
-        time.sleep(1)
+        requests.wait(20)
     assert requests.failed == [] and requests.releases[-1] == blog.live
     source = f"{blog.root}/releases/{blog.live}/source"
     assert inside(blog, f"cat {source}/made/names.txt").split().count(".env") == 0
@@ -335,11 +336,11 @@ def test_a_release_of_a_dockerfile_is_taken_back_and_made_again(blog: Site) -> N
     first, virtualenv = blog.live, blog.record()["virtualenv"]
     blog.repository.commit(version("6.0"))
     with load(blog) as requests:
-        time.sleep(1)
+        requests.wait(20)
         blog.deploy()
         assert blog.record()["virtualenv"] == virtualenv
         rolled = blog.host.call("django.rollback", "blog")
-        time.sleep(1)
+        requests.wait(20)
     assert requests.failed == [] and blog.live == rolled["release"] == first
     blog.repository.commit(version("6.1"))
     blog.deploy()
@@ -389,15 +390,16 @@ def test_images_of_a_dockerfile_go_with_their_releases(blog: Site) -> None:
 @pytest.mark.full
 def test_to_a_plain_site_and_back_without_a_lost_request(blog: Site) -> None:
     with load(blog) as requests:
-        time.sleep(1)
+        requests.wait(20)
         blog.deploy(container=None)
         plain = blog.live
         wait_for(lambda: blog.host.run([engine_of(blog), "ps", "--quiet"]).stdout == "")
         blog.deploy(container={"engine": engine_of(blog)})
         again = blog.live
+        requests.wait(20)
         blog.host.call("django.rollback", "blog")
         assert blog.live == plain
-        time.sleep(1)
+        requests.wait(20)
     assert requests.failed == [] and requests.releases[-2:] == [plain, again]
     assert blog.apply().ok
 

@@ -112,10 +112,10 @@ def test_200_clients_share_ten_connections(fleet):
     most = 0
     with slow(fleet, 200, timeout=60) as load:
         for _ in range(20):
-            load.wait(100, timeout=120)
+            load.wait(100)
             most = max(most, clients(fleet))
             assert servers(fleet) <= POOL
-        load.wait(200, timeout=120)
+        load.wait(200)
         assert servers(fleet) == POOL
     print(f"{len(load.answers)} requests, {len(load.failed)} failed, at most {most} clients on {POOL} connections")
     # A sample may be taken while some of the 200 have been answered and have not connected again.

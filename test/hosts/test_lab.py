@@ -43,8 +43,8 @@ def test_a_bare_host_has_no_salt(hosts, release):
 def test_hosts_reach_each_other_by_name_and_the_internet(host, hosts):
     other = hosts(name="web2")
     assert other.run(["getent", "hosts", "web1"]).stdout.split()[0] == host.address
-    other.run("echo > /dev/tcp/web1/22", timeout=10)
-    other.run("echo > /dev/tcp/deb.debian.org/80", timeout=20)
+    other.run("echo > /dev/tcp/web1/22", timeout=60)
+    other.run("echo > /dev/tcp/deb.debian.org/80", timeout=60)
 
 
 @pytest.mark.full

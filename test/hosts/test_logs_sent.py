@@ -47,7 +47,7 @@ def blog(module_hosts: Hosts, repositories: Repositories) -> Site:
 
 def until(host: Host, pattern: str, number: int = 1) -> str:
     """What the receiver got, once a pattern is in it so often."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while True:
         got = host.run("cat /srv/receiver/got", check=False).stdout
         if len(re.findall(pattern, got)) >= number:

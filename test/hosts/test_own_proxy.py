@@ -82,16 +82,16 @@ def blog(request, module_hosts, repositories) -> Site:
 def test_own_proxy_connects_to_the_site(blog, proxy):
     url, headers = f"http://{blog.host.address}:{PORTS[proxy]}", {"Host": blog.domain}
     forged = {**headers, "X-Forwarded-For": "203.0.113.1", "X-Forwarded-Proto": "https"}
-    told = requests.get(f"{url}/healthz", headers=forged, timeout=10).json()
-    page = requests.get(f"{url}/", headers=headers, timeout=10)
+    told = requests.get(f"{url}/healthz", headers=forged, timeout=60).json()
+    page = requests.get(f"{url}/", headers=headers, timeout=60)
     assert "203" not in told["HTTP_X_FORWARDED_FOR"] and told["HTTP_X_FORWARDED_PROTO"] == "http"
     with requests.Session() as session:  # one connection, with the next request as soon as an answer is there
-        answers = [session.post(f"{url}/healthz", b"x" * 9, headers=headers, timeout=10) for _ in range(200)]
+        answers = [session.post(f"{url}/healthz", b"x" * 9, headers=headers, timeout=60) for _ in range(200)]
     assert [answer.status_code for answer in answers] == [200] * 200 and answers[-1].json()["size"] == 9
     losing_nothing(blog, f"{url}/release", f"by {proxy}")
     if proxy == "caddy":  # which has static files by itself; the page is one of before the release
         (style,) = re.findall(r'href="(/static/[^"]+\.css)"', page.text)
-        assert requests.get(f"{url}{style}", headers=headers, timeout=10).headers["Server"] == "Caddy"
+        assert requests.get(f"{url}{style}", headers=headers, timeout=60).headers["Server"] == "Caddy"
 
 
 def losing_nothing(blog: Site, url: str, text: str) -> None:

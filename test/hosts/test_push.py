@@ -279,7 +279,7 @@ def test_bomb_is_refused_quickly(blog: Pushed, sizes: list[int], said: str) -> N
 @pytest.mark.full
 def test_answers_to_pushers_are_true_while_programs_are_killed_and_power_is_lost(blog: Pushed) -> None:
     """Fifty pushes at once and one after another, twenty kills of what works them off, and three losses of power."""
-    started = f"export GIT_SSH_COMMAND='{SSH} -o ConnectTimeout=5'; cd {CLONE}"
+    started = f"export GIT_SSH_COMMAND='{SSH} -o ConnectTimeout=60'; cd {CLONE}"
     pushed = []
     for number in range(50):
         pushed.append(one := blog.commit("guestbook/version.py", version(f"7.{number}")["guestbook/version.py"]))

@@ -70,7 +70,7 @@ def runs(blog: Site, name: str) -> list[dict[str, Any]]:
 
 
 def until(what: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (found := what()):
         assert time.monotonic() < deadline, what
         time.sleep(0.3)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from lab import Host
+from lab import Host, busy
 from products import shortened
 from repository import Repository
 from sites import Site, lines, version
@@ -110,7 +110,7 @@ def refused(applied, error: str) -> None:
     assert re.search(error, comment), comment
     assert "nothing runs yet" in comment and lines(comment) <= 10
     assert applied.returncode != 0
-    assert applied["shop has its source"].duration < 60_000
+    assert applied["shop has its source"].duration < 60_000 * busy()
     assert not [state_id for state_id in applied.failed if state_id.startswith("blog ")], "other sites are deployed"
 
 
@@ -175,7 +175,7 @@ def test_unreachable_remote_is_a_warning_while_a_release_is_active(server, live,
     release = live.live
     began = time.monotonic()
     applied = live.deploy(repository=url, timeouts=SHORT)
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - began < 90 * busy()
     assert applied.changed.keys() == {"blog has its directories"}
     assert f"{release} stays live" in str(applied.warnings)
     assert live.answering["release"] == release

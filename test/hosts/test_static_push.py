@@ -70,7 +70,7 @@ def test_new_files_are_in_the_store_before_pages_name_them(pushing: Site) -> Non
     assert len(requests_of_first) == count + 1 and {line.split()[0] for line in requests_of_first} == {uid}
     style = style_of(site)
     assert style.startswith(f"http://{host.address}:9000/static/blog/")
-    answer = requests.get(style, timeout=10)
+    answer = requests.get(style, timeout=60)
     assert answer.status_code == 200 and answer.text == site.get(former).text
     assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
     assert answer.headers["Content-Type"] == "text/css; charset=utf-8"
@@ -92,8 +92,8 @@ def test_new_files_are_in_the_store_before_pages_name_them(pushing: Site) -> Non
         applied = site.deploy()
     assert applied[PUSHED].changes["pushed"].startswith(f"1 of {count} files")
     assert [line.split()[1] for line in sent(site)] == ["GET", "PUT"]
-    assert style_of(site) != style and requests.get(style_of(site), timeout=10).status_code == 200
-    assert requests.get(style, timeout=10).status_code == 200
+    assert style_of(site) != style and requests.get(style_of(site), timeout=60).status_code == 200
+    assert requests.get(style, timeout=60).status_code == 200
 
     # The secret is in a file of root alone.
     assert host.run(["cat", f"{site.root}/secrets/.push_secret"], check=False, user="blog").returncode != 0
@@ -109,7 +109,7 @@ def test_files_of_deleted_releases_are_deleted(pushing: Site) -> None:
         site.deploy()
         names.append(style_of(site))
     sent(site)
-    assert [requests.get(name, timeout=10).status_code for name in names] == [404, 200, 200]
+    assert [requests.get(name, timeout=60).status_code for name in names] == [404, 200, 200]
 
 
 @pytest.mark.full
@@ -123,12 +123,12 @@ def test_failed_release_leaves_the_store_as_pages_need_it(pushing: Site) -> None
     assert "out of ink" in applied.failed["blog has its instance"]
     broken = [line.split()[2] for line in sent(site) if " PUT " in line]
     assert len(broken) == 1 and style_of(site) == style
-    assert requests.get(style, timeout=10).status_code == 200
+    assert requests.get(style, timeout=60).status_code == 200
     site.repository.commit({"guestbook/views.py": first})
     site.repository.append(STYLE, "\n.mended { color: green }\n")
     site.deploy()
     assert f"DELETE {broken[0]}" in " ".join(sent(site))
-    assert requests.get(style, timeout=10).status_code == 200
+    assert requests.get(style, timeout=60).status_code == 200
 
 
 @pytest.mark.full

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from lab import busy
 from sites import Site
 
 QUEUE = "/run/django-blog-queue/socket"
@@ -235,7 +236,7 @@ def test_restart_with_10000_tasks_and_1000_sessions_takes_less_than_a_second(blo
         times = [int(line) for line in blog.host.run(timed).stdout.split()]
         seconds = sorted((after - before) / 1e9 for before, after in zip(times[::2], times[1::2], strict=True))
         print(f"{unit}: {seconds[0]:.2f} to {seconds[-1]:.2f} s")
-        assert seconds[0] <= 1, seconds
+        assert seconds[0] <= busy(), seconds
     assert (client(blog, "LLEN", "many"), who(blog, session)) == ("10000", "ada")
     assert int(client(blog, "DBSIZE", part="cache_sessions")) >= 1000
     client(blog, "DEL", "many")

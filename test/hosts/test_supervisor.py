@@ -4,6 +4,7 @@ import time
 
 import pytest
 from client import Load
+from lab import busy
 from products import shortened
 from sites import AFTER_RESTART, Site, lines, ownership, release_of, version
 
@@ -138,8 +139,8 @@ def test_killed_server_is_restarted(blog):
 
 
 def comes_back(blog: Site, killed: str = "") -> str:
-    """The release that serves within a minute, and not by the workers that outlive a killed process for a moment."""
-    limit = time.monotonic() + 60
+    """The release that serves, and not by the workers that outlive a killed process for a moment."""
+    limit = time.monotonic() + 300
     while True:
         try:
             answering = blog.answering["release"]
@@ -199,12 +200,12 @@ def test_files_that_site_puts_in_its_folder_block_nothing(blog, what):
     began = time.monotonic()
     assert not blog.apply().changed
     (status,) = blog.host.call("django.status", "blog")
-    assert status["running"] is True and time.monotonic() - began < 100
+    assert status["running"] is True and time.monotonic() - began < 100 * busy()
     log = f"{blog.root}/log/{live[:4]}.log"
     blog.host.run(["sh", "-c", f"mv {log} {log}.2; mkfifo {log}"], user="blog")
     began = time.monotonic()
     blog.host.call("django.logs", "blog", "3")
-    assert time.monotonic() - began < 100
+    assert time.monotonic() - began < 100 * busy()
     blog.host.run(["sh", "-c", f"rm {log}; mv {log}.2 {log}"], user="blog")
     blog.host.run(["supervisorctl", "restart", blog.unit])
     assert comes_back(blog) == live
@@ -221,7 +222,7 @@ def test_apply_restores_what_was_deleted_in_run(blog, gone):
     blog.host.run(f"rm -rf {gone.format(run=blog.run)}")
     began = time.monotonic()
     assert "blog has its instance" in blog.deploy().changed
-    assert blog.answering["release"] == live and time.monotonic() - began < 60
+    assert blog.answering["release"] == live and time.monotonic() - began < 60 * busy()
     assert not blog.apply().changed
 
 
@@ -256,7 +257,7 @@ def test_program_that_fails_as_root_is_reported_at_once(blog):
     began = time.monotonic()
     comment = blog.host.apply().failed["blog has its instance"]
     blog.host.run("mv /usr/bin/install.away /usr/bin/install")
-    assert "install: not found" in comment and time.monotonic() - began < 60
+    assert "install: not found" in comment and time.monotonic() - began < 60 * busy()
     blog.deploy()
 
 

@@ -233,7 +233,7 @@ def test_placeholder_stays_when_the_challenge_fails(shop):
 def served(site):
     """The certificate that the proxy sends, in PEM."""
     context = ssl._create_unverified_context()
-    plain = socket.create_connection((site.host.address, 443), timeout=20)
+    plain = socket.create_connection((site.host.address, 443), timeout=60)
     with context.wrap_socket(plain, server_hostname=site.domain) as secure:
         return ssl.DER_cert_to_PEM_cert(secure.getpeercert(binary_form=True))
 

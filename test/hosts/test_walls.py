@@ -14,7 +14,7 @@ import pytest
 import requests
 from attacker import EACH_HOST, Lair, Manifest, make_lair, owners, salt, victims
 from conftest import Hosts, Repositories
-from lab import MACHINE, Needs
+from lab import MACHINE, Needs, busy
 from products import shortened
 from repository import Repository
 from sites import Site, version
@@ -598,7 +598,7 @@ def test_finding_14_abstract_socket_with_a_newline(lair, kind):
         done = salt(lair.host, "django.release", "shop")
         lair.shop.get("/")
         assert done.returncode == 0 and "Traceback" not in done.stderr, done
-        assert done.seconds < 40, done  # no connection is waited for
+        assert done.seconds < 40 * busy(), done  # no connection is waited for
         assert "still" not in str(done.answer.get("warnings", "")), done
     finally:
         lair.stop("forger")

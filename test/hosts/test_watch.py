@@ -28,7 +28,7 @@ def test_site_that_is_down_is_reported_once_with_its_cure(blog: Watched) -> None
     message, _seconds = blog.wait_for("problem", "down")
     assert message["text"].startswith("process: ") and message["site"] == "blog"
     blog.host.run(message["command"])  # the doctor's, as it is printed
-    blog.wait_for("good", "down", within=300)
+    blog.wait_for("good", "down")
     assert [one["what"] for one in blog.messages if one["kind"] == "down"] == ["problem", "good"]
 
 
@@ -37,13 +37,13 @@ def test_failed_release_is_reported_within_seconds_though_a_channel_hangs(blog: 
     begun = time.monotonic()
     assert not blog.apply().ok
     release = time.monotonic() - begun
-    message, seconds = blog.wait_for("event", "failed", within=60)
+    message, seconds = blog.wait_for("event", "failed")
     print(f"a failed release was reported {seconds:.1f} s after its end, which took {release:.1f} s; a channel hangs")
     assert seconds <= max(10, release) and "still runs" not in message["text"] and "SyntaxError" in message["text"]
     assert message["command"].startswith("salt-call django.record blog 000")
     state = blog.host.run(["systemctl", "is-active", "django-notify@hangs.service"], check=False).stdout.strip()
     assert state in ("activating", "inactive")  # it waits, or has been given up for a minute
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 300
     while not any("django-formula/blog failure 000" in one.text for one in told(blog.host).get("forgejo", [])):
         assert time.monotonic() < limit, told(blog.host)
         time.sleep(0.5)
@@ -81,7 +81,7 @@ def test_heartbeat_follows_each_look_whatever_it_has_found(blog: Watched) -> Non
     until(lambda: blog.host.run("systemctl is-active 'django-notify@*'", check=False).stdout == "")
     blog.host.run("rm -f /srv/beats")
     blog.host.run(["systemctl", "start", "django-watch.service"])
-    until(lambda: blog.host.run("cat /srv/beats || true").stdout == f"/beat/{SECRET}\n", within=60)
+    until(lambda: blog.host.run("cat /srv/beats || true").stdout == f"/beat/{SECRET}\n")
     blog.host.run(["systemctl", "start", "django-watch.timer", "django-watch.path", *units])
 
 

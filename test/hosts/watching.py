@@ -124,7 +124,7 @@ class Watched(Site):
         """What the good channel has got."""
         return [one for batch in told(self.host).get("good", []) for one in batch.messages]
 
-    def wait_for(self, what: str, kind: str, within: float = 120) -> tuple[dict[str, Any], float]:
+    def wait_for(self, what: str, kind: str, within: float = 300) -> tuple[dict[str, Any], float]:
         """A message, and the seconds until it arrived."""
         began = time.monotonic()
         while True:
