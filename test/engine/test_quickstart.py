@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -872,17 +871,10 @@ def test_compose_of_root_clones_into_no_folder_of_all_users(tmp_path):
     assert done.returncode == 1 and "is in a folder that another user may change" in done.stderr
 
 
-@pytest.fixture
-def open_folder():
-    """A folder of everyone's, on a path that pytest, of which there may be several, keeps from no other user."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o777)
-        yield Path(name)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 @pytest.mark.parametrize("bare", [False, True])
 def test_a_user_inspects_a_revision_of_an_own_repository(open_folder, bare):
+    open_folder.chmod(0o777)
     files = {"manage.py": "", "shop/wsgi.py": "application = get_wsgi_application()\n", "requirements.txt": "django\n"}
     tree, user = write_tree(open_folder / "shop", files), {"user": 65534, "group": 65534, "extra_groups": []}
     user["env"] = {**os.environ, "HOME": "/nonexistent"}

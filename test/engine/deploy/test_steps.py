@@ -8,7 +8,6 @@ import stat
 import struct
 import subprocess
 import sys
-import tempfile
 import textwrap
 from pathlib import Path
 
@@ -38,14 +37,6 @@ refuse_closed_parents = step_site.refuse_closed_parents
 
 
 # The site
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that everybody may enter, on the way to it too."""
-    with tempfile.TemporaryDirectory(prefix="df-") as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
 
 
 @pytest.mark.parametrize(

@@ -595,6 +595,12 @@ def test_command_runs_as_user_in_environment_without_secret_arguments(make_site,
     assert given == {**options, "environment": variables, **bounds}
 
 
+@pytest.fixture
+def tmp_path(open_folder):
+    """The host's folder, which another user enters."""
+    return open_folder
+
+
 def test_command_leaves_no_process_and_inherits_no_lock(make_site, monkeypatch, tmp_path):
     if os.getuid():
         pytest.skip("needs root")

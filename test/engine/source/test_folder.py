@@ -22,18 +22,14 @@ RAY = pwd.getpwnam("nobody")
 
 
 @pytest.fixture
-def passable(tmp_path):
-    """Return the test's folder, which other users can traverse."""
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        if folder.stat().st_uid == 0 and str(folder).count("/") > 2:
-            folder.chmod(0o755)
-    return tmp_path
+def tmp_path(open_folder):
+    return open_folder
 
 
 @pytest.fixture
-def ray(make_site, passable):
+def ray(make_site, tmp_path):
     """Return a site that is deployed from a folder in Ray's home."""
-    home = passable / "home/ray"
+    home = tmp_path / "home/ray"
     (home / "blog/blog").mkdir(parents=True)
     (home / "blog/manage.py").write_text("manage\r\n")
     (home / "blog/blog/models.py").write_text("models\n")
@@ -95,10 +91,10 @@ def test_file_that_its_user_may_not_read_is_refused(ray):
     assert "secret.py" in error.value.log and "make all of it readable for that user" in error.value.hint
 
 
-def test_folder_replaced_by_a_link_exposes_no_file_of_root(ray, passable):
+def test_folder_replaced_by_a_link_exposes_no_file_of_root(ray, tmp_path):
     """While git reads, Ray replaces a folder of the project by a link to a folder of root."""
     folder = Path(ray.config["folder"])
-    secret = passable / "root"
+    secret = tmp_path / "root"
     secret.mkdir(mode=0o700)
     (secret / "models.py").write_text("hunter2\n")
     ended = threading.Event()
@@ -155,9 +151,9 @@ def test_folder_of_a_uid_without_a_user_refused(ray):
 
 
 @pytest.fixture
-def root_site(make_site, passable):
+def root_site(make_site, tmp_path):
     """Return a site that is deployed from a folder of root."""
-    folder = passable / "srv/blog"
+    folder = tmp_path / "srv/blog"
     (folder / "blog").mkdir(parents=True)
     (folder / "blog/models.py").write_text("models\n")
     site = make_site(folder="/srv/checkout")
@@ -196,8 +192,8 @@ def test_folder_of_root_refused_when_other_users_may_write_to_it(root_site, mode
         source_folder.tree(root_site)
 
 
-def test_reader_is_the_first_user_who_can_replace_the_path(passable):
-    home = passable / "home"
+def test_reader_is_the_first_user_who_can_replace_the_path(tmp_path):
+    home = tmp_path / "home"
     (home / "ray/inner").mkdir(parents=True)
     os.chown(home / "ray", RAY.pw_uid, RAY.pw_gid)
     (home / "link").symlink_to("ray/inner")
@@ -220,9 +216,9 @@ def test_reader_is_the_first_user_who_can_replace_the_path(passable):
         reader.reader(f"{home}/tmp")
 
 
-def test_repository_of_another_user_is_read_as_that_user(make_site, passable):
+def test_repository_of_another_user_is_read_as_that_user(make_site, tmp_path):
     """Its references and objects may be links, which lead no further than its owner's rights."""
-    secret, theirs = passable / "root", passable / "theirs"
+    secret, theirs = tmp_path / "root", tmp_path / "theirs"
     for path in (secret, theirs):
         subprocess.run(["git", "init", "-q", "-b", "main", path], check=True)
         commit = ["git", "-C", path, "-c", "user.name=A", "-c", "user.email=a@a.org", "commit", "-qm", path.name]

@@ -56,13 +56,10 @@ def alive(numbers):
 
 
 @pytest.fixture
-def notes(tmp_path):
-    path = tmp_path / "notes"
+def notes(open_folder):
+    path = open_folder / "notes"
     path.touch()
     path.chmod(0o666)
-    for parent in path.parents[:-2]:
-        if not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
     return path
 
 
