@@ -45,6 +45,9 @@ def parked(queue):
 
 def publish(producer, message, exchange, routing_key, headers, **options):
     """Send a message again, as it is."""
+    kept = {name: message.properties[name] for name in KEPT if message.properties.get(name) is not None}
+    if "expiration" in kept:  # it has milliseconds as a text, and kombu makes them of seconds
+        kept["expiration"] = float(kept["expiration"]) / 1000
     producer.publish(
         message.body,
         exchange=exchange,
@@ -52,7 +55,7 @@ def publish(producer, message, exchange, routing_key, headers, **options):
         content_type=message.content_type,
         content_encoding=message.content_encoding,
         headers=headers,
-        **{name: message.properties[name] for name in KEPT if message.properties.get(name) is not None},
+        **kept,
         **options,
     )
 

@@ -130,10 +130,19 @@ def test_task_of_an_unknown_name_is_parked_and_given_back_to_the_release_that_kn
     release(lab, "0002", NEW)
     lab.activate("0001")
     first = celery(lab, "0001").ready()
-    send(lab, "0002", "for number in range(3): new.apply_async((number,), correlation_id=f'c{number}')\nold.delay(9)")
+    send(
+        lab,
+        "0002",
+        """
+        for number, more in enumerate([{}, {"expires": 3600}, {}]):
+            new.apply_async((number,), correlation_id=f"c{number}", **more)
+        old.delay(9)
+        """,
+    )
     until(lambda: waiting(lab, "celery.unknown") == 3 and lab.counts("end")[9] == 1)
     assert "shop.tasks.new is not known to this release: parked in celery.unknown" in first.log.read_text()
     assert int(lab.redis("HLEN", "unacked")) == 0
+    assert '"expiration": "3600000"' in lab.redis("LRANGE", "celery.unknown", "0", "-1")
     second = celery(lab, "0002").ready()
     lab.activate("0002")
     until(lambda: sum(lab.counts("end").values()) == 4)
