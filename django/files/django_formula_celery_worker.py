@@ -55,6 +55,7 @@ def publish(producer, message, exchange, routing_key, headers, **options):
         content_type=message.content_type,
         content_encoding=message.content_encoding,
         headers=headers,
+        compression=headers.get("compression"),  # kombu has decompressed the body
         **kept,
         **options,
     )

@@ -134,7 +134,7 @@ def test_task_of_an_unknown_name_is_parked_and_given_back_to_the_release_that_kn
         lab,
         "0002",
         """
-        for number, more in enumerate([{}, {"expires": 3600}, {}]):
+        for number, more in enumerate([{}, {"expires": 3600}, {"compression": "gzip"}]):
             new.apply_async((number,), correlation_id=f"c{number}", **more)
         old.delay(9)
         """,
