@@ -27,7 +27,10 @@ PLACE = "{{ message }}"
 #: Retry-After, in seconds, where the message has no time.
 RETRY_AFTER = 300
 
-_MOMENT = re.compile(r"(?:(\d{4}-\d\d-\d\d)[T ])?(?<![\d:])([01]?\d|2[0-3]):([0-5]\d)(?![\d:])(?: ?(UTC|Z)\b)?")
+_MOMENT = re.compile(
+    r"(?:(\d{4}-\d\d-\d\d)[T ])?(?<![\d:])([01]?\d|2[0-3]):([0-5]\d)(?![\d:])"
+    r"(?: ?([AaPp])\.?[Mm]\b\.?)?(?: ?(UTC|Z)\b)?"
+)
 _DURATION = re.compile(r"\b\d{1,6}[smhd]\b")
 
 
@@ -131,25 +134,35 @@ def summary(site: Site) -> str:
 
 
 def until(message: str, now: float) -> float | None:
-    """Return when maintenance ends by the time in its message, in seconds since 1970, or None.
+    """Return when maintenance ends by the last time in its message, in seconds since 1970, or None.
 
     A time without a date is the next one by the clock of this host; a time with a date may be past.
     """
-    moment = _MOMENT.search(message)
-    if moment:
-        date, hour, minute, utc = moment.groups()
-        zone = datetime.timezone.utc if utc else None
-        here = datetime.datetime.fromtimestamp(now, zone)
-        try:
-            day = datetime.date.fromisoformat(date) if date else here.date()
-        except ValueError:
-            return None
-        end = datetime.datetime.combine(day, datetime.time(int(hour), int(minute)), zone)
-        if not date and end <= here:
-            end += datetime.timedelta(days=1)
-        return end.timestamp()
-    duration = _DURATION.search(message)
-    return now + commands.seconds(duration[0]) if duration else None
+    moments = [*_MOMENT.finditer(message)]
+    if not moments:
+        duration = _DURATION.search(message)
+        return now + commands.seconds(duration[0]) if duration else None
+    end = now
+    try:
+        for moment in moments:
+            after = max(now, end) if moments[0][1] else now  # from 2026-03-01 22:00 to 01:00
+            end = _next(moment, after)
+    except (OverflowError, ValueError):  # no such day
+        return None
+    return end
+
+
+def _next(moment: re.Match[str], after: float) -> float:
+    """Return the time that a part of a message names; without a date, the first one after a time."""
+    date, hour, minute, half, utc = moment.groups()
+    zone = datetime.timezone.utc if utc else None
+    here = datetime.datetime.fromtimestamp(after, zone)
+    hours = int(hour) % 12 + (12 if half in "Pp" else 0) if half and int(hour) <= 12 else int(hour)
+    day = datetime.date.fromisoformat(date) if date else here.date()
+    end = datetime.datetime.combine(day, datetime.time(hours, int(minute)), zone)
+    if not date and end <= here:
+        end += datetime.timedelta(days=1)
+    return end.timestamp()
 
 
 def refuse_missing_page(site: Site, release: Path, folder: str) -> None:
