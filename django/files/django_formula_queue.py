@@ -2,11 +2,10 @@
 Report what waits in the queues of a site's workers, and what is parked there: a request on stdin, the answer on stdout.
 
 It runs in the site's virtualenv as its user: there the client of the broker is, and the password of one elsewhere. The
-project is imported only where the broker is not in the environment, or where its tasks have to be known.
+project is imported: it may have options of the broker, such as a prefix of its keys.
 """
 
 import json
-import os
 from collections import Counter
 
 import django_formula_start
@@ -26,24 +25,14 @@ def queues(request):
 
 def celery(worker, request):
     """Return the queues of a Celery worker."""
+    import django
     import django_formula_celery_app
 
-    url = os.environ.get("CELERY_BROKER_URL")
-    app = None
-    if not url or request["give_back"]:
-        import django
-
-        django.setup()
-        app = django_formula_celery_app.find(worker["app"], request["modules"])
+    django.setup()
+    app = django_formula_celery_app.find(worker["app"], request["modules"])
     if request["give_back"] or request["drop"]:
-        change_parked(app, url, worker["queues"], request)
-    if app:
-        connection = app.connection_for_read()
-    else:
-        from kombu import Connection
-
-        connection = Connection(url)
-    with connection:
+        change_parked(app, worker["queues"], request)
+    with app.connection_for_read() as connection:
         held = unacknowledged(connection)
         return {
             name: {**celery_queue(connection, name, request["names"]), **held.get(name, held[""])}
@@ -65,12 +54,10 @@ def unacknowledged(connection):
     }
 
 
-def change_parked(app, url, names, request):
+def change_parked(app, names, request):
     """Give back the parked tasks whose names the release knows, or delete those of one name."""
     import django_formula_celery_worker
-    from celery import Celery
 
-    app = app or Celery(broker=url)
     if request["give_back"]:
         app.loader.import_default_modules()
     sorter = django_formula_celery_worker.Parked(app, names, drop=request["drop"])
@@ -90,6 +77,8 @@ def celery_queue(connection, name, with_names):
 
 def count(connection, name):
     """Return how many messages are in a queue; one that does not exist has none."""
+    if connection.transport.driver_type == "redis":  # kombu finds no queue there whose key has a prefix
+        return connection.default_channel._size(name)
     try:
         return connection.channel().queue_declare(name, passive=True).message_count
     except connection.channel_errors:

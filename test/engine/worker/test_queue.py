@@ -89,6 +89,15 @@ def test_broker_is_the_project_s_where_the_environment_has_none(lab):
     assert asked(lab, "0001", celery("celery"))["celery"]["names"] == {"shop.old": 1}
 
 
+def test_options_of_the_broker_are_the_project_s_where_the_environment_has_its_address(lab):
+    options = "CELERY_BROKER_TRANSPORT_OPTIONS = {'global_keyprefix': 'shop:'}"
+    lab.make("0001", {"project/celery.py": APP, "project/settings.py": f"{SETTINGS}\n{options}"})
+    send(lab, "0001", "app.send_task('shop.old', (1,))")
+    assert lab.redis("LLEN", "shop:celery") == "1"
+    found = asked(lab, "0001", celery("celery"))["celery"]
+    assert (found["waiting"], found["names"]) == (1, {"shop.old": 1})
+
+
 @pytest.mark.full
 def test_ten_thousand_waiting_tasks_are_counted_by_name_in_little_time(lab):
     lab.make("0001", {"project/celery.py": APP})
