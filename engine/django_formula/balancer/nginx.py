@@ -84,7 +84,8 @@ def _place(place: Place) -> dict[str, Any]:
     domains: dict[str, list[Mapping[str, Any]]] = {}
     for site in place.sites:
         for domain in site["domains"]:
-            domains.setdefault(domain, []).append(site)
+            redirects = domain in site.get("redirects", ())  # by the proxy of a host, whatever the path is
+            domains.setdefault(domain, []).append({**site, "path": "/"} if redirects else site)
     return {
         "listens": balancer_program.addresses(place.listen, "{}", "[::]:{}"),
         "flags": listening["flags"] if place.tls else "",

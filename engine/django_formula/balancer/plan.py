@@ -68,6 +68,7 @@ def entry(site: Site, password: str | None) -> Entry:
         "memory": balancer["memory"] if balancer["kind"] == "varnish" else "",
         "user": site.platform["nginx"]["user"],
         "domains": [*config["domains"], *config["redirect_domains"]],
+        "redirects": config["redirect_domains"],
         "path": prefix or "/",
         **{key: balancer[key] for key in ("listen", "balance", "sticky")},
         "https": site.listens_tls,

@@ -156,6 +156,30 @@ def test_configuration_of_nginx(haproxy: list[str], own_host: Path, monkeypatch:
     compare(texts, RENDER / "nginx")
 
 
+PATHS = {"path": "/blog", "domains": ["blog.example.org"], "redirect_domains": ["old.example.org"]}
+
+
+def test_challenges_of_a_site_with_a_path_are_answered() -> None:
+    tls = {"kind": "acme", "email": "ops@example.org"}
+    text = balancer_haproxy.configuration_files(blog(**PATHS, tls=tls), templates())[balancer_haproxy.CONFIG] or ""
+    lines = [line.strip() for line in text.partition("frontend django-80\n")[2].splitlines()]
+    path = "{ path_beg /.well-known/acme-challenge/ }"
+    asked = lines.index(f"http-request set-var(txn.challenge) bool(true) if domain-blog {path}")
+    refused = "http-request deny deny_status 404 unless { var(txn.site) -m found } or { var(txn.challenge) -m bool }"
+    assert asked < lines.index(refused)
+
+
+def test_each_path_of_a_domain_that_redirects_to_a_site_with_a_path_reaches_a_host(haproxy: list[str]) -> None:
+    found = blog(**PATHS)
+    text = balancer_haproxy.configuration_files(found, templates())[balancer_haproxy.CONFIG] or ""
+    assert "    acl path-blog var(txn.host) -m str old.example.org\n" in text
+    text = balancer_nginx.configuration_files(of_nginx(found), templates())[balancer_nginx.CONFIG] or ""
+    servers = dict(re.findall(r"(?s)server_name (\S+);\n(.*?)\n    }\n", text))
+    assert re.findall(r"location (.*) \{", servers["old.example.org"]) == ["/"]
+    assert "proxy_pass http://django-blog;" in servers["old.example.org"]
+    assert re.findall(r"location (.*) \{", servers["blog.example.org"]) == ["/", "= /blog", "/blog/"]
+
+
 @pytest.mark.parametrize(
     ("value", "expected", "as_format"),
     [("plain", "'plain'", "'plain'"), ("it's", "'it'\\''s'", "'it'\\''s'"), ('5% "$X"', "'5% \"$X\"'", "'5%% \"$X\"'")],
