@@ -301,6 +301,8 @@ def test_sites_change_their_proxy_together(blog):
     shop = Site(blog.host, blog.repository, "shop", neighbour=blog, domains=domains, path="/shop", proxy=APACHE)
     blog.deploy(server={"kind": "uwsgi"}, media=None, settings=None)
     assert blog.answering["release"] == blog.live and shop.answering["release"] == shop.live
+    moved = blog.host.http("/shop?a=b", blog.domain, headers={"Host": f"{blog.domain}:8080"})
+    assert (moved.status_code, moved.headers["Location"]) == (301, f"http://{blog.domain}:8080/shop/?a=b")
     shop.deploy(proxy={**APACHE, "allow": ["203.0.113.0/24"]})
     for path in ("/shop/release", "/%73hop/release", "//shop/release", "/./shop/release", "/x/../shop/release"):
         command = ["curl", "--path-as-is", "-so", "/dev/null", "-w", "%{http_code}", "-H", f"Host: {blog.domain}"]

@@ -200,6 +200,8 @@ def test_long_domain_is_served_and_a_path_without_a_site_is_404(blog: Site) -> N
     assert shop.get("/").status_code == 200 and not blog.apply().changed
     for path in ("/", "/index.html", "/nothing"):
         assert blog.host.http(path, domain).status_code == 404, path
+    moved = blog.host.http("/stall?a=b", domain)
+    assert (moved.status_code, moved.headers["Location"]) == (301, "/stall/?a=b")
     shop.options["domains"] = ["stall.example.org"]
     shop.deploy()
     assert blog.host.run(["test", "-e", "/etc/nginx/conf.d/django-names.conf"], check=False).returncode
