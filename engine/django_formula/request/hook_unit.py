@@ -3,12 +3,13 @@
 Sites without `hook` have none of it. Why each site has its own: docs/decisions/0159.
 """
 
+import contextlib
 import secrets
 import time
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import archive, config_files, file, units
+from django_formula.host import archive, config_files, file, locks, units
 from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import Files
 from django_formula.proxy import proxies
@@ -119,12 +120,18 @@ def apply(site: Site, given: str | None) -> None:
         remove(site)
     elif changes:
         HOOK.make_user(site)
-        file.write_json(config_file(site), _config(site, read(site), given), mode=0o600)
+        with _alone(site):
+            file.write_json(config_file(site), _config(site, read(site), given), mode=0o600)
         files = _files(site)
         HOOK.program.parent.mkdir(parents=True, exist_ok=True)
         if {str(HOOK.program), *map(str, files)} & {*changes}:
             archive.install(MODULE, HOOK.program)
         HOOK.start_anew(site, files)
+
+
+def _alone(site: Site) -> contextlib.AbstractContextManager[None]:
+    """Return a lock for changes of the secret; the folder of secrets could be locked by the site's user too."""
+    return locks.of_folder(site.templates)
 
 
 def rotate(site: Site) -> None:
@@ -133,15 +140,16 @@ def rotate(site: Site) -> None:
     Raises:
         DeploymentError: the pillar has it, or there is no webhook.
     """
-    before = read(site)
-    if not before:
-        raise _has_none(site)
-    if before["is_given"]:
-        raise DeploymentError(
-            f"the pillar has the secret of the webhook of {site.name}",
-            hint="change it there, and apply: the former one is accepted for a day",
-        )
-    file.write_json(config_file(site), before | _with_secret(before, secrets.token_hex(32)), mode=0o600)
+    with _alone(site):
+        before = read(site)
+        if not before:
+            raise _has_none(site)
+        if before["is_given"]:
+            raise DeploymentError(
+                f"the pillar has the secret of the webhook of {site.name}",
+                hint="change it there, and apply: the former one is accepted for a day",
+            )
+        file.write_json(config_file(site), before | _with_secret(before, secrets.token_hex(32)), mode=0o600)
     service = HOOK.units(site)[1].name
     units.control("stop", service, doing=f"stopping {service}")  # the next request starts it
 

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import threading
 import types
 
 import pytest
@@ -107,6 +108,26 @@ def test_rotation_keeps_the_former_secret_for_a_day(host, make_site):
     assert hook_unit.describe(site)["former_secret"] == "accepted for 24 h"
     assert host.calls[-1] == "systemctl stop django-blog-web-hook.service"
     assert hook_unit.pending(site, None) == {}
+
+
+def test_rotation_during_an_apply_is_kept(host, make_site, monkeypatch):
+    applied(make_site(hook=True))
+    site = make_site(hook=True, revision="release")
+    before, config, begun = kept(site)["secret"], hook_unit._config, []
+    rotation = threading.Thread(target=hook_unit.rotate, args=(site,))
+
+    def slow(*arguments):
+        made = config(*arguments)
+        begun.append(1)
+        if len(begun) == 2:  # the first one is the look
+            rotation.start()
+            rotation.join(0.3)
+        return made
+
+    monkeypatch.setattr(hook_unit, "_config", slow)
+    hook_unit.apply(site, None)
+    rotation.join(5)
+    assert kept(site)["former"] == before != kept(site)["secret"] and kept(site)["ref"] == "refs/heads/release"
 
 
 def test_another_branch_or_a_damaged_file_is_a_change(host, make_site):
