@@ -224,9 +224,9 @@ def find(store: Repository, which: str | None) -> Copy:
 
 
 def overview(store: Repository) -> list[dict[str, Any]]:
-    """Return the copies, the newest first: a row for each."""
+    """Return the copies, the newest first, and last those of a clock that was ahead: a row for each."""
     snapshots = store.snapshots()
     made = whole(snapshots)
     parts = {name: sorted({one.name for one in snapshots if one.tag == name} - {INDEX}) for name in made}
-    newest_first = sorted(made, key=lambda name: (made[name], name), reverse=True)
+    newest_first = sorted(made, key=lambda name: (not clock.is_ahead(made[name]), made[name], name), reverse=True)
     return [{"backup": name, "age": clock.age(made[name]), "parts": ", ".join(parts[name])} for name in newest_first]

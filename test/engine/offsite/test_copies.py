@@ -124,6 +124,14 @@ def test_copy_has_the_backup_the_uploads_and_the_sealed_secrets(site, store):
     assert [row["backup"] for row in copies.overview(store)] == [tag]
 
 
+def test_copies_of_a_clock_that_was_ahead_are_listed_last(site, store):
+    backup(site)
+    assert work(site, "copy") == []
+    newest, ahead = copies.find(store, None)["backup"], f"29990101T000000Z-0001-{'a' * 12}"
+    store.parts["f" * 64] = (Snapshot("f" * 64, "copy.json", ahead, clock.seconds("2999-01-01T00:00:00Z")), b"")
+    assert [row["backup"] for row in copies.overview(store)] == [newest, ahead]
+
+
 def test_backup_that_a_newer_one_replaces_meanwhile_is_copied_to_its_end(site, store, monkeypatch):
     """With `backup:keep: 1`, and databases that take longer to send than there is between two backups."""
 
