@@ -157,14 +157,16 @@ def _attempt(request: Answer, given: dict[str, str], until: str = "", tells: boo
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        os.setsid()
-        os.close(reader)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for number in (0, 1, 2):
-            os.dup2(nothing, number)
-        with os.fdopen(writer, "w") as out:
-            json.dump(_started(request, given, until, tells), out, default=repr)
-        os._exit(0)
+        try:
+            os.setsid()
+            os.close(reader)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1, 2):
+                os.dup2(nothing, number)
+            with os.fdopen(writer, "w") as out:
+                json.dump(_started(request, given, until, tells), out, default=repr)
+        finally:  # an exception that cannot be described, for example: only the parent may go on
+            os._exit(0)
     os.close(writer)
     data = _received(reader)
     os.close(reader)
@@ -219,10 +221,10 @@ def _described(error: BaseException, printed: bytes) -> Answer:
     """Return an exception; of a project that ends the process the text is what it has printed before."""
     hidden = _hidden_import(error)
     chain = error.__cause__ or error.__context__ or hidden
-    reason = str(error)[:2000]
+    reason = _text(error)[:2000]
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
         reason = " ".join(printed[-2000:].decode(errors="replace").split("\n")[-4:]).strip() or reason
-    text = reason + (f" <- {type(chain).__name__}: {str(chain)[:300]}" if chain else "")
+    text = reason + (f" <- {type(chain).__name__}: {_text(chain)[:300]}" if chain else "")
     frames = [[one.filename, one.lineno] for one in traceback.extract_tb(error.__traceback__)][-25:]
     found: Answer = {"type": type(error).__name__, "text": text, "frames": frames}
     shown = [error, hidden] if hidden else [error]  # what ends the hidden one does not go with the others
@@ -241,9 +243,17 @@ def _described(error: BaseException, printed: bytes) -> Answer:
     return found
 
 
+def _text(error: BaseException) -> str:
+    """Return the text of an exception, in whose class the project may have an error too."""
+    try:
+        return str(error)
+    except Exception:
+        return "<exception str() failed>"  # as tracebacks have it
+
+
 def _hidden_import(error: BaseException) -> Exception | None:
     """Return why a package cannot be imported that a library says must be installed, and is; else None."""
-    found = re.match(r"`(\w+)` must be installed", str(error))
+    found = re.match(r"`(\w+)` must be installed", _text(error))
     if found:
         try:
             importlib.import_module(found[1])

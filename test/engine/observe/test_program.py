@@ -78,6 +78,8 @@ def needed(answer: dict[str, Any]) -> dict[str, Any]:
     return {one["name"]: one["feeds"] for one in answer["variables"]}
 
 
+#: Raises an exception that has no text.
+UNPRINTABLE = "class Odd(Exception):\n    def __str__(self):\n        raise ValueError\nraise Odd\n"
 #: Writes an answer of its own to all that is open.
 FORGED = """
 import contextlib
@@ -211,6 +213,7 @@ def test_a_variable_near_the_failure_is_tried_and_taken_away_again(tmp_path):
             "Ended",
         ),
         full("raise ValueError('\\ud800\\x1b[31m' + 'x' * 5000)\n", "ValueError: "),
+        full(UNPRINTABLE, "Odd: <exception str() failed>"),
         ("import sys\nprint('declare it in local.py')\nsys.exit(1)\n", "SystemExit: declare it in local.py"),
         ("import sys\nprint('bad', file=sys.stderr)\nraise SystemExit('no key')\n", "SystemExit: no key"),
     ],
