@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from django_formula.database import databases as database_databases
 from django_formula.database.engines import SERVERS, SQLITE
@@ -19,6 +20,10 @@ from django_formula.untrusted.text import in_pillar
 
 #: Folders in which a project may keep its source, next to its data.
 SOURCE_FOLDERS = ("source", "src", "code", "app", "project")
+#: A SQLite file in the code of settings: its path, alone or in a URI of SQLite's or a URL such as dj-database-url's.
+_NAMED = re.compile(
+    r"[\"'](file:(?://(?:localhost)?)?|(?:sqlite|spatialite):///)?(/[^\"'\n?#]+\.(?:sqlite3?|db))(?:[?#][^\"'\n]*)?[\"']"
+)
 #: Files of settings that are read at most.
 _SETTINGS_FILES = 50
 
@@ -94,10 +99,11 @@ def _project_folders(existing: ExistingDeployment) -> list[Path]:
 
 
 def _named_in_settings(folder: Path) -> list[Path]:
-    """Return the SQLite files that the settings of a project name by an absolute path."""
+    """Return the SQLite files that the settings of a project name by an absolute path, or by a URI or URL of one."""
     contents = (host_file.read_untrusted(path, follow=False) for path in _settings_files(folder))
     texts = (content.decode(errors="replace") for content in contents)
-    return [Path(name) for text in texts for name in re.findall(r"[\"'](/[^\"'\n]+\.(?:sqlite3?|db))[\"']", text)]
+    found = [match.groups() for text in texts for match in _NAMED.finditer(text)]
+    return [Path(unquote(name) if scheme else name) for scheme, name in found]
 
 
 def _settings_files(folder: Path) -> list[Path]:

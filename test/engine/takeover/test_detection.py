@@ -4,6 +4,7 @@ import os
 import pwd
 from pathlib import Path
 from unittest.mock import Mock
+from urllib.parse import quote
 
 import pytest
 from django_formula.host import ports, unix_sockets
@@ -860,9 +861,13 @@ def test_database_named_by_absolute_path_stays(host):
     assert detection.find(site).databases == {path: path}
 
 
-def test_database_found_in_settings(host):
-    path = host.write("var/lib/club/club.db", SQLITE)
-    host.write("srv/django/blog/source/website/settings.py", f"DATABASES = {{'default': {{'NAME': '{path}'}}}}")
+@pytest.mark.parametrize(
+    "name", ["{}", "file:{}?mode=rwc&cache=private", "file://{}", "file://localhost{}#x", "sqlite:///{}?timeout=20"]
+)
+def test_database_found_in_settings(host, name):
+    path = host.write("var/lib/club/club of ours.db", SQLITE)
+    shown = name.format(str(path) if name == "{}" else quote(str(path)))
+    host.write("srv/django/blog/source/website/settings.py", f"DATABASES = {{'default': {{'NAME': '{shown}'}}}}")
     assert list(detection.find(host.site()).databases) == [path]
 
 
