@@ -175,6 +175,8 @@ def _remove(site: Site) -> None:
     certificates = _certificates(site)
     if _proxy_files(site):
         switch.apply(site_files.absent(site))
+    if problems := switch.catch_up():  # a removal that was killed has removed the files, and a last site has no apply
+        raise DeploymentError(problems[0], hint="correct that, and apply again")
     listener.remove(site)
     for task in timer.TASKS:
         timer.end(site, task)

@@ -1,15 +1,16 @@
 """Sites that are removed, with and without their data."""
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django_formula.database import setup
 from django_formula.deploy import removal as deploy_removal
-from django_formula.host import file, locks
+from django_formula.host import config_files, file, locks
 from django_formula.host.commands import DeploymentError
 from django_formula.process import systemd, transient
-from django_formula.proxy import nginx
+from django_formula.proxy import nginx, site_files, switch
 from django_formula.site import sites
 
 POSTGRESQL = setup.SERVERS["postgres"]
@@ -156,6 +157,18 @@ def test_removal_fails_when_nginx_refuses_its_configuration(world):
     world.check()
     world.fails.clear()
     assert world.apply() == {}
+
+
+def test_proxy_reads_that_a_removal_was_killed_before_its_reload(world):
+    """Of the last site: no other one has a step that sees to it."""
+    world.apply()
+    with contextlib.suppress(KeyboardInterrupt), switch.alone(), switch.noted([nginx.PROXY], restores=False):
+        config_files.install(site_files.absent(world.site))
+        raise KeyboardInterrupt
+    world.commands.clear()
+    deploy_removal.remove(world.site, "a test")
+    assert ["systemctl", "reload", "nginx.service"] in [[*command] for command in world.commands]
+    assert switch.unread() == []
 
 
 def test_databases_on_local_servers_are_removed_with_the_data(world, monkeypatch):
