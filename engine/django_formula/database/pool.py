@@ -259,7 +259,7 @@ def _console(query: str, *, doing: str) -> str:
     Raises:
         DeploymentError: it does not answer, or refuses.
     """
-    ports = [path.suffix for path in RUN.glob(".s.PGSQL.*") if path.suffix[1:].isdigit()]
+    ports = [path.suffix for path in RUN.glob(".s.PGSQL.*") if path.suffix[1:].isdecimal()]
     argv = [postgres.newest_psql(), "--no-psqlrc", "--csv", "--no-password", f"--host={RUN}"]
     argv += [f"--port={port[1:]}" for port in ports]
     return commands.run(

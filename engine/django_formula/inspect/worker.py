@@ -126,12 +126,12 @@ def _celery(arguments: Sequence[str]) -> Worker | None:
     for key, value in options.items():
         if key == "queues" and "$" not in str(value):
             worker.queues = [one for one in str(value).split(",") if one]
-        elif key == "concurrency" and str(value).isdigit():
-            worker.processes = worker.processes or int(str(value))
-        elif key == "autoscale" and (most := re.fullmatch(r"(\d+)(,\d+)?", str(value))):
+        elif key == "concurrency" and (number := _number(value)) is not None:
+            worker.processes = worker.processes or number
+        elif key == "autoscale" and (most := re.fullmatch(r"(\d{1,9})(,\d+)?", str(value))):
             worker.processes = int(most[1])  # which counts whatever --concurrency says
-        elif key in _CELERY_KEPT and str(value).isdecimal() and int(value):  # without a limit, 0, there is no option
-            worker.options[key.replace("-", "_")] = int(str(value))
+        elif key in _CELERY_KEPT and (number := _number(value)):  # without a limit, 0, there is no option
+            worker.options[key.replace("-", "_")] = number
         elif key == "pool" and value in _POOLS:
             worker.options[key] = value
         elif key not in _CELERY_IGNORED and key != "scheduler":
@@ -139,14 +139,20 @@ def _celery(arguments: Sequence[str]) -> Worker | None:
     return worker
 
 
+def _number(value: object) -> int | None:
+    """Return the number that is the value of an option; None where it is none, or too long for one."""
+    text = str(value)
+    return int(text) if text.isdecimal() and len(text) < 10 else None
+
+
 def _rq(arguments: Sequence[str]) -> Worker:
     short = {"n": "num-workers", "w": "worker-class", "u": "url", "c": "config", "P": "path", "S": "sentry-dsn"}
     options, queues = _options(arguments, {**short, "j": "job-class"}, {*"vqb"})
-    processes = str(options.pop("num-workers", ""))
+    processes = _number(options.pop("num-workers", ""))
     kept = {"with_scheduler": True} if options.pop("with-scheduler", False) else {}
     unknown = [key for key in options if key not in ("verbosity", "name", "url", "config", "path", "pid", "v", "q")]
     known = [queue for queue in queues if "$" not in queue]
-    return Worker("rq", known, int(processes) if processes.isdigit() else 0, kept, ignored=sorted(unknown))
+    return Worker("rq", known, processes or 0, kept, ignored=sorted(unknown))
 
 
 def _huey(arguments: Sequence[str]) -> Worker:
@@ -154,13 +160,13 @@ def _huey(arguments: Sequence[str]) -> Worker:
     options, _plain = _options(
         arguments, {**short, "s": "scheduler-interval", "c": "health-check-interval"}, {*"nofvqS"}
     )
-    workers = str(options.pop("workers", ""))
+    workers = _number(options.pop("workers", ""))
     known = str(options.pop("worker-type", ""))
     kept: dict[str, Any] = {"worker_type": known} if known in ("thread", "process") else {}
     options |= {"worker-type": known} if known and not kept else {}
     kept |= {"periodic": False} if options.pop("no-periodic", options.pop("n", False)) else {}
     unknown = sorted({*options} - _HUEY_IGNORED)
-    return Worker("huey", [], int(workers) if workers.isdigit() else 0, kept, ignored=unknown)
+    return Worker("huey", [], workers or 0, kept, ignored=unknown)
 
 
 def _options(

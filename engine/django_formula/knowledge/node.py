@@ -26,7 +26,8 @@ def is_met(version: tuple[int, int], specification: str) -> bool:
 
 
 def _has(version: tuple[int, int], operator: str | None, major: str, minor: str | None) -> bool:
-    wanted = (int(major), int(minor) if minor and minor.isdigit() else 0)
+    # Python reads no numbers of thousands of digits.
+    wanted = (int(major[:9]), int(minor[:9]) if minor and minor.isdecimal() else 0)
     compare: dict[str, Callable[[], bool]] = {
         ">=": lambda: version >= wanted,
         ">": lambda: version[0] > wanted[0] if minor is None else version > wanted,

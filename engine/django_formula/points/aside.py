@@ -182,7 +182,7 @@ def _start(server: Server, moment: Moment) -> None:
     settings = {key: f"{server.folder}/{name}" for key, name in files.items()} | _SETTINGS
     settings |= {"unix_socket_directories": server.socket, "port": str(server.cluster.port)}
     prepared = server.cluster.ask("SHOW max_prepared_transactions", doing="querying PostgreSQL").strip()
-    settings["max_prepared_transactions"] = prepared if prepared.isdigit() else "0"
+    settings["max_prepared_transactions"] = prepared if prepared.isdecimal() else "0"
     words = " ".join(f"-c {key}={value or chr(39) * 2}" for key, value in settings.items())
     printed = f"{server.folder}/data/restore.log"
     server.control("start", "--wait", "--timeout=60", f"--log={printed}", f"--options={words}", timeout=120)

@@ -306,8 +306,8 @@ def _has_ipv6() -> bool:
 
 def _as_in_pillar(places: Collection[str]) -> list[Listen]:
     """Return places of nginx as the pillar has them: a port without address is for IPv4 and IPv6."""
-    ports = {f"[::]:{place}" for place in places if place.isdigit()}
-    return host_ports.ordered([int(place) if place.isdigit() else place for place in places if place not in ports])
+    ports = {f"[::]:{place}" for place in places if place.isdecimal()}
+    return host_ports.ordered([int(place) if place.isdecimal() else place for place in places if place not in ports])
 
 
 def _existing_defaults(own: Path, without: Collection[Path] = ()) -> set[Listen]:

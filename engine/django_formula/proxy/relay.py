@@ -265,7 +265,7 @@ def most(folder: Path, configuration: Path = NGINX) -> int:
 
 def _number(text: str, name: str, default: int | None) -> int:
     found = re.search(rf"\b{name}\s+(\w+)\s*;", text)
-    if found and found[1].isdigit():
+    if found and found[1].isdecimal():
         return int(found[1])
     return default or (_PROCESSES if not found else os.cpu_count() or _PROCESSES)
 

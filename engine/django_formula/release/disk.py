@@ -80,7 +80,7 @@ def clear_leftovers(site: Site) -> None:
         log.warning("%s: %s", site.name, problem)
     for folder in site.root.glob("image-[0-9]*"):  # of a build that was killed
         ids = folder.name.split("-")[1:]  # of the process, and of its thread
-        if all(map(str.isdigit, ids)) and not proc.exists(int(ids[0])):
+        if all(map(str.isdecimal, ids)) and not proc.exists(int(ids[0])):
             file.remove_tree(folder)
     for release in releases.releases(site):
         if release.name not in kept and release.record.get("state") not in ("good", "failed", "held"):

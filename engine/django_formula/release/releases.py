@@ -176,7 +176,7 @@ def named(site: Site, name: str) -> Release:
         DeploymentError: there is none on this host.
     """
     for release in reversed(releases(site)):
-        if name == release.name or (name.isdigit() and int(name) == release.sequence):
+        if name == release.name or (name.isdecimal() and int(name) == release.sequence):
             return release
         if re.fullmatch(r"[0-9a-f]{7,40}", name) and str(release.record.get("commit", "")).startswith(name):
             return release
@@ -260,7 +260,7 @@ def _attempts_text(site: Site) -> str:
 def next_sequence(site: Site) -> int:
     """Return the next sequence number: one more than that of any release and attempt."""
     names = [path.name.split("-")[0] for path in site.releases.iterdir()] if site.releases.is_dir() else []
-    return max([*(int(name) for name in names if name.isdigit()), *sequences(site)], default=0) + 1
+    return max([*(int(name) for name in names if name.isdecimal()), *sequences(site)], default=0) + 1
 
 
 def next_name(site: Site, commit: str, least: int = 0) -> str:

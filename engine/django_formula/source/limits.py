@@ -75,4 +75,4 @@ def _sizes(site: Site, names: Collection[str], mirror: Path) -> list[int]:
     argv = ["cat-file", "--batch-check=%(objectsize)"]
     asked = "".join(f"{name}\n" for name in names)
     answer = git.run_git(site, *argv, doing="measuring the commit", mirror=mirror, stdin=asked)
-    return [int(line) if line.isdigit() else 0 for line in answer.splitlines()]
+    return [int(line) if line.isdecimal() else 0 for line in answer.splitlines()]

@@ -182,7 +182,7 @@ class MemcachedStore(ServerStore):
 def _memcached_stats(server: OwnServer) -> dict[str, int]:
     lines = client.memcached(server.socket, "stats", ("END",))
     pairs = (line.split() for line in lines)
-    return {parts[1]: int(parts[2]) for parts in pairs if len(parts) == 3 and parts[2].isdigit()}
+    return {parts[1]: int(parts[2]) for parts in pairs if len(parts) == 3 and parts[2].isdecimal()}
 
 
 # Django's cache in the default database

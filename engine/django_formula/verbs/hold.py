@@ -65,7 +65,7 @@ def hold(name: str, lasts: str = "", asked_by: str = _OWN) -> dict[str, Any]:
 
 def _seconds(site: Site, lasts: str) -> float:
     longest = site.longest_wait
-    found = commands.seconds(f"{lasts}s" if lasts.isdigit() else lasts) if lasts else longest
+    found = commands.seconds(f"{lasts}s" if lasts.isdecimal() else lasts) if lasts else longest
     if not 0 < found <= longest:
         raise DeploymentError(
             f"expected off, or at most {longest} seconds, got {lasts}",

@@ -197,7 +197,7 @@ def _version(former: Cluster, to: str | None) -> str:
     listed = commands.run(["apt-cache", "pkgnames", "postgresql-"], doing="reading the names of packages").split()
     offered = _offered([name for name in listed if re.fullmatch(r"postgresql-\d+", name)])
     found = installed | {name.partition("-")[2] for name, version in offered.items() if to or not _BETA.search(version)}
-    newer = {one for one in found if one.isdigit() and int(one) > int(former.version.split(".")[0])}
+    newer = {one for one in found if one.isdecimal() and int(one) > int(former.version.split(".")[0])}
     if to:
         return to if to in newer else ""
     return max(newer, key=int, default="")

@@ -83,7 +83,7 @@ def next_of(site: Site, key: str) -> str:
 
 
 def _generations(site: Site, key: str) -> list[str]:
-    found = [path.name for path in site.virtualenvs.glob(f"{key}.*") if path.suffix[1:].isdigit()]
+    found = [path.name for path in site.virtualenvs.glob(f"{key}.*") if path.suffix[1:].isdecimal()]
     return [key, *sorted(found, key=lambda name: int(name.partition(".")[2]))]
 
 

@@ -132,6 +132,7 @@ def test_packages_get_the_options_of_node_that_they_need(tmp_path, files, words)
         ((20, 18), "18 - 22", True),
         ((24, 19), "18.12.0 - v22.x", False),
         ((16, 20), "14 || 18 - 22", False),
+        ((24, 19), f">={'9' * 5000}", False),
     ],
 )
 def test_version_of_node_in_a_range(version, specification, met):

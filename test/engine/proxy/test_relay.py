@@ -254,6 +254,7 @@ def test_the_link_of_a_closed_release_is_not_followed_into_the_relay(tmp_path):
         ("worker_processes 1;\nevents { worker_connections 9999; }", 1, 128),
         ("worker_processes 1;\nworker_rlimit_nofile 8192;\nevents { worker_connections 9999; }", 1, 1024),
         ("worker_processes auto;\nevents { worker_connections 800; }", 1, 100 * (os.cpu_count() or 1)),
+        ("worker_processes ²;\nevents { worker_connections 800; }", 1, 100 * (os.cpu_count() or 1)),
         ("", 100, 1),
     ],
 )

@@ -482,7 +482,7 @@ def test_all_of_one_release(two):
     for name in (TWO, "2", 2, "0002", commit("two")[:7]):
         assert operations.record("blog", name)["packages"] == {"django": "5.2"}
     assert operations.record("blog")["name"] == TWO and operations.record("blog", 1)["name"] == ONE
-    for name in ("3", "0003-x", "x", ""):
+    for name in ("3", "0003-x", "x", "", "²"):
         with pytest.raises(DeploymentError, match=f"blog has no release {name} on this host"):
             operations.record("blog", name)
 
