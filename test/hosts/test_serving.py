@@ -340,7 +340,7 @@ def test_websocket_stays_open_for_the_drain_time(machines, way, proxy):
         while not release.done() and talk.say("still here"):
             told.append(blog.live)
             time.sleep(0.2)
-    assert told[0] == before and told.count(blog.live) > 1, "it talks on after the switch"
+    assert told[0] == before and told.count(blog.live) > 5, "it talks on after the switch"
     warnings = str(release.result().warnings)
     assert "1 connections were still open after 8s, and were cut" in warnings, warnings
     assert WebSocket(blog, "/live/echo").say("new") == "/live /live/echo new"

@@ -33,7 +33,7 @@ def test_two_sites_share_a_domain_under_two_paths(blog, shop):
     assert shop.host.http("/shop/static/guestbook/style.css", shop.domain).status_code == 200
     assert shop.host.http("/static/guestbook/style.css", shop.domain).status_code == 200
     moved = shop.host.http("/shop", shop.domain)
-    assert (moved.status_code, moved.headers["Location"]) == (301, "http://blog.example.org/shop/")
+    assert (moved.status_code, moved.headers["Location"]) == (301, "/shop/")
     assert shop.get("/sign/").status_code == 200 and 'action="/sign/' not in shop.get("/sign/").text
     assert shop.get("/admin/").headers["Location"].startswith("/shop/admin/login/")
 
